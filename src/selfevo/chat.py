@@ -1,0 +1,92 @@
+"""Conversations -> token ids, the same way for training and inference.
+
+The chat template gives the frame (role markers, stop tokens); the words go in between, tokenised by themselves with
+special tokens off, so that `<|im_end|>` in a prompt or an answer is plain text and can never act as a control token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfevo.errors import DataError
+from selfevo.prompts import Turns
+
+# Private-use characters: no template trims them and no tokenizer merges them before we cut them out again.
+_SLOT = "\ue000{}\ue001"
+
+
+@dataclass(slots=True)
+class Chat:
+    """Encodes with one tokenizer and its chat template. `tokenizer` is a transformers PreTrainedTokenizerBase."""
+
+    tokenizer: Any
+    _frames: dict[int, list[list[int]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer.chat_template:
+            raise DataError(
+                f"the tokenizer of {self.tokenizer.name_or_path} has no chat template; "
+                "save one with the model (tokenizer.chat_template)"
+            )
+
+    @property
+    def stop_id(self) -> int:
+        """The token the template puts after an assistant turn: trained as part of it, and where generation ends."""
+        return self._frame(2)[2][0]
+
+    def prompt(self, turns: Turns) -> list[int]:
+        """Ids of a conversation that ends in a user turn, up to where the assistant begins to write."""
+        return self._fill(turns, self._frame(len(turns)))
+
+    def sequence(self, turns: Turns, weights: tuple[float, ...]) -> tuple[list[int], list[float]]:
+        """Ids of a conversation that ends in an assistant turn, and the loss weight of each.
+
+        The i-th assistant turn carries `weights[i]` on its words and on the stop token behind it; everything else 0.
+        """
+        frame = self._frame(len(turns))
+        ids, loss = list(frame[0]), [0.0] * len(frame[0])
+        for i, text in enumerate(turns):
+            words, after = self.words(text), frame[i + 1]
+            weight = weights[i // 2] if i % 2 else 0.0
+            ids += words + after
+            loss += [weight] * len(words) + ([weight] if i % 2 else [0.0]) + [0.0] * (len(after) - 1)
+        end = len(ids) - len(frame[-1]) + 1  # nothing behind the last stop token teaches anything
+        return ids[:end], loss[:end]
+
+    def words(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text.strip(), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
+
+    def text(self, ids: list[int]) -> str:
+        """Back to text, control tokens left out."""
+        decoded: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decoded.strip()
+
+    def _fill(self, turns: Turns, frame: list[list[int]]) -> list[int]:
+        ids = list(frame[0])
+        for text, after in zip(turns, frame[1:], strict=True):
+            ids += self.words(text) + after
+        return ids
+
+    def _frame(self, count: int) -> list[list[int]]:
+        """The template's own tokens: before the first turn, between turns, and behind the last."""
+        if count not in self._frames:
+            slots = [_SLOT.format(i) for i in range(count)]
+            messages = [{"role": "assistant" if i % 2 else "user", "content": s} for i, s in enumerate(slots)]
+            rest = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=bool(count % 2))
+            pieces = []
+            for slot in slots:
+                before, found, rest = rest.partition(slot)
+                if not found:
+                    raise DataError(
+                        f"the chat template of {self.tokenizer.name_or_path} drops or reorders turns of a "
+                        f"conversation with {count}; it cannot hold a trajectory"
+                    )
+                pieces.append(before)
+            pieces.append(rest)
+            frame = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces]
+            if not all(frame[2::2]):
+                raise DataError(f"the chat template of {self.tokenizer.name_or_path} does not close an assistant turn")
+            self._frames[count] = frame
+        return self._frames[count]

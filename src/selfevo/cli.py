@@ -1,0 +1,149 @@
+"""The command line. Parses arguments, calls `launch`, prints; a SelfevoError becomes one line and its exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from selfevo.config import RunConfig, load_config
+from selfevo.errors import ConfigError, SelfevoError
+
+app = typer.Typer(
+    name="selfevo",
+    help="A language model improves itself with language feedback (SELF, arXiv 2310.00533).",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+TEMPLATE = Path(__file__).with_name("template.yaml")
+
+
+def main() -> None:
+    """Entry point of the `selfevo` command."""
+    try:
+        app()
+    except SelfevoError as error:
+        Console(stderr=True).print(f"selfevo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(installed_version("selfevo"), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Examples: `selfevo demo --smoke`   `selfevo demo --seed 1 --output runs/demo-1`")
+def demo(
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same path with few rows: minutes, no evidence.")] = False,
+    seed: Annotated[int, typer.Option(help="Draws problems, sampling and training order.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Run directory; the same one resumes.")] = None,
+) -> None:
+    """SmolLM2-135M improves itself on sorting problems, on this machine, in one command."""
+    from selfevo.demo import demo_config, demo_model
+
+    folder = output or Path("runs") / f"demo{'-smoke' if smoke else ''}-seed{seed}"
+    _launch(demo_config(demo_model(), folder, seed, smoke))
+
+
+@app.command(
+    epilog="Examples: `selfevo run config.yaml --dry-run`   `selfevo run config.yaml --set trainer.learning_rate=1e-5`"
+)
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML; `selfevo init` writes one.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be trained and asked, then stop.")
+    ] = False,
+) -> None:
+    """Runs the SELF loop on your model and prompts. The same command resumes a run that was stopped."""
+    settings = load_config(config, set_ or [])
+    if dry_run:
+        from selfevo.preview import preview
+
+        preview(settings, console)
+    else:
+        _launch(settings)
+
+
+@app.command(epilog="Example: `selfevo init my-run.yaml`")
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("selfevo.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Writes a commented configuration to start from."""
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; give another name, or --force to replace it")
+    path.write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+    console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run", highlight=False)
+
+
+@app.command(epilog="Example: `selfevo report runs/demo-seed0`")
+def report(run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Prints the table of a run and writes its report.html anew."""
+    from selfevo.report.page import write_report
+    from selfevo.table import print_results
+
+    page = write_report(run_directory)
+    print_results(console, json.loads((run_directory / "results.json").read_text(encoding="utf-8")))
+    console.print(f"report: {page}", highlight=False)
+
+
+@app.command(
+    name="eval",
+    epilog="Examples: `selfevo eval runs/demo-seed0/models/round-3 --task demo`   "
+    "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`",
+)
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
+    task: Annotated[str, typer.Option(help="demo, sort-numbers, ..., gsm8k, svamp, gym:NAME.")],
+    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k and svamp.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
+    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Per answer and per feedback.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
+) -> None:
+    """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
+    from selfevo.config import EngineConfig, TaskConfig
+    from selfevo.launch import evaluate_model
+    from selfevo.progress import Live
+    from selfevo.table import print_results
+
+    results = evaluate_model(
+        model,
+        TaskConfig(name=task, path=path),
+        count=count,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        engine_config=EngineConfig(batch_size=batch_size),
+        output=output,
+        progress=Live(console),
+    )
+    print_results(console, results)
+
+
+def _launch(settings: RunConfig) -> None:
+    from selfevo.launch import launch
+    from selfevo.progress import Live
+    from selfevo.table import print_results
+
+    console.print(f"run directory: {settings.output}", highlight=False)
+    folder = launch(settings, Live(console))
+    print_results(console, json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}", highlight=False)

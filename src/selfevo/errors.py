@@ -1,0 +1,54 @@
+"""What can go wrong, as types. Every message names the value, the place and the remedy.
+
+SelfevoError                 exit code 1
+├── ConfigError              exit code 2   the configuration or a command-line argument
+├── DataError                exit code 2   a prompt file, a corpus, a problem set
+├── MissingExtraError        exit code 2   an optional package is not installed
+├── RunError                 exit code 3   the run directory does not fit what is asked of it
+├── EngineError              exit code 4   generation failed
+└── TrainingError            exit code 5   training failed, or produced something that must not be kept
+"""
+
+from __future__ import annotations
+
+
+class SelfevoError(Exception):
+    """Base of every error that selfevo raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(SelfevoError):
+    """The configuration is wrong: unknown key, wrong type, impossible combination."""
+
+    exit_code = 2
+
+
+class DataError(SelfevoError):
+    """Input rows cannot be used: missing file, missing column, empty pool, sets that overlap."""
+
+    exit_code = 2
+
+
+class MissingExtraError(SelfevoError):
+    """An optional package is needed for what was asked."""
+
+    exit_code = 2
+
+
+class RunError(SelfevoError):
+    """The run directory was made with another configuration, or is damaged."""
+
+    exit_code = 3
+
+
+class EngineError(SelfevoError):
+    """The model could not be loaded or could not generate."""
+
+    exit_code = 4
+
+
+class TrainingError(SelfevoError):
+    """Training stopped: non-finite loss, nothing to learn from, or an unusable base model."""
+
+    exit_code = 5

@@ -1,0 +1,315 @@
+"""From a configuration to a finished run: what it names is built here, and nowhere else.
+
+The order of a run: problems and prompts are drawn and checked to be disjoint; an annotator writes D_meta (or it is
+read); the baselines are measured; `evolution.evolve` runs; every model it makes is measured; results.json and
+report.html are written anew after each, so that a run is worth looking at before it ends.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfevo import data
+from selfevo.config import CorpusConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
+from selfevo.engines.transformers import TransformersEngine
+from selfevo.errors import ConfigError, DataError
+from selfevo.evaluate import Outcome, audit, compare, measure, summary
+from selfevo.evolution import evolve
+from selfevo.examples import answer_examples, meta_examples
+from selfevo.filters import FILTERS
+from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Trainer
+from selfevo.records import Example, Judged, Prompt, Refined
+from selfevo.report.page import write_report
+from selfevo.run import Run, claim, hash_weights, locked, read_rows, write_atomic
+from selfevo.skills import CRITIQUE, REFINE, RESPOND
+from selfevo.tasks import load_task
+from selfevo.teachers.oracle import OracleTeacher
+from selfevo.trainers.trl import TRLTrainer
+
+
+def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, trainer: Trainer | None = None) -> Path:
+    """Starts or resumes the run of `config` and returns its directory.
+
+    `engine` and `trainer` replace the ones the configuration names: for tests, and for trying things out.
+    """
+    with locked(config.output):
+        base_path = resolve_model(config.model)
+        settings = config.model_dump(mode="json")
+        manifest = {"selfevo": importlib.metadata.version("selfevo"), "platform": describe_platform()}
+        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False))
+        run = Run(
+            root=config.output,
+            engine=engine or TransformersEngine(**config.engine.model_dump()),
+            trainer=lambda name: trainer or TRLTrainer(config.trainer, epochs_of(config, name)),
+            sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
+            seed=config.seed,
+            progress=progress,
+        )
+        base = Model("base", base_path, hash_weights(base_path))
+        sets = draw_sets(config)
+        for name, rows in sets.everything():
+            run.save_rows(name, rows)
+        d_meta = sets.d_meta or annotate(run, base, config.corpus, sets.labelled)
+        run.save_rows("d_meta", d_meta)
+        book = Book(config, run, sets)
+        stages = config.evaluation.stages if config.evaluation else ()
+        if "base" in stages:
+            book.observe(base)
+        if "sft" in stages:
+            book.observe(run.model("sft", base, baseline_examples(config, d_meta)))
+        evolve(
+            run,
+            base,
+            d_meta,
+            split_evenly(sets.pool, config.rounds),
+            beta=config.beta,
+            policy=config.policy,
+            filter=FILTERS[config.filter],
+            observe=book.observe,
+        )
+        book.write()
+        return config.output
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Everything a run is given, before any model has written a word. `pool_answers` is for the audit alone."""
+
+    pool: list[Prompt]
+    pool_answers: dict[str, Problem]
+    labelled: list[Problem]
+    d_meta: list[Refined]
+    evaluation: list[Problem]
+
+    def everything(self) -> list[tuple[str, Sequence[Any]]]:
+        sets: dict[str, Sequence[Any]] = {"pool": self.pool, "labelled": self.labelled, "evaluation": self.evaluation}
+        return [(name, rows) for name, rows in sets.items() if rows]
+
+
+def draw_sets(config: RunConfig) -> Sets:
+    """Draws or reads evaluation problems, labelled problems or D_meta, and the pool, and checks that none overlap."""
+    taken: frozenset[str] = frozenset()
+
+    def draw(task: TaskConfig, count: int, stream: int) -> list[Problem]:
+        nonlocal taken
+        problems = load_task(task).problems(count, 1000 * config.seed + stream, taken)
+        taken |= {problem.prompt.id for problem in problems}
+        return problems
+
+    evaluation = draw(config.evaluation.task, config.evaluation.count, 1) if config.evaluation else []
+    corpus, prompts = config.corpus, config.prompts
+    labelled = draw(corpus.task, corpus.labels, 2) if corpus.task else []
+    d_meta = data.load_corpus(corpus.path, corpus.columns.model_dump()).rows if corpus.path else []
+    if prompts.task:
+        problems = draw(prompts.task, prompts.count or 300 * config.rounds, 3)
+        pool, answers = [p.prompt for p in problems], {p.prompt.id: p for p in problems}
+    else:
+        assert prompts.path is not None  # PromptsConfig gives exactly one of the two
+        pool, answers = data.load_prompts(prompts.path, prompts.column).rows[: prompts.count], {}
+    if len(pool) < config.rounds:
+        raise DataError(f"the pool has {len(pool)} prompts for rounds={config.rounds}; add prompts or lower rounds")
+    data.check_disjoint(
+        pool=pool,
+        annotated=[p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
+        evaluation=[p.prompt for p in evaluation],
+    )
+    return Sets(pool, answers, labelled, d_meta, evaluation)
+
+
+def annotate(run: Run, base: Model, corpus: CorpusConfig, problems: Sequence[Problem]) -> list[Refined]:
+    """D_meta: the model that will learn answers, the annotator criticises and refines.
+
+    An untrained base model may not answer in the right form at all, and feedback on that teaches little. So a
+    throw-away model first learns from the gold solutions of a share of the labels; on that share it is mostly right,
+    on the rest mostly wrong, and D_meta gets both. No label is spent twice: SFT is given the same ones.
+    """
+    assert corpus.task is not None
+    task = load_task(corpus.task)
+    teacher = OracleTeacher(task, problems)
+    lessons = [teacher.solved(problem) for problem in problems[:: max(1, round(1 / (corpus.warmup_share or 1)))]]
+    author = run.model("warm-up", base, answer_examples(lessons)) if corpus.warmup_share > 0 else base
+    rows: dict[tuple[str, str], Refined] = {}
+    limit = run.sampling[RESPOND.name].max_new_tokens
+    sampled = replace(run, sampling={**run.sampling, RESPOND.name: Sampling(limit, corpus.temperature)})
+    for sample in range(corpus.samples_per_prompt):
+        room = sampled.room(f"d_meta-{sample + 1}", author)
+        for row in room.rows(RESPOND, [problem.prompt for problem in problems]):
+            feedback, refinement = teacher.annotate(row, row.response)
+            rows[row.id, row.response] = Refined(row.id, row.prompt, row.response, feedback, refinement)
+    # A prompt whose every response was cut off still is a label: it keeps its place with the gold answer as response.
+    for problem in problems:
+        if not any(key[0] == problem.prompt.id for key in rows):
+            rows[problem.prompt.id, ""] = teacher.solved(problem)
+    return list(rows.values())
+
+
+def baseline_examples(config: RunConfig, d_meta: Sequence[Refined]) -> list[Example]:
+    """D_QA for plain SFT, repeated until it trains on as much text as meta-skill learning does: else it is no fair
+    baseline. Text is counted in characters, which needs no tokenizer."""
+    answers = answer_examples(d_meta)
+    budget = characters(meta_examples(d_meta, config.beta))
+    return answers * max(1, round(budget / characters(answers)))
+
+
+def characters(examples: Sequence[Example]) -> int:
+    return sum(len(turn) for example in examples for turn in example.turns)
+
+
+def epochs_of(config: RunConfig, name: str) -> float:
+    if name == "warm-up":
+        return config.corpus.warmup_epochs
+    rounds = config.trainer.round_epochs or config.trainer.num_train_epochs
+    return rounds if name.startswith("round-") else config.trainer.num_train_epochs
+
+
+def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
+    """The pool in `rounds` parts whose sizes differ by at most one."""
+    return [list(pool[t * len(pool) // rounds : (t + 1) * len(pool) // rounds]) for t in range(rounds)]
+
+
+@dataclass(slots=True)
+class Book:
+    """Measures each model once and keeps results.json and report.html up to date."""
+
+    config: RunConfig
+    run: Run
+    sets: Sets
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+
+    def observe(self, model: Model) -> None:
+        evaluation = self.config.evaluation
+        wanted = "rounds" if model.name.startswith("round-") else model.name
+        if evaluation and wanted in evaluation.stages:
+            greedy = {name: replace(s, temperature=0.0, top_p=1.0) for name, s in self.run.sampling.items()}
+            room = replace(self.run, sampling=greedy).room(f"evaluate-{model.name}", model)
+            outcomes = measure(room, load_task(evaluation.task), self.sets.evaluation)
+            self.outcomes[model.name] = outcomes
+            self.stages.append({"name": model.name, **summary(outcomes), **self._round(model.name)})
+        self.write()
+
+    def write(self) -> None:
+        evaluation = self.config.evaluation
+        results = {
+            "task": evaluation.task.name if evaluation else None,
+            "seed": self.config.seed,
+            "policy": self.config.policy,
+            "stages": self.stages,
+            "comparisons": self._comparisons(),
+            "seconds": round(self.run.seconds(""), 1),
+        }
+        write_atomic(self.run.root / "results.json", json.dumps(results, indent=2))
+        write_report(self.run.root)
+
+    def _round(self, name: str) -> dict[str, Any]:
+        """Rows that went through a round, and what became of them: in = kept + rejected + quarantined."""
+        seconds = sum(self.run.seconds(stage) for stage in (name, f"evaluate-{name}"))
+        path = self.run.root / "stages" / name / "filter.jsonl"
+        if not path.exists():
+            return {"rows": None, "audit": None, "seconds": round(seconds, 1)}
+        rows = list(read_rows(path))
+        start = json.loads((path.parent / "respond.done.json").read_text(encoding="utf-8"))["rows"]["in"]
+        kept = sum(row["kept"] for row in rows)
+        counts = {"in": start, "kept": kept, "rejected": len(rows) - kept, "quarantined": start - len(rows)}
+        checked = None
+        if self.sets.pool_answers:
+            fields = ("id", "prompt", "response", "feedback", "refinement", "judgement")
+            judged = [Judged(*(row[key] for key in fields)) for row in rows]
+            kept_rows = [record for record, row in zip(judged, rows, strict=True) if row["kept"]]
+            assert self.config.prompts.task is not None
+            checked = audit(load_task(self.config.prompts.task), self.sets.pool_answers, judged, kept_rows)
+        return {"rows": counts, "audit": checked, "seconds": round(seconds, 1)}
+
+    def _comparisons(self) -> list[dict[str, Any]]:
+        rounds = [name for name in self.outcomes if name.startswith("round-")]
+        if not rounds:
+            return []
+        last = rounds[-1]
+        pairs = [(last, other) for other in ("sft", "meta") if other in self.outcomes]
+        return [
+            compare(
+                a,
+                [getattr(o, attribute) for o in self.outcomes[a]],
+                b,
+                [getattr(o, attribute) for o in self.outcomes[b]],
+                mode,
+            )
+            for a, b in pairs
+            for mode, attribute in (("direct", "right"), ("refined", "right_refined"))
+        ]
+
+
+def resolve_model(name: str) -> Path:
+    """The folder of a model: itself, or the local copy of a hub id. Raises ConfigError when there is neither."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"model: {path} has no config.json; give a folder that save_pretrained() wrote")
+        return path.resolve()
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise ConfigError(f"model: folder {name} does not exist; give a model folder or a hub id like owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"model: {name} is neither a folder nor a hub model that can be had ({reason})") from None
+
+
+def describe_platform() -> dict[str, str]:
+    """What a reader needs to judge a timing, and nothing that names the machine or its owner."""
+    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **versions}
+
+
+def evaluate_model(
+    model: str,
+    task: TaskConfig,
+    *,
+    count: int,
+    seed: int,
+    max_new_tokens: int,
+    engine_config: EngineConfig,
+    output: Path | None,
+    progress: Progress,
+    engine: Engine | None = None,
+) -> dict[str, Any]:
+    """Measures one model on `count` problems; returns what results.json of a run has, with one stage.
+
+    With `output`, every row is kept there and a second call goes on where the first was stopped.
+    """
+    folder = resolve_model(model)
+    problems = load_task(task).problems(count, 1000 * seed + 1, frozenset())
+    limits = Sampling(max_new_tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = output or Path(scratch)
+        with locked(root):
+            settings = {"model": model, "task": task.model_dump(mode="json"), "count": count, "seed": seed}
+            settings |= {"max_new_tokens": max_new_tokens, "engine": engine_config.model_dump(mode="json")}
+            claim(root, settings, {"platform": describe_platform()}, yaml.safe_dump(settings, sort_keys=False))
+            run = Run(
+                root=root,
+                engine=engine or TransformersEngine(**engine_config.model_dump()),
+                trainer=lambda name: TRLTrainer(TrainerConfig()),
+                sampling={skill.name: limits for skill in (RESPOND, CRITIQUE, REFINE)},
+                seed=seed,
+                progress=progress,
+            )
+            room = run.room("evaluate", Model("model", folder, hash_weights(folder)))
+            stage = {"name": folder.name, **summary(measure(room, load_task(task), problems))}
+            stage |= {"rows": None, "audit": None, "seconds": round(run.seconds(""), 1)}
+            results = {"task": task.name, "seed": seed, "policy": None, "stages": [stage], "comparisons": []}
+            write_atomic(root / "results.json", json.dumps(results, indent=2))
+    return results

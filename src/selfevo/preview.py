@@ -1,0 +1,142 @@
+"""`selfevo run --dry-run`: what would be trained and asked, token by token, before hours are spent on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from selfevo import prompts
+from selfevo.chat import Chat
+from selfevo.config import RunConfig
+from selfevo.examples import answer_examples, meta_examples
+from selfevo.launch import draw_sets, epochs_of, resolve_model
+from selfevo.prompts import Turns
+from selfevo.records import Example, Refined
+from selfevo.tasks import load_task
+from selfevo.teachers.oracle import OracleTeacher
+from selfevo.torch_setup import pick_device, pick_dtype
+
+_SAMPLES = 3
+# Share of a large matrix product's speed that training and generation reach, measured with SmolLM2-135M on two CPU
+# cores (docs/lab-notebook.md). The estimate is meant to tell minutes from hours.
+_TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
+
+
+def preview(config: RunConfig, console: Console) -> None:
+    """Prints three rendered samples per stage with the loss mask, token counts, and an estimate of time."""
+    folder = resolve_model(config.model)
+    chat = Chat(AutoTokenizer.from_pretrained(folder))
+    sets = draw_sets(config)
+    d_meta = sets.d_meta
+    if config.corpus.task:
+        teacher = OracleTeacher(load_task(config.corpus.task), sets.labelled)
+        d_meta = [teacher.solved(problem) for problem in sets.labelled]
+        console.print(
+            "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
+        )
+    skills, answers = meta_examples(d_meta, 0.0), answer_examples(d_meta, config.beta)
+    console.print("Training sequences: [green]in the loss[/], [dim]not in the loss[/]; ⏎ ends a line\n")
+    for title, examples in (("meta-skills: f and r^ labelled", skills), ("answering: r^ labelled, beta", answers)):
+        show(console, title, examples, lambda example: masked(chat, example))
+    rows = d_meta[:_SAMPLES]
+    views: list[tuple[str, Callable[[Refined], Turns]]] = [
+        ("respond", lambda row: prompts.respond(row.prompt)),
+        ("critique", lambda row: prompts.critique(row.prompt, row.response)),
+        ("refine", lambda row: prompts.refine(row.prompt, row.response, row.feedback)),
+        ("judge", lambda row: prompts.critique(row.prompt, row.refinement)),
+    ]
+    for name, view in views:
+        show(console, f"asked: {name}", rows, lambda row, view=view: Text(visible(chat, chat.prompt(view(row)))))
+    estimate(config, chat, sets.pool, d_meta, skills + answers, len(sets.evaluation), console)
+
+
+def show(console: Console, title: str, rows: Sequence[object], render: Callable[..., Text]) -> None:
+    console.rule(title, align="left")
+    for row in rows[:_SAMPLES]:
+        console.print(render(row), soft_wrap=True)
+        console.print()
+
+
+def masked(chat: Chat, example: Example) -> Text:
+    ids, weights = chat.sequence(example.turns, example.weights)
+    text = Text()
+    for token, weight in zip(ids, weights, strict=True):
+        text.append(visible(chat, [token]), style="green" if weight > 0 else "dim")
+    labelled = sum(weight > 0 for weight in weights)
+    return text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan")
+
+
+def visible(chat: Chat, ids: list[int]) -> str:
+    return str(chat.tokenizer.decode(ids, skip_special_tokens=False)).replace("\n", "⏎\n")
+
+
+def estimate(
+    config: RunConfig,
+    chat: Chat,
+    pool: Sequence[object],
+    d_meta: Sequence[Refined],
+    lessons: Sequence[Example],
+    problems: int,
+    console: Console,
+) -> None:
+    """Token counts exact where the text is known, else from the mean of D_meta; time from one measured product."""
+    lengths = [len(chat.sequence(e.turns, e.weights)[0]) for e in lessons]
+    cut = sum(length > config.trainer.max_length for length in lengths)
+    known = sum(lengths)
+    one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
+    kept = 0.5 * len(pool) / config.rounds  # nobody knows before the run; half is a start
+    answer = one * 0.3
+    training = known * epochs_of(config, "meta")
+    if config.corpus.task:
+        training += one * config.corpus.labels * config.corpus.warmup_share * 0.3 * config.corpus.warmup_epochs
+    if config.evaluation and "sft" in config.evaluation.stages:
+        training += known * epochs_of(config, "sft")
+    for t in range(1, config.rounds + 1):
+        rows = known if config.policy != "continual-latest" else 0.0
+        rows += answer * kept * (1 if config.policy == "continual-latest" else t)
+        training += rows * epochs_of(config, f"round-{t}")
+    trajectories = len(pool) * 1.5 + problems * (config.rounds + 3)
+    generated = trajectories * one
+    parameters = count_parameters(config)
+    speed = measure_flops(config)
+    seconds = parameters * (6 * training / _TRAINING_SHARE + 2 * generated / _GENERATION_SHARE) / speed
+    table = Table(title="estimate", title_justify="left", show_header=False)
+    for name, value in (
+        ("parameters", f"{parameters / 1e6:.0f} M"),
+        (
+            "D_meta",
+            f"{len(d_meta)} trajectories, {known} tokens, {cut} longer than max_length={config.trainer.max_length}",
+        ),
+        ("pool", f"{len(pool)} prompts in {config.rounds} rounds, policy {config.policy}"),
+        ("tokens to train on", f"about {training / 1e3:.0f} k"),
+        ("tokens to generate and read", f"about {generated / 1e3:.0f} k"),
+        ("matrix products here", f"{speed / 1e9:.0f} GFLOP/s measured"),
+        ("time", f"about {seconds / 60:.0f} minutes, within a factor of three"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def count_parameters(config: RunConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(config.model)))
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def measure_flops(config: RunConfig) -> float:
+    """Floating-point operations per second of one 2048 x 1024 x 1024 product in the training precision."""
+    device = pick_device(config.trainer.device)
+    dtype = pick_dtype(config.trainer.dtype, device)
+    a, b = torch.randn(2048, 1024, device=device, dtype=dtype), torch.randn(1024, 1024, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * 2048 * 1024 * 1024 / best

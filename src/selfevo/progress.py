@@ -1,0 +1,62 @@
+"""What a person sees while a run goes on: a line per stage with a bar, a rate and the time left."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None:
+        pass
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        pass
+
+    def finish(self, summary: str = "") -> None:
+        pass
+
+
+class Live:
+    """A bar on a terminal; where output goes to a file, one line when a stage starts and one when it ends."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: RichProgress | None = None
+        self.name, self.begun = "", 0.0
+
+    def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None:
+        self.name, self.begun = name, time.monotonic()
+        resumed = f" ({done} of them done before)" if done else ""
+        if not self.console.is_terminal:
+            self.console.print(f"{name}: {total} {unit}{resumed} ...", highlight=False)
+            return
+        self.bar = RichProgress(
+            TextColumn("{task.description:32}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit}  {{task.fields[detail]:16}}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.bar.start()
+        self.bar.add_task(name, total=total, completed=done, detail="")
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], advance=amount, detail=detail)
+
+    def finish(self, summary: str = "") -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        seconds = time.monotonic() - self.begun
+        self.console.print(f"[green]✓[/] {self.name:32} {summary}  [dim]{seconds:.0f} s[/]", highlight=False)

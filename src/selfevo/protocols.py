@@ -1,0 +1,128 @@
+"""The few seams: Engine, Trainer, Task, Teacher, Progress. Each has a public scripted fake beside the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from selfevo.prompts import Turns
+from selfevo.records import Example, Prompt
+
+Finish = Literal["stop", "length", "overlong", "empty"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model folder and the identity of its weights. `id` changes whenever the weights do."""
+
+    name: str
+    path: Path
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One conversation to continue. `turns` alternates user and assistant and ends with a user turn.
+
+    `seed` makes sampling a property of the row: its text does not depend on which rows share its batch.
+    """
+
+    turns: Turns
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What came back for one request.
+
+    `finish`: "stop" the model ended its turn; "length" cut at max_new_tokens; "overlong" the prompt does not fit the
+    context, nothing was generated; "empty" the model ended without a visible character. Counts are in tokens.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """`temperature` 0 is greedy. Names as in transformers' GenerationConfig."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+class Progress(Protocol):
+    """Told what goes on, so that a person can watch. Silence is a valid implementation."""
+
+    def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None: ...
+
+    def advance(self, amount: int, detail: str = "") -> None: ...
+
+    def finish(self, summary: str = "") -> None: ...
+
+
+class Engine(Protocol):
+    """Text in, text out. Keeps no state that matters: a model loaded earlier may be kept, never its answers."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many requests it likes at once; the run commits rows to disk at this grain."""
+        ...
+
+    def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
+        """One generation per request, in order. Raises EngineError when the model cannot be loaded or run."""
+        ...
+
+    def release(self) -> None:
+        """Gives back memory before training starts."""
+        ...
+
+
+class Trainer(Protocol):
+    def train(
+        self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
+    ) -> dict[str, float]:
+        """Fine-tunes the model at `base` and writes a plain transformers folder to `output`.
+
+        `work` is scratch space that survives a kill (checkpoints). Returns figures for the record: loss, tokens, ...
+        Raises TrainingError when nothing may be kept.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A prompt together with its gold answer. Never given to the algorithm, only to evaluation and to an annotator."""
+
+    prompt: Prompt
+    answer: str
+    kind: str
+
+
+class Task(Protocol):
+    """Problems whose answers a program can check."""
+
+    @property
+    def name(self) -> str: ...
+
+    def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
+        """`count` distinct problems whose prompt ids are not in `exclude`; the same for the same arguments.
+
+        Raises DataError when there are not that many.
+        """
+        ...
+
+    def is_correct(self, problem: Problem, response: str) -> bool: ...
+
+
+class Teacher(Protocol):
+    """The annotator: writes D_meta."""
+
+    def annotate(self, prompt: Prompt, response: str) -> tuple[str, str]:
+        """Feedback `f` ending in a verdict, and the refined response `r^`. Raises DataError when it cannot."""
+        ...

@@ -1,0 +1,83 @@
+"""Geometry of the accuracy chart. The template draws it as SVG; here are only coordinates, in viewBox units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfevo.report.wording import percent
+
+LEFT, TOP, PLOT_HEIGHT, BELOW = 52, 14, 250, 58
+MODES = ("direct", "refined")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One accuracy with its interval; `low` and `high` are the heights of the whisker's ends."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    value: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """`lines` joins the models that grow out of each other, meta and the rounds; `reference` is the height of sft."""
+
+    width: float
+    height: float
+    left: float
+    bottom: float
+    ticks: list[tuple[float, str]]
+    columns: list[tuple[float, str]]
+    series: dict[str, list[Point]]
+    lines: dict[str, str]
+    reference: float | None
+    labelled: bool
+    description: str
+
+
+def draw(stages: Sequence[Mapping[str, Any]]) -> Chart:
+    """Accuracy per stage, direct and refined, from results.json; a stage without problems has no point."""
+    step = max(92, 460 / len(stages))
+    bottom = TOP + PLOT_HEIGHT
+    # From 0, so that heights compare; up to the first fifth that holds every interval, so that they can be told apart.
+    highest = max((stage[mode]["ci"][1] for stage in stages for mode in MODES if stage[mode]["n"]), default=1.0)
+    top = next(fifth / 5 for fifth in range(1, 6) if fifth == 5 or highest <= fifth / 5)
+
+    def height(share: float) -> float:
+        return round(bottom - share / top * PLOT_HEIGHT, 1)
+
+    columns = [(round(LEFT + step * (i + 0.5), 1), str(stage["name"])) for i, stage in enumerate(stages)]
+    series: dict[str, list[Point]] = {}
+    lines: dict[str, str] = {}
+    for mode, offset in zip(MODES, (-8, 8), strict=True):
+        series[mode], path = [], []
+        for (x, name), stage in zip(columns, stages, strict=True):
+            accuracy, (low, high) = stage[mode]["accuracy"], stage[mode]["ci"]
+            if accuracy is None:
+                continue
+            hint = f"{name}, {mode}: {percent(accuracy)}, 95 % interval {percent(low)} to {percent(high)}"
+            point = Point(x + offset, height(accuracy), height(low), height(high), f"{100 * accuracy:.1f}", hint)
+            series[mode].append(point)
+            if name == "meta" or name.startswith("round-"):
+                path.append(f"{point.x},{point.y}")
+        lines[mode] = " ".join(path)
+    sft = next((s["direct"]["accuracy"] for s in stages if s["name"] == "sft"), None)
+    return Chart(
+        width=LEFT + step * len(stages) + 8,
+        height=bottom + BELOW,
+        left=LEFT,
+        bottom=bottom,
+        ticks=[(height(top * i / 4), f"{100 * top * i / 4:.0f}") for i in range(5)],
+        columns=columns,
+        series=series,
+        lines=lines,
+        reference=None if sft is None else height(sft),
+        labelled=len(stages) <= 10,
+        description="; ".join(point.hint for points in series.values() for point in points),
+    )

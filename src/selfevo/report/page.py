@@ -1,0 +1,223 @@
+"""The run directory as one page: report.html, self-contained, readable offline, the same bytes for the same run.
+
+Only files of the run are read. Model text is hostile: the template escapes everything and marks nothing as safe, and
+the page forbids itself scripts and network by its content security policy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from selfevo.errors import RunError
+from selfevo.prompts import parse_verdict
+from selfevo.report.chart import draw
+from selfevo.report.wording import duration, number, p_value, percent, points, summarise
+from selfevo.run import read_rows, write_atomic
+
+SAMPLES = {"kept, refined": 3, "kept, unchanged": 2, "rejected": 3, "quarantined": 2}
+LONGEST_TEXT = 6000
+SKILLS = ("respond", "critique", "refine", "judge")
+STEPS = {
+    "prompt": ("p", "prompt"),
+    "response": ("r", "first response"),
+    "feedback": ("f", "feedback on r"),
+    "refinement": ("r̂", "refinement"),
+    "judgement": ("v", "feedback on r̂, which decides"),
+}
+FINISHES = {
+    "length": "cut at max_new_tokens",
+    "overlong": "the conversation does not fit the context",
+    "empty": "the model wrote nothing visible",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One text of a trajectory. `omitted` counts the characters that were left out of the page."""
+
+    symbol: str
+    label: str
+    text: str
+    omitted: int = 0
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One row of a round, as far as it came, and what became of it."""
+
+    group: str
+    headline: str
+    reason: str | None
+    steps: list[Step]
+
+
+@dataclass(slots=True)
+class Round:
+    """What happened to the rows of one round, counted from its files: rows_in = kept + rejected + quarantined."""
+
+    name: str
+    rows_in: int = 0
+    kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
+    trajectories: list[Trajectory] = field(default_factory=list)
+
+
+def write_report(run: Path) -> Path:
+    """Writes `run`/report.html from what the run directory holds so far, and returns its path.
+
+    Raises RunError when `run` is not a run directory or one of its JSON files is damaged.
+    """
+    if not (run / "config.json").is_file():
+        raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the --output folder of one")
+    config, manifest, results = (_read_json(run / f"{name}.json") for name in ("config", "manifest", "results"))
+    stages: list[dict[str, Any]] = results.get("stages", [])
+    rounds = [_read_round(run, path) for path in sorted(run.glob("stages/round-*"), key=_by_stage)]
+    markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: _by_stage(path.parent))
+    models = [_read_json(path) for path in markers]
+    environment = Environment(
+        loader=PackageLoader("selfevo.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "number": number,
+        "duration": duration,
+        "p_value": p_value,
+        "indented": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    }
+    evaluation = config.get("evaluation") or {}
+    page = environment.get_template("page.html.jinja").render(
+        folder=run.resolve().name,
+        config=config,
+        manifest=manifest,
+        task=results.get("task") or evaluation.get("task", {}).get("name"),
+        seconds=results.get("seconds"),
+        summary=summarise(stages, results.get("comparisons", []), rounds, models, evaluated=bool(evaluation)),
+        stages=stages,
+        kinds={kind: rates["direct"]["n"] for stage in stages for kind, rates in sorted(stage["by_kind"].items())},
+        comparisons=results.get("comparisons", []),
+        chart=draw(stages) if stages else None,
+        rounds=rounds,
+        audits={stage["name"]: stage["audit"] for stage in stages if stage.get("audit")},
+        models=models,
+        terms=sorted({term for model in models for term in model["examples"]}),
+        corpus=_read_corpus(run / "data" / "d_meta.jsonl"),
+    )
+    # A lone surrogate is legal in JSON and not in UTF-8; it must not cost the reader the page.
+    write_atomic(run / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
+    return run / "report.html"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; empty when there is no such file, because a run under way has not written all of them."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and resume the run") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds {type(content).__name__}, not an object; delete it and resume the run")
+    return content
+
+
+def _by_stage(path: Path) -> tuple[int, int, str]:
+    """Order of stages and models: sft and other helpers, meta, then the rounds by number, 10 after 9."""
+    match = re.fullmatch(r"round-(\d+)", path.name)
+    return (2, int(match[1]), "") if match else (int(path.name == "meta"), 0, path.name)
+
+
+def _read_round(run: Path, folder: Path) -> Round:
+    room = Round(folder.name)
+    # Ids are hashes, so the rows with the smallest ids are a sample that is fixed and that nobody chose.
+    picked: dict[str, list[dict[str, Any]]] = {group: [] for group in SAMPLES}
+
+    def pick(group: str, row: dict[str, Any]) -> None:
+        picked[group] = sorted([*picked[group], row], key=lambda r: str(r["id"]))[: SAMPLES[group]]
+
+    for skill in SKILLS:
+        for row in _rows(folder / f"{skill}.jsonl"):
+            room.rows_in += skill == "respond"
+            if row["status"] == "quarantined":
+                room.quarantined[f"{skill}: {FINISHES.get(row['reason'], row['reason'])}"] += 1
+                pick("quarantined", {**row, "skill": skill})
+    for row in _rows(folder / "filter.jsonl"):
+        if row["kept"]:
+            room.kept += 1
+            pick("kept, unchanged" if row["refinement"].strip() == row["response"].strip() else "kept, refined", row)
+        else:
+            room.rejected[row["reason"]] += 1
+            pick("rejected", row)
+    quarantined = _with_history(run, folder, picked.pop("quarantined"))
+    room.trajectories = [_trajectory(group, row, row["reason"]) for group, rows in picked.items() for row in rows]
+    room.trajectories += [_stopped(row) for row in quarantined]
+    return room
+
+
+def _with_history(run: Path, folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Quarantined rows carry an id only; adds the texts that the row had by then."""
+    history: dict[str, dict[str, Any]] = {row["id"]: {} for row in rows}
+    if not history:
+        return []
+    pool = ((path, ("prompt",)) for path in sorted(run.glob("data/*.jsonl")))
+    skills = ((folder / f"{skill}.jsonl", tuple(STEPS)) for skill in SKILLS)
+    for path, names in (*pool, *skills):
+        for row in _rows(path):
+            if row.get("id") in history:
+                history[row["id"]] |= {name: row[name] for name in names if isinstance(row.get(name), str)}
+    return [history[row["id"]] | row for row in rows]
+
+
+def _rows(path: Path) -> Iterable[dict[str, Any]]:
+    return read_rows(path) if path.is_file() else ()
+
+
+def _trajectory(group: str, row: Mapping[str, Any], reason: str | None) -> Trajectory:
+    steps = [_step(*STEPS[name], row[name], judges=name in ("feedback", "judgement")) for name in STEPS if name in row]
+    prompt = " ".join(str(row.get("prompt", row["id"])).split())
+    return Trajectory(group, prompt[:160] + "…" * (len(prompt) > 160), reason, steps)
+
+
+def _stopped(row: Mapping[str, Any]) -> Trajectory:
+    """A quarantined row: the texts it had, then whatever the engine gave in place of the next one."""
+    reason = f"{row['skill']}: {FINISHES.get(row['reason'], row['reason'])}"
+    trajectory = _trajectory("quarantined", row, reason)
+    text = row.get("generation", {}).get("text", "")
+    if text:
+        trajectory.steps.append(_step("…", f"what {row['skill']} gave", text, judges=False))
+    return trajectory
+
+
+def _step(symbol: str, label: str, text: str, *, judges: bool) -> Step:
+    verdict = parse_verdict(text).value if judges else None
+    return Step(symbol, label, text[:LONGEST_TEXT], max(0, len(text) - LONGEST_TEXT), verdict)
+
+
+def _read_corpus(path: Path) -> dict[str, Any]:
+    """How much D_meta holds, how its verdicts fall, and two of its rows."""
+    prompts, verdicts = set[str](), Counter[str]()
+    picked: list[dict[str, Any]] = []
+    for row in _rows(path):
+        prompts.add(row["prompt"])
+        verdicts[parse_verdict(row["feedback"]).value] += 1
+        picked = sorted([*picked, row], key=lambda r: (str(r["id"]), r["response"]))[:2]
+    return {
+        "rows": verdicts.total(),
+        "prompts": len(prompts),
+        "verdicts": dict(sorted(verdicts.items())),
+        "trajectories": [_trajectory("annotated", row, None) for row in picked],
+    }

@@ -1,0 +1,141 @@
+"""Numbers as words: how the report writes figures, and the sentences it opens with.
+
+The sentences are computed, so they must be as fair to a bad run as to a good one: a loss is called a loss, and a
+difference that the problems cannot tell from chance is called that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from selfevo.evaluate import mcnemar_exact
+
+SIGNIFICANT = 0.05
+NONE = "\u2013"
+MINUS = "\u2212"
+REFERENCES = {
+    "sft": "plain SFT on the same labels",
+    "meta": "the model with meta-skills only",
+    "base": "the base model",
+}
+STARTS = {
+    "base": "The base model answers",
+    "sft": "Plain SFT answers",
+    "meta": "With meta-skills only, before any round, the model answers",
+}
+
+
+class RoundCounts(Protocol):
+    """What the sentences need to know of a round."""
+
+    rows_in: int
+    kept: int
+    rejected: Counter[str]
+    quarantined: Counter[str]
+
+
+def percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}\u00a0%"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points, signed."""
+    return f"{100 * difference:+.1f}".replace("-", MINUS)
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """With thousands set apart by a thin space; a value that is missing or not finite is a dash."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    if round(seconds) < 60:
+        return f"{seconds:.0f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours}\u00a0h {minutes_left:02d}\u00a0min" if hours else f"{minutes}\u00a0min {rest:02d}\u00a0s"
+
+
+def p_value(p: float) -> str:
+    return "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
+
+
+def summarise(
+    stages: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+    rounds: Sequence[RoundCounts],
+    models: Sequence[Mapping[str, Any]],
+    *,
+    evaluated: bool,
+) -> list[str]:
+    """Three sentences: how well the last model answers, what its self-refinement does, what the filter let through."""
+    last = stages[-1] if stages else None
+    if last is None or last["direct"]["accuracy"] is None:
+        why = "has not been measured yet" if evaluated else "was not evaluated on held-out problems"
+        names = ", ".join(str(model["name"]) for model in models)
+        first = f"This run {why}, so it says nothing about accuracy."
+        second = f"Models trained so far: {names}." if models else "No model has been trained yet."
+        return [first, second, _filter_sentence(stages, rounds)]
+    return [_accuracy_sentence(last, stages, comparisons), _refinement_sentence(last), _filter_sentence(stages, rounds)]
+
+
+def _accuracy_sentence(
+    last: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+) -> str:
+    name, direct = str(last["name"]), last["direct"]
+    count = name.removeprefix("round-")
+    rounds = f"After {count} round{'s' * (count != '1')} the model answers"
+    sentence = f"{STARTS.get(name, rounds)} {percent(direct['accuracy'])} of {direct['n']} held-out problems"
+    accuracies = {stage["name"]: stage["direct"]["accuracy"] for stage in stages if stage is not last}
+    reference = next((other for other in REFERENCES if accuracies.get(other) is not None), None)
+    if reference is None:
+        return f"{sentence}."
+    against = f"{percent(accuracies[reference])} for {REFERENCES[reference]}"
+    pair = (name, reference, "direct")
+    compared = next((c for c in comparisons if (c["a"], c["b"], c["mode"]) == pair), None)
+    if compared is None:
+        return f"{sentence}, against {against}."
+    p, difference = _p(compared["p_value"]), f"{points(compared['difference'])} points"
+    if compared["p_value"] >= SIGNIFICANT:
+        return f"{sentence}, against {against}; a difference of {difference} may be chance ({p})."
+    worse = "fewer than the " if compared["difference"] < 0 else "against "
+    return f"{sentence}, {worse}{against} ({difference}, {p})."
+
+
+def _refinement_sentence(last: Mapping[str, Any]) -> str:
+    gained, lost = last["transitions"]["wrong_right"], last["transitions"]["right_wrong"]
+    if gained == lost == 0:
+        return "Criticising and refining its own answers turns none from wrong to right and none from right to wrong."
+    p = mcnemar_exact(gained, lost)
+    chance = "" if p < SIGNIFICANT else "; the net effect may be chance"
+    return (
+        f"Criticising and refining its own answers takes it from {percent(last['direct']['accuracy'])} to "
+        f"{percent(last['refined']['accuracy'])}: {gained} turn from wrong to right and {lost} from right to wrong "
+        f"({_p(p)}){chance}."
+    )
+
+
+def _filter_sentence(stages: Sequence[Mapping[str, Any]], rounds: Sequence[RoundCounts]) -> str:
+    total, kept = sum(r.rows_in for r in rounds), sum(r.kept for r in rounds)
+    if not total:
+        return "No round has produced rows yet."
+    sentence = f"Of {number(total)} unlabelled prompts the filter kept {number(kept)} of the model's own answers"
+    audits = [stage["audit"] for stage in stages if stage.get("audit")]
+    judged, audited = sum(a["judged"] for a in audits), sum(a["kept"] for a in audits)
+    if judged and audited:
+        before, after = sum(a["right"] for a in audits) / judged, sum(a["kept_right"] for a in audits) / audited
+        return f"{sentence}; {percent(after)} of those kept are right, against {percent(before)} of all it judged."
+    rejected = sum(r.rejected.total() for r in rounds)
+    quarantined = sum(r.quarantined.total() for r in rounds)
+    return f"{sentence}; {number(rejected)} were rejected and {number(quarantined)} quarantined."
+
+
+def _p(p: float) -> str:
+    return f"p\u00a0{p_value(p)}" if p < 0.001 else f"p\u00a0=\u00a0{p_value(p)}"

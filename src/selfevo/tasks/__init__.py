@@ -1,0 +1,49 @@
+"""Problems whose answers a program can check. `load_task` is the one place that knows all of them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Protocol
+
+from selfevo.config import TaskConfig
+from selfevo.errors import ConfigError
+from selfevo.protocols import Problem, Task
+from selfevo.tasks.sorting import KINDS, SortingTask
+
+WORD_PROBLEMS = ("gsm8k", "svamp")
+
+
+class AnnotatedTask(Task, Protocol):
+    """A task that can also teach: it holds the gold answers, so it can say what is wrong with a response."""
+
+    def solution(self, problem: Problem) -> str:
+        """The gold answer as a model should write it."""
+        ...
+
+    def explain(self, problem: Problem, response: str) -> str:
+        """Feedback in words on a response: names each error, ends in a verdict."""
+        ...
+
+
+def load_task(config: TaskConfig) -> AnnotatedTask:
+    """The task a configuration names. Raises ConfigError with the close names when there is none."""
+    name = config.name
+    if name == "demo":
+        return SortingTask(name, tuple(KINDS))
+    if name in KINDS:
+        return SortingTask(name, (name,))
+    if name in WORD_PROBLEMS:
+        from selfevo.tasks.word_problems import WordProblems
+
+        if config.path is None:
+            raise ConfigError(f"task {name} reads its problems from a file; give task.path")
+        return WordProblems(name, config.path)
+    if name.startswith("gym:"):
+        from selfevo.tasks.gym import GymTask
+
+        return GymTask(name, dict(config.options))
+    known = ["demo", *KINDS, *WORD_PROBLEMS, "gym:NAME"]
+    close = difflib.get_close_matches(name, known, n=1)
+    raise ConfigError(
+        f"unknown task {name!r}; {f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(known)}"
+    )

@@ -1,0 +1,163 @@
+"""Generated problems from reasoning-gym (pip install reasoning-gym): gym:gsm_symbolic, gym:chain_sum, ...
+
+Answers are read by the rule of word_problems.py where the gold answer is a number. Where it is text, the declared
+answer counts, else the last line; and the whole of the text where the gold answer has several lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from types import ModuleType
+from typing import Any
+
+from selfevo.errors import DataError, MissingExtraError
+from selfevo.prompts import Verdict, verdict_line
+from selfevo.protocols import Problem
+from selfevo.records import Prompt, content_id
+from selfevo.tasks.word_problems import DECLARATION, MAX_CHARACTERS, explain_answer, extract_answer, read_number
+
+ACCEPTED = 0.99  # of score_answer, which gives 1 for a right answer and part of it for a near one
+
+# Their score_answer hands the answer to eval or to sympy's parse_expr, which is eval: a model's text would run as code.
+# `composite` scores with any of the others.
+EVALUATING = frozenset(
+    {"binary_matrix", "composite", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication"}
+    | {"puzzle24", "simple_integration", "spiral_matrix", "string_insertion"}
+)
+
+
+@dataclass(frozen=True)
+class GymTask:
+    """The problems of one generator. `options` are the fields of its configuration, but for size and seed.
+
+    Raises MissingExtraError without reasoning-gym, DataError for a generator or an option that it does not have.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    _drawn: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._dataset(seed=0, size=1)
+
+    @property
+    def generator(self) -> str:
+        return self.name.removeprefix("gym:")
+
+    def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
+        # The gym draws item i from seed + i, so that neighbouring seeds would share nearly all of their problems.
+        spread = int(content_id(self.generator, seed), 16) % 2**31
+        size = 4 * (count + len(exclude)) + 100
+        dataset = self._dataset(spread, size)
+        problems: list[Problem] = []
+        seen = set(exclude)
+        for index in range(size):
+            if len(problems) == count:
+                break
+            entry = dataset[index]
+            if not isinstance(entry["answer"], str):
+                raise DataError(f"{self.name} gives no gold answers; choose another generator")
+            prompt = Prompt.of(entry["question"])
+            if prompt.id not in seen:
+                seen.add(prompt.id)
+                problems.append(Problem(prompt, entry["answer"], self.generator))
+                self._drawn[prompt.id] = (dataset, entry)
+        if len(problems) < count:
+            raise DataError(
+                f"{self.name} gave {len(problems)} distinct problems in {size} draws, and {count} are asked for; ask "
+                f"for fewer, or widen its ranges with task.options"
+            )
+        return problems
+
+    def is_correct(self, problem: Problem, response: str) -> bool:
+        dataset, entry = self._entry(problem)
+        gold = read_number(problem.answer)
+        if gold is None:
+            answer = _text_answer(response, problem.answer)
+        else:
+            value = extract_answer(response)
+            if value is None or value == gold:
+                return value is not None
+            if (value < 0) != (gold < 0):
+                return False  # gsm_symbolic's own score overlooks a minus
+            answer = _plain(value)
+        try:
+            return bool(dataset.score_answer(answer, entry) >= ACCEPTED)
+        except Exception:  # some scores parse the answer and raise on what they cannot parse: it is not right
+            return False
+
+    def solution(self, problem: Problem) -> str:
+        """The worked solution where the generator has one, else the answer."""
+        worked = self._entry(problem)[1].get("metadata", {}).get("answer_cot")
+        return worked if isinstance(worked, str) and self.is_correct(problem, worked) else problem.answer
+
+    def explain(self, problem: Problem, response: str) -> str:
+        """What an annotator who holds the gold answer says of `response`, ending in the verdict."""
+        correct = self.is_correct(problem, response)
+        if read_number(problem.answer) is not None:
+            return explain_answer(response, problem.answer, correct)
+        given = " ".join(_text_answer(response, problem.answer).split())[:200]
+        separator = "\n" if "\n" in problem.answer else " "
+        if correct:
+            finding = f"The final answer {given} is right."
+        elif given:
+            finding = f"The final answer {given} is wrong. It should be:{separator}{problem.answer}"
+        else:
+            finding = f"There is no final answer. It should be:{separator}{problem.answer}"
+        return f"{finding}\n{verdict_line(Verdict.QUALIFIED if correct else Verdict.NOT_QUALIFIED)}"
+
+    def _entry(self, problem: Problem) -> tuple[Any, dict[str, Any]]:
+        """The data set that drew `problem`, and its entry, which its score needs."""
+        if problem.prompt.id not in self._drawn:
+            raise DataError(
+                f"{self.name} did not draw the problem {problem.prompt.prompt[:60]!r}; call problems first, with the "
+                f"arguments that gave it"
+            )
+        return self._drawn[problem.prompt.id]
+
+    def _dataset(self, seed: int, size: int) -> Any:
+        gym = _reasoning_gym()
+        known = sorted(set(gym.factory.DATASETS) - EVALUATING)
+        if self.generator in EVALUATING:
+            raise DataError(f"{self.name} evaluates answers as code, which is unsafe; choose another generator")
+        if self.generator not in known:
+            close = difflib.get_close_matches(self.generator, known, n=3)
+            raise DataError(f"reasoning-gym has no {self.generator!r}; did you mean {', '.join(close or known)}?")
+        if taken := {"seed", "size"} & self.options.keys():
+            raise DataError(f"{self.name}: {', '.join(sorted(taken))} cannot be an option; the run's own seed decides")
+        try:
+            return gym.create_dataset(self.generator, seed=seed, size=size, **self.options)
+        except (AssertionError, TypeError, ValueError) as error:
+            fields = ", ".join(gym.factory.DATASETS[self.generator][1].__dataclass_fields__.keys() - {"seed", "size"})
+            raise DataError(
+                f"{self.name} does not take the options {self.options}: {error}; it has {fields or 'none'}"
+            ) from None
+
+
+def _reasoning_gym() -> ModuleType:
+    try:
+        import reasoning_gym.factory
+    except ImportError:
+        raise MissingExtraError("tasks gym:NAME need an extra package: pip install reasoning-gym") from None
+    module: ModuleType = reasoning_gym
+    return module
+
+
+def _text_answer(response: str, gold: str) -> str:
+    text = response[-MAX_CHARACTERS:].strip()
+    declarations = list(DECLARATION.finditer(text))
+    if declarations:
+        text = text[declarations[-1].end() :].strip()
+    if "\n" in gold:
+        return text
+    lines = text.split("\n")
+    line = (lines[0] if declarations else lines[-1]).strip()
+    return line if gold.endswith(".") else re.sub(r"\.$", "", line)
+
+
+def _plain(value: Fraction) -> str:
+    """With decimals: the scores read no fractions, gsm_symbolic's takes 1/3 for 1."""
+    return str(value.numerator) if value.denominator == 1 else f"{float(value):.12f}"

@@ -1,0 +1,339 @@
+"""Arithmetic word problems from a file, such as GSM8K and SVAMP, with checked answers and an annotator's feedback.
+
+How the answer of a text is read, for gold answers and model responses alike:
+
+1. If it declares an answer ("#### x", "answer is x", "answer: x"), the last declaration that holds a number counts:
+   its first number, or the first after its last "=", within its first sentence.
+2. Otherwise the last number of the text counts.
+
+A number is ASCII digits with optional sign, currency sign, thousands commas, decimals, exponent and denominator
+("-$1,234.50", "3/4"). Numbers are compared exactly, as fractions: 42 = 42.0 = 84/2. Only the last MAX_CHARACTERS of a
+text are read, and a number longer than MAX_NUMBER is no answer. Nothing a model writes is ever evaluated as code.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from selfevo.data import BadRow, read_table
+from selfevo.errors import DataError
+from selfevo.prompts import Verdict, verdict_line
+from selfevo.protocols import Problem
+from selfevo.records import Prompt
+
+MAX_CHARACTERS = 20_000
+MAX_NUMBER = 40
+MAX_TOKENS = 40  # of one side of an equation
+
+_CURRENCY = "$€£¥₹"
+_DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+_NUMBER = re.compile(
+    # A minus is a sign only where it cannot be an operator or a hyphen: not right after a word, a digit or a bracket.
+    rf"(?P<sign>(?<![\w)\]])[-\u2212])?(?:[{_CURRENCY}](?P<inner>[-\u2212])?)?"
+    rf"(?P<digits>{_DIGITS}(?:[eE][+-]?[0-9]{{1,2}}(?![0-9A-Za-z]))?)(?:/(?P<denominator>[0-9]+))?"
+)
+DECLARATION = re.compile(r"####|\banswer(?:\s+is\b\s*:?|\s*:)", re.IGNORECASE)
+_ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator calls
+
+_TOKEN = re.compile(
+    rf"(?P<number>(?:[{_CURRENCY}]\s?)?{_DIGITS}%?)|(?P<operator>[-\u2212\u2013+*/\u00d7÷·()=]|(?<![A-Za-z])x(?![A-Za-z]))"
+    r"|(?P<space>[^\S\n]+)|(?P<other>\*\*|[A-Za-z]+|.|\n)"
+)
+_OPERATORS = {"\u2212": "-", "\u2013": "-", "\u00d7": "*", "x": "*", "·": "*", "÷": "/"}
+# Where an equation that follows or precedes these stands in a larger expression, it cannot be judged by itself.
+_OPEN_LEFT = re.compile(
+    r"(?:\b(?:of|times|plus|minus|by|from|than|over)\s*|[0-9]\s*and\s*|[0-9],\s|\w[:.,^*]+|[%°\w])$", re.IGNORECASE
+)
+_OPEN_RIGHT = re.compile(
+    r"[A-Za-z]\b|\s*(?:cents?\b|hundred|thousand|million|billion|dozen|k\b|r\b|remainder|with|and\s+(?:an?|[0-9])|[:^!]|,?[0-9])",
+    re.IGNORECASE,
+)
+
+
+def read_number(text: str) -> Fraction | None:
+    """The value of a text that is one number and nothing else but white space and a full stop; None if it is not."""
+    match = _NUMBER.fullmatch(text.strip().removesuffix("."))
+    return _value(match) if match else None
+
+
+def extract_answer(text: str) -> Fraction | None:
+    """The answer of `text` by the rule at the top of this file."""
+    text = _ANNOTATION.sub("", text[-MAX_CHARACTERS:])
+    end = len(text)
+    for declaration in reversed(list(DECLARATION.finditer(text))):
+        line = text[declaration.end() : end].lstrip().partition("\n")[0]
+        sentence = re.split(r"\.(?:\s|$)", line, maxsplit=1)[0]
+        if match := _NUMBER.search(sentence, sentence.rfind("=") + 1) or _NUMBER.search(sentence):
+            return _value(match)
+        end = declaration.start()
+    matches = list(_NUMBER.finditer(text))
+    return _value(matches[-1]) if matches else None
+
+
+def write_number(value: Fraction) -> str:
+    """The number exactly: whole, with decimals where they end, else as a fraction."""
+    for places in range(MAX_NUMBER):
+        if 10**places % value.denominator == 0:
+            return _decimal(value, places)
+    return str(value)
+
+
+def _decimal(value: Fraction, places: int) -> str:
+    """Rounded to `places` decimals, in integers: a float would overflow on what a model can write."""
+    digits = str(abs(round(value * 10**places))).zfill(places + 1)
+    whole, part = digits[: len(digits) - places], digits[len(digits) - places :]
+    return ("-" if value < 0 else "") + whole + ("." + part if part else "")
+
+
+def explain_answer(response: str, expected: str, correct: bool) -> str:
+    """Feedback in words as an annotator with the gold answer gives it: calculations, final answer, verdict."""
+    checked, wrong = check_equations(response)
+    answer = extract_answer(response)
+    lines = []
+    if wrong:
+        lines.append(wrong)
+    elif checked:
+        lines.append("The calculations are right." if correct else "The calculations are right, the approach is not.")
+    if correct:
+        lines.append(f"The final answer {expected} is right.")
+    elif answer is None:
+        lines.append(f"There is no final answer. It should be {expected}.")
+    else:
+        lines.append(f"The final answer {write_number(answer)} is wrong. It should be {expected}.")
+    return "\n".join([*lines, verdict_line(Verdict.QUALIFIED if correct else Verdict.NOT_QUALIFIED)])
+
+
+def check_equations(text: str) -> tuple[int, str]:
+    """How many equations such as "3 + 4 = 7" could be checked, and a sentence on the first wrong one ("" if none).
+
+    Only equations that can be read whole are judged: one within a larger expression, with a variable or with units in
+    it is passed over, since wrong feedback teaches worse than none.
+    """
+    text = _ANNOTATION.sub("", text[-MAX_CHARACTERS:])
+    checked = 0
+    for run in _runs(text):
+        sides = _sides(run)
+        for i, (left, right) in enumerate(pairwise(sides)):
+            value, claims = _evaluate(left), _claims(right)
+            opens_left = i == 0 and _OPEN_LEFT.search(text[max(0, left[0].start() - 20) : left[0].start()])
+            opens_right = i == len(sides) - 2 and _OPEN_RIGHT.match(text, right[-1].end())
+            if not _calculates(left) or value is None or not claims or opens_left or opens_right:
+                continue
+            checked += 1
+            values = (value, _evaluate(left, percent=False))
+            if not any(_agrees(value, claim) for value in values if value is not None for claim in claims):
+                written, claimed = (text[side[0].start() : side[-1].end()] for side in (left, right))
+                exact = write_number(value)
+                shown = exact if len(exact.partition(".")[2]) <= 4 and "/" not in exact else _decimal(value, 2)
+                return checked, f"{written} = {claimed} is wrong: {written} = {shown}."
+    return checked, ""
+
+
+@dataclass(frozen=True)
+class WordProblems:
+    """The problems of one file. Rows are GSM8K's (answer ends in "#### 42"), SVAMP's, or question and answer.
+
+    The file is read when first needed; a row that cannot be used raises DataError, for a set that measures others has
+    no room for doubt.
+    """
+
+    name: str
+    path: Path
+
+    def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
+        """A seeded sample in which another `exclude` takes problems out and moves no other."""
+        order = [problem for problem, _ in self._rows.values()]
+        random.Random(seed).shuffle(order)
+        left = [problem for problem in order if problem.prompt.id not in exclude]
+        if len(left) < count:
+            raise DataError(
+                f"{self.path} has {len(order)} distinct problems, {len(left)} after leaving out those in use, and "
+                f"{count} are asked for; ask for fewer or give a larger file"
+            )
+        return left[:count]
+
+    def is_correct(self, problem: Problem, response: str) -> bool:
+        answer = extract_answer(response)
+        return answer is not None and answer == read_number(problem.answer)
+
+    def solution(self, problem: Problem) -> str:
+        """The worked gold solution, ending in a line "#### answer"; for supervised labels."""
+        if problem.prompt.id not in self._rows:
+            raise DataError(f"problem {problem.prompt.prompt[:60]!r} is not in {self.path}; use the file it came from")
+        return self._rows[problem.prompt.id][1]
+
+    def explain(self, problem: Problem, response: str) -> str:
+        """What an annotator who holds the gold answer says of `response`, ending in the verdict."""
+        return explain_answer(response, problem.answer, self.is_correct(problem, response))
+
+    @cached_property
+    def _rows(self) -> dict[str, tuple[Problem, str]]:
+        rows: dict[str, tuple[Problem, str]] = {}
+        for row in read_table(str(self.path)):
+            if isinstance(row, BadRow):
+                raise DataError(f"{row.file} line {row.line} {row.reason}; repair or remove it")
+            try:
+                question, answer, work = _read_problem(row.values)
+            except ValueError as error:
+                raise DataError(f"{row.file} line {row.line}: {error}; repair or remove it") from None
+            prompt = Prompt.of(question)
+            solution = f"{work}\n#### {answer}".strip()
+            rows.setdefault(prompt.id, (Problem(prompt, answer, self.name), solution))
+        return rows
+
+
+def _read_problem(values: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Question, answer and worked solution (may be empty) of a row; ValueError says what is wrong with it."""
+    if {"Body", "Question", "Answer"} <= values.keys():
+        question = f"{str(values['Body']).strip()} {str(values['Question']).strip()}"
+        gold, equation = str(values["Answer"]), str(values.get("Equation", ""))
+    elif {"question", "answer"} <= values.keys():
+        question, gold, equation = str(values["question"]), str(values["answer"]), ""
+    else:
+        shown = ", ".join(map(repr, values)) or "none"
+        raise ValueError(f"the columns are {shown}, not question and answer, nor Body, Question and Answer")
+    value = extract_answer(gold)
+    if not question.strip() or value is None:
+        raise ValueError(
+            f"the {'question is empty' if not question.strip() else f'answer {gold[:60]!r} has no number'}"
+        )
+    answer = write_number(value)
+    if equation:
+        return question, answer, _work(equation, value, answer)
+    work = _ANNOTATION.sub("", gold).rpartition("####")[0] if "####" in gold else gold
+    return question, answer, "" if read_number(work) is not None else work.strip()
+
+
+def _work(equation: str, value: Fraction, answer: str) -> str:
+    """SVAMP's "( 76.0 - 25.0 )" as "76 - 25 = 51"; empty where the equation does not give the answer."""
+    written = re.sub(r"\.0\b", "", equation.strip().removeprefix("(").removesuffix(")"))
+    written = written.strip().replace("( ", "(").replace(" )", ")")
+    tokens = [token for token in _TOKEN.finditer(written) if token.lastgroup != "space"]
+    return f"{written} = {answer}" if _evaluate(tokens) == value else ""
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match.group()) > MAX_NUMBER:
+        return None
+    denominator = int(match["denominator"] or 1)
+    if not denominator:
+        return None
+    value = Fraction(match["digits"].replace(",", "")) / denominator
+    return -value if match["sign"] or match["inner"] else value
+
+
+Tokens = list[re.Match[str]]
+
+
+def _runs(text: str) -> list[Tokens]:
+    """The stretches of numbers, operators and "=" between words, where "=" occurs."""
+    runs: list[Tokens] = [[]]
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "other":
+            runs.append([])
+        elif token.lastgroup != "space":
+            runs[-1].append(token)
+    return [run for run in runs if any(token.group() == "=" for token in run)]
+
+
+def _sides(run: Tokens) -> list[Tokens]:
+    """The run cut at "="; sides that are empty make their neighbours unreadable, so the run is given up."""
+    sides: list[Tokens] = [[]]
+    for token in run:
+        if token.group() == "=":
+            sides.append([])
+        else:
+            sides[-1].append(token)
+    if len(sides[0]) > 1 and sides[0][0].group() == "(" and _evaluate(sides[0]) is None:
+        sides[0] = sides[0][1:]  # "(3 + 4 = 7)"
+    while sides[-1] and sides[-1][-1].group() == ")" and _evaluate(sides[-1]) is None:
+        sides[-1] = sides[-1][:-1]
+    return sides if all(sides) else []
+
+
+def _calculates(side: Tokens) -> bool:
+    return any(token.lastgroup == "operator" and token.group() not in "()" for token in side)
+
+
+def _claims(side: Tokens) -> list[tuple[Fraction, int]]:
+    """What a right-hand side can be taken to say, as value and decimals: its first number, or its own value.
+
+    "= 25%" can mean 25 or 0.25; "5 + 3 = 8 * 2 = 16" is poor style and not wrong arithmetic.
+    """
+    first = side[0].group()
+    if first in "-\u2212" and len(side) == 2 and side[1].lastgroup == "number":
+        return [(-claimed, decimals) for claimed, decimals in _claims(side[1:])]
+    if side[0].lastgroup != "number":
+        value = _evaluate(side)
+        return [] if value is None else [(value, 0)]
+    decimals = len(first.rstrip("%").partition(".")[2])
+    value = _evaluate(side)
+    if value is None:
+        return []  # "= 24/y", "= 1 1/2", "= 18 000"
+    percent = (_amount(first), decimals + 2 if "%" in first else decimals)
+    return [(_amount(first.rstrip("%")), decimals), percent, (value, 0)]
+
+
+def _agrees(value: Fraction, claim: tuple[Fraction, int]) -> bool:
+    """Equal; or, where decimals are given, equal up to rounding or cutting at the last of them."""
+    claimed, decimals = claim
+    return value == claimed or (decimals > 0 and abs(value - claimed) < Fraction(1, 10**decimals))
+
+
+def _amount(number: str) -> Fraction:
+    value = Fraction(number.strip(_CURRENCY + "% ").replace(",", ""))
+    return value / 100 if number.endswith("%") else value
+
+
+def _evaluate(tokens: Tokens, percent: bool = True) -> Fraction | None:
+    """The value of an arithmetic expression; None unless it is whole and of bounded size.
+
+    Without `percent` the sign is dropped: people write both 20% * 50 = 10 and 100% - 80% = 20.
+    """
+    if not tokens or len(tokens) > MAX_TOKENS or any(len(token.group()) > MAX_NUMBER for token in tokens):
+        return None
+    try:
+        words = [_OPERATORS.get(token.group(), token.group()) for token in tokens]
+        value, rest = _sum(words if percent else [word.rstrip("%") for word in words])
+    except (ValueError, ZeroDivisionError, IndexError):
+        return None
+    return None if rest or abs(value) >= 10**MAX_NUMBER else value
+
+
+def _sum(words: list[str]) -> tuple[Fraction, list[str]]:
+    value, words = _product(words)
+    while words and words[0] in "+-":
+        sign = 1 if words[0] == "+" else -1
+        right, words = _product(words[1:])
+        value += sign * right
+    return value, words
+
+
+def _product(words: list[str]) -> tuple[Fraction, list[str]]:
+    value, words = _factor(words)
+    divided = False
+    while words and words[0] in "*/":
+        operator = words[0]
+        if operator == "/" and divided:
+            raise ValueError("a / b / c, by which people mean both (a / b) / c and a / (b / c)")
+        divided |= operator == "/"
+        right, words = _factor(words[1:])
+        value = value * right if operator == "*" else value / right
+    return value, words
+
+
+def _factor(words: list[str]) -> tuple[Fraction, list[str]]:
+    if words[0] != "(":
+        return _amount(words[0]), words[1:]
+    value, words = _sum(words[1:])
+    if words[0] != ")":
+        raise ValueError("an open bracket")
+    return value, words[1:]

@@ -1,0 +1,38 @@
+"""Device, precision and memory settings that the engine and the trainer share."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+import torch
+
+from selfevo.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for but torch sees no CUDA device; use device: auto")
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" is bf16 where the hardware multiplies it natively, else float32."""
+    if name == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name]
+    return dtype
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep large freed blocks. By default each goes back to the kernel and the next tensor of its size
+    pays a page fault per 4 KiB, a third of a training step on a CPU (docs/lab-notebook.md). Elsewhere it does nothing.
+    """
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
+        libc = ctypes.CDLL(None)
+        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 * 2**20)):
+            libc.mallopt(option, value)

@@ -1,0 +1,37 @@
+"""A trainer that learns nothing and writes down what it was given: for tests, and for trying a configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from selfevo.protocols import Progress
+from selfevo.records import Example
+
+
+@dataclass(slots=True)
+class ScriptedTrainer:
+    """Writes a model folder whose "weights" are a digest of the base and the examples, and examples.jsonl beside it.
+
+    `before` is called at the start of each training, for a test that wants to fail or to be killed there.
+    """
+
+    before: Callable[[Path, Sequence[Example]], None] = lambda base, examples: None
+    calls: list[tuple[Path, list[Example]]] = field(default_factory=list)
+
+    def train(
+        self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
+    ) -> dict[str, float]:
+        self.before(base, examples)
+        self.calls.append((base, list(examples)))
+        lines = "".join(json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
+        weights = b"".join(path.read_bytes() for path in sorted(base.glob("*.safetensors"))) + lines.encode()
+        (output / "examples.jsonl").write_text(lines, encoding="utf-8")
+        (output / "model.safetensors").write_bytes(hashlib.sha256(weights + str(seed).encode()).digest())
+        progress.start("train", len(examples))
+        progress.advance(len(examples))
+        progress.finish()
+        return {"tokens": float(sum(len(t.split()) for e in examples for t in e.turns))}

@@ -1,0 +1,247 @@
+"""Fine-tuning with TRL's SFTTrainer on sequences that we tokenise ourselves.
+
+What is ours: the loss mask, a weight per token (beta), and logits computed only where there is a label. What is TRL's
+and transformers': the loop, the optimizer, mixed precision, LoRA, checkpoints and their resume, several devices.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+
+from selfevo.chat import Chat
+from selfevo.config import TrainerConfig
+from selfevo.errors import TrainingError
+from selfevo.protocols import Progress
+from selfevo.records import Example
+from selfevo.torch_setup import keep_freed_memory, pick_device, pick_dtype
+
+IGNORED = -100
+
+
+@dataclass(slots=True)
+class TRLTrainer:
+    """Trains as `config` says (TrainerConfig has the meaning of each setting), for `epochs` where that is given."""
+
+    config: TrainerConfig
+    epochs: float | None = None
+
+    def train(
+        self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
+    ) -> dict[str, float]:
+        keep_freed_memory()
+        _quiet()
+        config, epochs = self.config, self.epochs or self.config.num_train_epochs
+        device = pick_device(config.device)
+        half = pick_dtype(config.dtype, device)
+        set_seed(seed)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        try:
+            # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
+            model = AutoModelForCausalLM.from_pretrained(
+                base,
+                dtype=half if config.lora else torch.float32,
+                use_safetensors=True,
+                # On a CPU and short sequences, plain matrix products beat the fused kernel's backward pass.
+                attn_implementation="eager" if device.type == "cpu" else "sdpa",
+            )
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"cannot load a model from {base}: {error}") from error
+        rows, dropped = tokenise(Chat(tokenizer), examples, config.max_length)
+        if not rows:
+            raise TrainingError(
+                f"all {len(examples)} training sequences are longer than max_length={config.max_length}"
+            )
+        arguments = SFTConfig(
+            output_dir=str(work),
+            seed=seed,
+            per_device_train_batch_size=config.per_device_train_batch_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=config.lr_scheduler_type,
+            warmup_steps=config.warmup_ratio,  # below 1 it is a share of all steps
+            num_train_epochs=epochs,
+            weight_decay=config.weight_decay,
+            adam_beta2=config.adam_beta2,
+            max_grad_norm=config.max_grad_norm,
+            gradient_checkpointing=config.gradient_checkpointing,
+            optim="adamw_torch_fused",
+            train_sampling_strategy="group_by_length",
+            bf16=half is torch.bfloat16,
+            fp16=half is torch.float16,
+            use_cpu=device.type == "cpu",
+            max_length=None,  # over-long sequences were left out above, never cut
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            logging_steps=1,
+            save_strategy="no",  # by the clock, see _Watch
+            save_total_limit=1,
+            disable_tqdm=True,
+            report_to="none",
+        )
+        watch = _Watch(progress, config.save_minutes)
+        trainer = _WeightedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            data_collator=_Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0),
+            processing_class=tokenizer,
+            callbacks=[watch],
+            peft_config=_lora(config),
+        )
+        # Ours shows progress; theirs prints a dictionary per step.
+        for callback in list(trainer.callback_handler.callbacks):
+            if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+                trainer.remove_callback(callback)
+        started = time.monotonic()
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+        seconds = time.monotonic() - started
+        trained = trainer.model.merge_and_unload() if config.lora else trainer.model
+        for name, tensor in trained.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+        # As the base was stored: a round must not double the size of the model it started from.
+        trained.to(_stored_dtype(base)).save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        tokens = sum(len(row["input_ids"]) for row in rows) * epochs
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        tail = losses[-max(1, len(losses) // 10) :]
+        del trainer, model, trained
+        gc.collect()
+        return {
+            "sequences": float(len(rows)),
+            "dropped_overlong": float(dropped),
+            "tokens": float(tokens),
+            "labelled_tokens": float(sum(w > 0 for row in rows for w in row["weights"]) * epochs),
+            "steps": float(len(losses)),
+            "loss_first": round(losses[0], 4) if losses else math.nan,
+            "loss_last": round(sum(tail) / len(tail), 4) if tail else math.nan,
+            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        }
+
+
+def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
+    """Rows {"input_ids", "weights", "length"} for the collator, and how many examples were left out as too long."""
+    rows = []
+    for example in examples:
+        ids, weights = chat.sequence(example.turns, example.weights)
+        if len(ids) <= max_length:
+            rows.append({"input_ids": ids, "weights": weights, "length": len(ids)})
+    return rows, len(examples) - len(rows)
+
+
+class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+    """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        weights = inputs["weights"][:, 1:]
+        labelled = weights > 0
+        logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled)
+        targets = inputs["input_ids"][:, 1:][labelled]
+        nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
+        count = labelled.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (nll * weights[labelled]).sum() / count
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(f"the loss became {loss.item()} at step {self.state.global_step}; lower learning_rate")
+        return (loss, None) if return_outputs else loss
+
+
+def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """Logits (labelled tokens, vocabulary) that predict the tokens at `labelled`, of shape (rows, columns - 1).
+
+    The output layer of a small model is a large part of its arithmetic, and most tokens of a sequence are prompt.
+    Models that scale or cap their logits after the output layer take the long way, through all of them.
+    """
+    bare = model.module if hasattr(model, "module") else model
+    bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    text = bare.config.get_text_config()
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
+    if bare is not model or any(getattr(text, name, None) not in (None, 1, 1.0) for name in names):
+        logits: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1][labelled]
+        return logits
+    hidden = bare.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    head: torch.Tensor = bare.get_output_embeddings()(hidden[:, :-1][labelled])
+    return head
+
+
+@dataclass(frozen=True, slots=True)
+class _Collator:
+    pad_token_id: int
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Right-padded (rows, columns) tensors. `labels` is there for the Trainer, which counts what is not IGNORED."""
+        width = max(row["length"] for row in rows)
+        ids = torch.full((len(rows), width), self.pad_token_id)
+        weights = torch.zeros((len(rows), width))
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : row["length"]] = torch.tensor(row["input_ids"])
+            weights[i, : row["length"]] = torch.tensor(row["weights"])
+            mask[i, : row["length"]] = 1
+        labels = torch.where(weights > 0, ids, torch.tensor(IGNORED))
+        return {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels}
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Shows progress, and saves a checkpoint every `save_minutes` of training."""
+
+    def __init__(self, progress: Progress, save_minutes: float) -> None:
+        self.progress, self.save_seconds, self.saved = progress, save_minutes * 60, time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.start("train", state.max_steps, state.global_step, unit="steps")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        loss = state.log_history[-1].get("loss") if state.log_history else None
+        self.progress.advance(1, f"loss {loss:.3f}" if loss is not None else "")
+        if time.monotonic() - self.saved > self.save_seconds and state.global_step < state.max_steps:
+            self.saved = time.monotonic()
+            control.should_save = True
+        return control
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.finish(f"{state.global_step} steps")
+
+
+def _lora(config: TrainerConfig) -> LoraConfig | None:
+    if config.lora is None:
+        return None
+    return LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.lora_alpha,
+        lora_dropout=config.lora.lora_dropout,
+        target_modules=config.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _stored_dtype(base: Path) -> torch.dtype:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+    return dtype
+
+
+def _quiet() -> None:
+    """Progress is ours to show; their warnings about settings we chose on purpose would drown it."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch.utils.data")

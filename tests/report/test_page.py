@@ -1,0 +1,388 @@
+"""The report of a small run directory, written by hand here so that it shows what the page may rely on."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.dom.minidom
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfevo.errors import RunError
+from selfevo.evaluate import compare, wilson
+from selfevo.report.chart import draw
+from selfevo.report.page import LONGEST_TEXT, SAMPLES, write_report
+
+GOOD, BAD = "It holds.\nVerdict: qualified", "Wrong sum.\nVerdict: not qualified"
+HOSTILE = """<script>alert(1)</script> "double" 'single' & <img src=x onerror="alert(2)"> {{ config }} </pre>"""
+CONFIG = {
+    "model": "tiny/base",
+    "seed": 7,
+    "policy": "restart",
+    "rounds": 2,
+    "beta": 0.5,
+    "filter": "verdict",
+    "evaluation": {"task": {"name": "demo"}},
+}
+
+
+class Page(HTMLParser):
+    """The page as a browser sees it: visible text, and every tag with its attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html, self.texts, self.tags = html, list[str](), list[tuple[str, dict[str, str | None]]]()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """One space between any two words, also where the page has a no-break one."""
+        return " ".join(" ".join(self.texts).split())
+
+
+def page(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def rate(correct: int, n: int = 300) -> dict[str, Any]:
+    return {"n": n, "correct": correct, "accuracy": correct / n if n else None, "ci": list(wilson(correct, n))}
+
+
+def stage(name: str, direct: int, gained: int = 0, lost: int = 0, **extra: Any) -> dict[str, Any]:
+    rates: dict[str, Any] = {"direct": rate(direct), "refined": rate(direct + gained - lost)}
+    return {
+        "name": name,
+        **rates,
+        "transitions": {
+            "right_right": direct - lost,
+            "right_wrong": lost,
+            "wrong_right": gained,
+            "wrong_wrong": 300 - direct - gained,
+        },
+        "verdict": {"precision": 0.875, "precision_ci": [0.8, 0.9], "recall": 0.93, "qualified": 240, "unparsed": 4},
+        "by_kind": {"sort-numbers": rates},
+        "rows": None,
+        "audit": None,
+        "seconds": 75.0,
+        **extra,
+    }
+
+
+def results(*stages: dict[str, Any], comparisons: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    return {
+        "task": "demo",
+        "seed": 7,
+        "policy": "restart",
+        "stages": list(stages),
+        "comparisons": comparisons or [],
+        "seconds": 8100.0,
+    }
+
+
+def pair(a: str, b: str, difference: float, p: float) -> dict[str, Any]:
+    return {"a": a, "b": b, "mode": "direct", "difference": difference, "gained": 10, "lost": 16, "p_value": p}
+
+
+def judged(i: int, *, kept: bool, changed: bool, **texts: str) -> dict[str, Any]:
+    row = {
+        "id": f"{i:016x}",
+        "prompt": f"prompt {i}",
+        "response": f"answer {i}",
+        "feedback": BAD if changed else GOOD,
+        "refinement": f"better {i}" if changed else f"answer {i}",
+        "judgement": GOOD if kept else BAD,
+    }
+    return {**row, **texts, "kept": kept, "reason": None if kept else "verdict not qualified"}
+
+
+def write_round(run: Path, name: str, rows: list[dict[str, Any]], quarantined: list[dict[str, Any]]) -> None:
+    """Stage files as Room writes them. `quarantined` rows fail at critique."""
+    folder = run / "stages" / name
+    texts = [{k: v for k, v in row.items() if k not in ("kept", "reason")} for row in rows]
+    for cut, skill in enumerate(("respond", "critique", "refine", "judge")):
+        fields = ("id", "prompt", "response", "feedback", "refinement", "judgement")[: cut + 3]
+        lines = [{**{f: row[f] for f in fields}, "status": "ok"} for row in texts]
+        if skill == "respond":
+            lines += [{**row, "status": "ok"} for row in quarantined]
+        if skill == "critique":
+            lines += [
+                {
+                    "id": row["id"],
+                    "status": "quarantined",
+                    "reason": "length",
+                    "generation": {"text": "and then and then", "finish": "length"},
+                }
+                for row in quarantined
+            ]
+        write_rows(folder / f"{skill}.jsonl", lines)
+    write_rows(folder / "filter.jsonl", rows)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    root = tmp_path / "my-run"
+    write_json(root / "config.json", CONFIG)
+    write_json(root / "manifest.json", {"python": "3.11.2", "versions": {"transformers": "4.57.0"}})
+    audit = {
+        "judged": 9,
+        "right": 6,
+        "kept": 5,
+        "kept_right": 4,
+        "precision": 0.8,
+        "recall": 4 / 6,
+        "response_right": 3,
+    }
+    counts = {"in": 11, "kept": 5, "rejected": 4, "quarantined": 2}
+    write_json(
+        root / "results.json",
+        results(
+            stage("base", 30),
+            stage("sft", 166),
+            stage("meta", 160, gained=12, lost=4),
+            stage("round-1", 210, gained=9, lost=2, rows=counts, audit=audit),
+            stage("round-2", 243, gained=9, lost=5, rows=counts, audit=audit),
+            comparisons=[
+                compare("round-2", [True] * 300, "sft", [True] * 223 + [False] * 77, "direct"),
+                pair("meta", "sft", -0.02, 0.3269),
+            ],
+        ),
+    )
+    rows = [judged(i, kept=True, changed=True) for i in range(1, 4)]
+    rows += [judged(i, kept=True, changed=False) for i in range(4, 6)]
+    rows += [judged(i, kept=False, changed=True) for i in range(6, 10)]
+    lost = [{"id": f"{i:016x}", "prompt": f"prompt {i}", "response": f"answer {i}"} for i in (10, 11)]
+    write_round(root, "round-1", rows, lost)
+    write_round(root, "round-2", rows, lost)
+    write_rows(root / "data" / "d_meta.jsonl", [{k: v for k, v in row.items() if k != "judgement"} for row in rows])
+    for name, terms in (("meta", {"answer": 120, "skills": 240}), ("round-2", {"skills": 240, "self": 1234})):
+        write_json(
+            root / "models" / name / "selfevo.json",
+            {
+                "name": name,
+                "start": "base",
+                "examples": terms,
+                "figures": {"tokens": 51234.0, "loss_first": 2.5, "loss_last": 0.125, "tokens_per_second": 900.4},
+                "seconds": 61.0,
+            },
+        )
+    return root
+
+
+def rewrite_results(run: Path, content: dict[str, Any]) -> None:
+    write_json(run / "results.json", content)
+
+
+def test_summary_states_the_run_in_three_sentences(run: Path) -> None:
+    assert (
+        "After 2 rounds the model answers 81.0 % of 300 held-out problems, against 55.3 % for plain SFT on the same "
+        "labels (+25.7 points, p < 0.001). Criticising and refining its own answers takes it from 81.0 % to 82.3 %: 9 "
+        "turn from wrong to right and 5 from right to wrong (p = 0.424); the net effect may be chance. Of 22 "
+        "unlabelled prompts the filter kept 10 of the model's own answers; 80.0 % of those kept are right, against "
+        "66.7 % of all it judged."
+    ) in page(run).text
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "words"),
+    [
+        (-0.1, 0.002, "50.0 % of 300 held-out problems, fewer than the 60.0 % for plain SFT on the same labels"),
+        (0.01, 0.4, "against 60.0 % for plain SFT on the same labels; a difference of +1.0 points may be chance"),
+        (-0.01, 0.4, "against 60.0 % for plain SFT on the same labels; a difference of \u22121.0 points may be chance"),
+    ],
+)
+def test_summary_is_neutral_about_a_loss_and_about_chance(run: Path, difference: float, p: float, words: str) -> None:
+    rewrite_results(
+        run, results(stage("sft", 180), stage("round-1", 150), comparisons=[pair("round-1", "sft", difference, p)])
+    )
+    shown = page(run).text
+    assert words in shown
+    assert "After 1 round the model" in shown
+    assert "turns none from wrong to right" in shown
+
+
+def test_tables_show_the_numbers_of_the_run(run: Path) -> None:
+    shown = page(run).text
+    assert (
+        "round-2 81.0 % 76.2 % to 85.0 % 82.3 % 77.6 % to 86.2 % 5 9 87.5 % of 240 93.0 % 4 5 / 11 1 min 15 s" in shown
+    )
+    assert "base 10.0 %" in shown
+    assert "meta against sft direct \u22122.0 10 16 0.327" in shown
+    assert "sort-numbers 300 10.0 10.0" in shown.replace(" %", "")
+    assert "meta base 120 0 240 51 234 2.500 → 0.125 900 1 min 01 s" in shown
+    assert "2 h 15 min" in shown
+    assert '"transformers": "4.57.0"' in shown
+    assert '"beta": 0.5' in shown
+
+
+def test_every_row_of_a_round_is_accounted_for(run: Path) -> None:
+    shown = page(run).text
+    assert "round-1 11 2 4 5 33.3 % 3 of 9 66.7 % 6 of 9 80.0 % 4 of 5 66.7 % 4 of 6" in shown
+    assert "verdict not qualified (4)" in shown
+    assert "critique: cut at max_new_tokens (2)" in shown
+
+
+def test_trajectories_cover_each_fate_and_are_the_smallest_ids(run: Path) -> None:
+    html = page(run)
+    for group, count in SAMPLES.items():
+        assert html.texts.count(group) == 2 * count, group
+    shown = html.text
+    assert "prompt 6 Reason: verdict not qualified" in shown
+    assert "Reason: critique: cut at max_new_tokens p prompt prompt 10" in shown
+    assert "answer 10 … what critique gave and then and then" in shown
+    assert shown.count("prompt 9") == 0
+
+
+def test_a_row_quarantined_at_respond_finds_its_prompt_in_the_data(run: Path) -> None:
+    write_rows(run / "data" / "prompts.jsonl", [{"id": "a", "prompt": "where it began"}])
+    write_rows(
+        run / "stages" / "round-3" / "respond.jsonl",
+        [
+            {
+                "id": "a",
+                "status": "quarantined",
+                "reason": "overlong",
+                "generation": {"text": "", "finish": "overlong"},
+            },
+            {"id": "b", "status": "quarantined", "reason": "empty", "generation": {"text": "", "finish": "empty"}},
+        ],
+    )
+    shown = page(run).text
+    assert "where it began Reason: respond: the conversation does not fit the context" in shown
+    assert "round-3 2 2 0 0" in shown
+
+
+def test_hostile_text_is_escaped_everywhere(run: Path) -> None:
+    texts = dict.fromkeys(("prompt", "response", "feedback", "judgement"), HOSTILE)
+    rows = [judged(1, kept=True, changed=True, **texts, refinement=HOSTILE + "!")]
+    rows += [{**judged(2, kept=False, changed=True, **texts, refinement=HOSTILE), "reason": HOSTILE}]
+    write_round(run, "round-1", rows, [{"id": "f", "prompt": HOSTILE, "response": HOSTILE}])
+    write_rows(run / "data" / "d_meta.jsonl", [{k: v for k, v in rows[0].items() if k != "judgement"}])
+    write_json(run / "config.json", {**CONFIG, "model": HOSTILE})
+    content = json.loads((run / "results.json").read_text())
+    content["task"] = HOSTILE
+    content["stages"][0] |= {"name": HOSTILE, "by_kind": {HOSTILE: content["stages"][0]["by_kind"]["sort-numbers"]}}
+    rewrite_results(run, content)
+    html = page(run)
+    assert "<script" not in html.html
+    assert "<img" not in html.html
+    assert "{{ config }}" in html.text, "text is never a template"
+    assert '"double"' not in html.html
+    assert "'single'" not in html.html
+    assert not re.search(r"&(?!amp;|lt;|gt;|#34;|#39;)", html.html), "every ampersand starts an escape"
+    assert html.text.count("<script>alert(1)</script>") > 20, "the reader still sees it"
+    assert {tag for tag, _ in html.tags} & {"script", "img", "iframe", "object", "link", "base", "form"} == set()
+    assert not [name for _, attributes in html.tags for name in attributes if name.startswith("on")]
+
+
+def test_page_is_self_contained_and_repeatable(run: Path) -> None:
+    path = write_report(run)
+    html = path.read_text(encoding="utf-8")
+    assert path == run / "report.html"
+    assert not re.search(r"https?://|url\(|@import|src=|href=", html)
+    assert "default-src 'none'" in html
+    assert "prefers-color-scheme: dark" in html
+    assert 'name="viewport"' in html
+    assert write_report(run).read_text(encoding="utf-8") == html
+    assert str(run.parent) not in html
+
+
+def test_chart_is_well_formed_and_titled(run: Path) -> None:
+    html = page(run).html
+    svg = xml.dom.minidom.parseString(html[html.index("<svg") : html.index("</svg>") + 6]).documentElement
+    assert svg is not None
+    assert svg.getAttribute("aria-labelledby") == "chart-title chart-description"
+    description = svg.getElementsByTagName("desc")[0].firstChild
+    assert "round-2, direct: 81.0\u00a0%, 95 % interval 76.2\u00a0% to 85.0\u00a0%" in getattr(description, "data", "")
+    assert len(svg.getElementsByTagName("circle")) == 5 + 1, "one per stage and one in the legend"
+
+
+def test_chart_heights_follow_the_accuracy() -> None:
+    chart = draw([stage("sft", 150), stage("meta", 30), stage("round-1", 290)])
+    sft, meta, last = chart.series["direct"]
+    assert last.y < sft.y < meta.y
+    assert last.high < last.y < last.low
+    assert chart.reference == sft.y
+    assert chart.lines["direct"] == f"{meta.x},{meta.y} {last.x},{last.y}"
+    assert chart.ticks[-1][1] == "100"
+    assert draw([stage("base", 30)]).ticks[-1][1] == "20", "a low accuracy is not pressed flat"
+
+
+def test_stage_without_problems_has_no_point(run: Path) -> None:
+    empty = {**stage("base", 0), "direct": rate(0, 0), "refined": rate(0, 0), "by_kind": {}}
+    empty["verdict"] |= {"precision": None, "recall": None}
+    rewrite_results(run, results(empty))
+    html = page(run)
+    assert "base \u2013 0.0 % to 100.0 %" in html.text
+    assert html.html.count("<circle") == 1
+
+
+@pytest.mark.parametrize("evaluation", [None, CONFIG["evaluation"]])
+def test_run_without_evaluation_still_shows_what_it_did(run: Path, evaluation: Any) -> None:
+    write_json(run / "config.json", {**CONFIG, "evaluation": evaluation})
+    rewrite_results(run, results())
+    html = page(run)
+    why = "was not evaluated on held-out problems" if evaluation is None else "has not been measured yet"
+    assert f"This run {why}, so it says nothing about accuracy. Models trained so far: meta, round-2." in html.text
+    assert "Of 22 unlabelled prompts the filter kept 10 of the model's own answers; 8 were rejected and 4" in html.text
+    assert "<svg" not in html.html
+    assert "prompt 1" in html.text
+
+
+def test_run_that_has_only_begun(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"model": "tiny/base"})
+    shown = page(tmp_path).text
+    assert "No model has been trained yet. No round has produced rows yet." in shown
+    assert "tiny/base" in shown
+
+
+def test_rounds_and_models_are_in_order_of_number(run: Path) -> None:
+    write_round(run, "round-10", [judged(1, kept=True, changed=True)], [])
+    marker = (run / "models" / "meta" / "selfevo.json").read_text()
+    for name in ("sft", ".round-3.tmp"):
+        write_json(run / "models" / name / "selfevo.json", {**json.loads(marker), "name": name})
+    shown = page(run).text
+    assert shown.index("round-2 11") < shown.index("round-10 1")
+    assert shown.index("sft base 120") < shown.index("meta base 120") < shown.index("round-2 base 0")
+    assert ".round-3.tmp" not in shown
+
+
+def test_long_text_is_cut_and_says_so(run: Path) -> None:
+    write_round(run, "round-1", [judged(1, kept=True, changed=True, response="x" * (LONGEST_TEXT + 1500))], [])
+    html = page(run)
+    assert "1 500 more characters are in the run directory" in html.text
+    assert "x" * (LONGEST_TEXT + 1) not in html.html
+
+
+def test_lone_surrogate_does_not_cost_the_page(run: Path) -> None:
+    write_round(run, "round-1", [judged(1, kept=True, changed=True, response="odd \ud800 text")], [])
+    assert "odd ? text" in page(run).text
+
+
+def test_missing_or_damaged_run_says_what_to_do(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(RunError, match=r"no config\.json.*--output"):
+        write_report(tmp_path / "nowhere")
+    (run / "results.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match=r"results\.json is damaged"):
+        write_report(run)
+    (run / "results.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(RunError, match="holds list"):
+        write_report(run)
