@@ -54,7 +54,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Draws problems, sampling and training order.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Run directory; the same one resumes.")] = None,
 ) -> None:
-    """SmolLM2-135M improves itself on sorting problems, on this machine, in one command."""
+    """SmolLM2-135M improves itself on small problems, on this machine, in one command."""
     from selfevo.demo import demo_config, demo_model
 
     folder = output or Path("runs") / f"demo{'-smoke' if smoke else ''}-seed{seed}"
@@ -111,7 +111,7 @@ def report(run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A 
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
-    task: Annotated[str, typer.Option(help="demo, sort-numbers, ..., gsm8k, svamp, gym:NAME.")],
+    task: Annotated[str, typer.Option(help="demo, count-letters, ..., gsm8k, svamp, gym:NAME.")],
     path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k and svamp.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,

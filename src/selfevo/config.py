@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 class TaskConfig(_Strict):
     """Problems whose answers a program can check."""
 
-    name: str = Field(description="demo, sort-numbers, sort-words, ..., gsm8k, svamp, or gym:NAME for reasoning-gym")
+    name: str = Field(description="demo, one of its kinds, sort-*, gsm8k, svamp, or gym:NAME for reasoning-gym")
     path: Path | None = Field(None, description="file of problems, for gsm8k and svamp")
     options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator")
 
@@ -64,7 +64,9 @@ class CorpusConfig(_Strict):
     columns: ColumnsConfig = Field(ColumnsConfig(), description="with path: your names for the four columns")
     task: TaskConfig | None = None
     labels: Positive = Field(240, description="with task: annotated prompts")
-    samples_per_prompt: Positive = Field(2, description="with task: responses criticised per prompt")
+    samples_per_prompt: Positive = Field(
+        8, description="with task: responses sampled per prompt; one right and one wrong of them are criticised"
+    )
     warmup_share: Share = Field(
         0.5, description="with task: share of the labels on which a throw-away model first learns to answer at all"
     )

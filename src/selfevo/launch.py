@@ -27,7 +27,7 @@ from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
 from selfevo.filters import FILTERS
 from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Trainer
-from selfevo.records import Example, Judged, Prompt, Refined
+from selfevo.records import Drafted, Example, Judged, Prompt, Refined
 from selfevo.report.page import write_report
 from selfevo.run import Run, claim, hash_weights, locked, read_rows, write_atomic
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
@@ -89,9 +89,15 @@ class Sets:
     labelled: list[Problem]
     d_meta: list[Refined]
     evaluation: list[Problem]
+    quarantined: list[data.BadRow]
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
-        sets: dict[str, Sequence[Any]] = {"pool": self.pool, "labelled": self.labelled, "evaluation": self.evaluation}
+        sets: dict[str, Sequence[Any]] = {
+            "pool": self.pool,
+            "labelled": self.labelled,
+            "evaluation": self.evaluation,
+            "quarantined": self.quarantined,
+        }
         return [(name, rows) for name, rows in sets.items() if rows]
 
 
@@ -108,21 +114,27 @@ def draw_sets(config: RunConfig) -> Sets:
     evaluation = draw(config.evaluation.task, config.evaluation.count, 1) if config.evaluation else []
     corpus, prompts = config.corpus, config.prompts
     labelled = draw(corpus.task, corpus.labels, 2) if corpus.task else []
-    d_meta = data.load_corpus(corpus.path, corpus.columns.model_dump()).rows if corpus.path else []
+    quarantined: list[data.BadRow] = []
+    d_meta: list[Refined] = []
+    if corpus.path:
+        loaded = data.load_corpus(corpus.path, corpus.columns.model_dump())
+        d_meta, quarantined = loaded.rows, loaded.quarantined
     if prompts.task:
         problems = draw(prompts.task, prompts.count or 300 * config.rounds, 3)
         pool, answers = [p.prompt for p in problems], {p.prompt.id: p for p in problems}
     else:
         assert prompts.path is not None  # PromptsConfig gives exactly one of the two
-        pool, answers = data.load_prompts(prompts.path, prompts.column).rows[: prompts.count], {}
+        read = data.load_prompts(prompts.path, prompts.column)
+        pool, answers, quarantined = read.rows[: prompts.count], {}, quarantined + read.quarantined
     if len(pool) < config.rounds:
         raise DataError(f"the pool has {len(pool)} prompts for rounds={config.rounds}; add prompts or lower rounds")
     data.check_disjoint(
         pool=pool,
         annotated=[p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
         evaluation=[p.prompt for p in evaluation],
+        allow_empty=() if config.evaluation else ("evaluation",),
     )
-    return Sets(pool, answers, labelled, d_meta, evaluation)
+    return Sets(pool, answers, labelled, d_meta, evaluation, quarantined)
 
 
 def annotate(run: Run, base: Model, corpus: CorpusConfig, problems: Sequence[Problem]) -> list[Refined]:
@@ -137,19 +149,24 @@ def annotate(run: Run, base: Model, corpus: CorpusConfig, problems: Sequence[Pro
     teacher = OracleTeacher(task, problems)
     lessons = [teacher.solved(problem) for problem in problems[:: max(1, round(1 / (corpus.warmup_share or 1)))]]
     author = run.model("warm-up", base, answer_examples(lessons)) if corpus.warmup_share > 0 else base
-    rows: dict[tuple[str, str], Refined] = {}
     limit = run.sampling[RESPOND.name].max_new_tokens
     sampled = replace(run, sampling={**run.sampling, RESPOND.name: Sampling(limit, corpus.temperature)})
+    drafts: dict[str, dict[str, Drafted]] = {problem.prompt.id: {} for problem in problems}
     for sample in range(corpus.samples_per_prompt):
         room = sampled.room(f"d_meta-{sample + 1}", author)
-        for row in room.rows(RESPOND, [problem.prompt for problem in problems]):
-            feedback, refinement = teacher.annotate(row, row.response)
-            rows[row.id, row.response] = Refined(row.id, row.prompt, row.response, feedback, refinement)
-    # A prompt whose every response was cut off still is a label: it keeps its place with the gold answer as response.
+        for draft in room.rows(RESPOND, [problem.prompt for problem in problems]):
+            drafts[draft.id].setdefault(draft.response, draft)
+    rows = []
     for problem in problems:
-        if not any(key[0] == problem.prompt.id for key in rows):
-            rows[problem.prompt.id, ""] = teacher.solved(problem)
-    return list(rows.values())
+        right = [d for d in drafts[problem.prompt.id].values() if task.is_correct(problem, d.response)]
+        wrong = [d for d in drafts[problem.prompt.id].values() if not task.is_correct(problem, d.response)]
+        # One of each: a critic that has seen ten wrong answers for a right one learns to always say no.
+        for draft in right[:1] + wrong[:1]:
+            feedback, refinement = teacher.annotate(draft, draft.response)
+            rows.append(Refined(draft.id, draft.prompt, draft.response, feedback, refinement))
+        if not right and not wrong:  # every response was cut off: still a label, and SFT is given it too
+            rows.append(teacher.solved(problem))
+    return rows
 
 
 def baseline_examples(config: RunConfig, d_meta: Sequence[Refined]) -> list[Example]:

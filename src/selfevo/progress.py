@@ -23,15 +23,20 @@ class Silent:
 
 
 class Live:
-    """A bar on a terminal; where output goes to a file, one line when a stage starts and one when it ends."""
+    """A bar on a terminal; where output goes to a file, a line when a stage starts, now and then, and when it ends."""
+
+    EVERY_SECONDS = 30.0
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar: RichProgress | None = None
-        self.name, self.begun = "", 0.0
+        self.name, self.unit = "", "rows"
+        self.begun = self.spoken = 0.0
+        self.total = self.done = self.done_before = 0
 
     def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None:
-        self.name, self.begun = name, time.monotonic()
+        self.name, self.unit, self.total, self.done, self.done_before = name, unit, total, done, done
+        self.begun = self.spoken = time.monotonic()
         resumed = f" ({done} of them done before)" if done else ""
         if not self.console.is_terminal:
             self.console.print(f"{name}: {total} {unit}{resumed} ...", highlight=False)
@@ -51,8 +56,16 @@ class Live:
         self.bar.add_task(name, total=total, completed=done, detail="")
 
     def advance(self, amount: int, detail: str = "") -> None:
+        self.done += amount
+        now = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], advance=amount, detail=detail)
+        elif now - self.spoken > self.EVERY_SECONDS:
+            self.spoken = now
+            left = (now - self.begun) / (self.done - self.done_before) * (self.total - self.done)
+            self.console.print(
+                f"{self.name}: {self.done} of {self.total} {self.unit}, {detail}, {left:.0f} s left", highlight=False
+            )
 
     def finish(self, summary: str = "") -> None:
         if self.bar is not None:

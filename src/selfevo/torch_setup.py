@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
+import warnings
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from selfevo.errors import ConfigError
 
@@ -36,3 +39,12 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 * 2**20)):
             libc.mallopt(option, value)
+
+
+def quiet() -> None:
+    """Progress is ours to show: their bars for loading weights, and warnings on settings chosen on purpose, drown it."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")

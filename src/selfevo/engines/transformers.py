@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from selfevo.chat import Chat
 from selfevo.errors import EngineError
 from selfevo.protocols import Finish, Generation, Request, Sampling
-from selfevo.torch_setup import pick_device, pick_dtype
+from selfevo.torch_setup import pick_device, pick_dtype, quiet
 
 # Rows that ended are dropped from the batch when they are more than this share of it: gathering the cache costs a
 # copy, so not at every step.
@@ -69,6 +69,7 @@ class TransformersEngine:
         if self._path == path and self._chat is not None:
             return self._chat
         self.release()
+        quiet()
         device = pick_device(self.device)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)

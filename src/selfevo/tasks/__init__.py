@@ -8,7 +8,7 @@ from typing import Protocol
 from selfevo.config import TaskConfig
 from selfevo.errors import ConfigError
 from selfevo.protocols import Problem, Task
-from selfevo.tasks.sorting import KINDS, SortingTask
+from selfevo.tasks import sorting, steps
 
 WORD_PROBLEMS = ("gsm8k", "svamp")
 
@@ -29,9 +29,11 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
     """The task a configuration names. Raises ConfigError with the close names when there is none."""
     name = config.name
     if name == "demo":
-        return SortingTask(name, tuple(KINDS))
-    if name in KINDS:
-        return SortingTask(name, (name,))
+        return steps.StepsTask(name, tuple(steps.KINDS))
+    if name in steps.KINDS:
+        return steps.StepsTask(name, (name,))
+    if name in sorting.KINDS:
+        return sorting.SortingTask(name, (name,))
     if name in WORD_PROBLEMS:
         from selfevo.tasks.word_problems import WordProblems
 
@@ -42,7 +44,7 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
         from selfevo.tasks.gym import GymTask
 
         return GymTask(name, dict(config.options))
-    known = ["demo", *KINDS, *WORD_PROBLEMS, "gym:NAME"]
+    known = ["demo", *steps.KINDS, *sorting.KINDS, *WORD_PROBLEMS, "gym:NAME"]
     close = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"unknown task {name!r}; {f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(known)}"

@@ -29,6 +29,11 @@ EVALUATING = frozenset(
 )
 
 
+# What drew a problem, by task name and prompt id. Scores need the whole entry, which a Problem does not carry. Shared,
+# so that a task made anew from the same configuration can check the problems of an earlier one.
+_DRAWN: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
+
+
 @dataclass(frozen=True)
 class GymTask:
     """The problems of one generator. `options` are the fields of its configuration, but for size and seed.
@@ -38,7 +43,6 @@ class GymTask:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    _drawn: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._dataset(seed=0, size=1)
@@ -64,7 +68,7 @@ class GymTask:
             if prompt.id not in seen:
                 seen.add(prompt.id)
                 problems.append(Problem(prompt, entry["answer"], self.generator))
-                self._drawn[prompt.id] = (dataset, entry)
+                _DRAWN[self.name, prompt.id] = (dataset, entry)
         if len(problems) < count:
             raise DataError(
                 f"{self.name} gave {len(problems)} distinct problems in {size} draws, and {count} are asked for; ask "
@@ -111,12 +115,12 @@ class GymTask:
 
     def _entry(self, problem: Problem) -> tuple[Any, dict[str, Any]]:
         """The data set that drew `problem`, and its entry, which its score needs."""
-        if problem.prompt.id not in self._drawn:
+        if (self.name, problem.prompt.id) not in _DRAWN:
             raise DataError(
                 f"{self.name} did not draw the problem {problem.prompt.prompt[:60]!r}; call problems first, with the "
-                f"arguments that gave it"
+                f"arguments that gave it, in this process"
             )
-        return self._drawn[problem.prompt.id]
+        return _DRAWN[self.name, problem.prompt.id]
 
     def _dataset(self, seed: int, size: int) -> Any:
         gym = _reasoning_gym()

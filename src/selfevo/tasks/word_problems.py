@@ -32,6 +32,7 @@ from selfevo.records import Prompt
 MAX_CHARACTERS = 20_000
 MAX_NUMBER = 40
 MAX_TOKENS = 40  # of one side of an equation
+_NOISE = Fraction(1, 10**9)  # of a value: 48 * 0.3333333333333333 = 16
 
 _CURRENCY = "$€£¥₹"
 _DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
@@ -53,7 +54,7 @@ _OPEN_LEFT = re.compile(
     r"(?:\b(?:of|times|plus|minus|by|from|than|over)\s*|[0-9]\s*and\s*|[0-9],\s|\w[:.,^*]+|[%°\w])$", re.IGNORECASE
 )
 _OPEN_RIGHT = re.compile(
-    r"[A-Za-z]\b|\s*(?:cents?\b|hundred|thousand|million|billion|dozen|k\b|r\b|remainder|with|and\s+(?:an?|[0-9])|[:^!]|,?[0-9])",
+    r"[A-Za-z]\b|\s*(?:cents?\b|hundred|thousand|million|billion|dozen|k\b|r\b|remainder|with|and\s+(?:an?\b|[0-9]+/)|[:^!]|,?[0-9])",
     re.IGNORECASE,
 )
 
@@ -283,9 +284,10 @@ def _claims(side: Tokens) -> list[tuple[Fraction, int]]:
 
 
 def _agrees(value: Fraction, claim: tuple[Fraction, int]) -> bool:
-    """Equal; or, where decimals are given, equal up to rounding or cutting at the last of them."""
+    """Equal but for floating-point noise; or, with decimals, up to rounding or cutting at the last of them."""
     claimed, decimals = claim
-    return value == claimed or (decimals > 0 and abs(value - claimed) < Fraction(1, 10**decimals))
+    error = abs(value - claimed)
+    return error <= abs(value) * _NOISE or (decimals > 0 and error < Fraction(1, 10**decimals))
 
 
 def _amount(number: str) -> Fraction:

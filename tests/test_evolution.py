@@ -1,0 +1,152 @@
+"""The method itself, played through in memory: what each model is trained from, on what, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfevo.evolution import Policy, evolve
+from selfevo.filters import Filter, by_verdict, keep_all
+from selfevo.protocols import Model
+from selfevo.records import Example, Judged, Prompt, Refined
+from selfevo.skills import Skill
+
+BASE = Model("base", Path("base"), "w0")
+D_META = [Refined("m1", "q1", "r", "f", "s"), Refined("m2", "q2", "r", "f", "s")]
+POOLS = [[Prompt.of("good a"), Prompt.of("bad b")], [Prompt.of("good c"), Prompt.of("mute d")], [Prompt.of("good e")]]
+
+
+@dataclass
+class Workshop:
+    """Rooms and models in memory. `log` is everything that happened, in order."""
+
+    log: list[str] = field(default_factory=list)
+    trained: dict[str, tuple[str, list[Example]]] = field(default_factory=dict)
+
+    def room(self, name: str, model: Model) -> Room:
+        self.log.append(f"room {name} of {model.name}")
+        return Room(self, model.name)
+
+    def model(self, name: str, start: Model, examples: Sequence[Example]) -> Model:
+        self.log.append(f"train {name} from {start.name}")
+        self.trained[name] = (start.name, list(examples))
+        return Model(name, Path(name), f"w-{name}")
+
+    def observe(self, model: Model) -> None:
+        self.log.append(f"observe {model.name}")
+
+
+@dataclass
+class Room:
+    """A prompt that begins with "bad" is judged not qualified; one that begins with "mute" gets no critique."""
+
+    shop: Workshop
+    model: str
+
+    def rows(self, skill: Skill[Any, Any], rows: Sequence[Any]) -> list[Any]:
+        self.shop.log.append(f"{skill.name} {len(rows)}")
+        return [
+            skill.build(row, self._answer(skill.name, row))
+            for row in rows
+            if not (skill.name == "critique" and row.prompt.startswith("mute"))
+        ]
+
+    def keep(self, rows: Sequence[Judged], filter: Filter) -> list[Judged]:
+        self.shop.log.append(f"keep {len(rows)}")
+        return [row for row in rows if filter(row) is None]
+
+    def _answer(self, skill: str, row: Prompt) -> str:
+        if skill == "judge":
+            return "Verdict: not qualified" if row.prompt.startswith("bad") else "Verdict: qualified"
+        return f"{skill} by {self.model}"
+
+
+def play(policy: Policy, *, beta: float = 1.0, filter: Filter = by_verdict) -> tuple[Workshop, Model]:
+    shop = Workshop()
+    last = evolve(shop, BASE, D_META, POOLS, beta=beta, policy=policy, filter=filter, observe=shop.observe)
+    return shop, last
+
+
+def learnt(examples: Sequence[Example]) -> list[str]:
+    """Prompts of the examples in short: L_meta's end in their term."""
+    return [e.turns[0] if e.term == "self" else f"{e.turns[0]} {e.term}" for e in examples]
+
+
+META = ["q1 skills", "q2 skills", "q1 answer", "q2 answer"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "starts", "lessons"),
+    [
+        (
+            "restart",
+            ["base", "base", "base"],
+            [[*META, "good a"], [*META, "good a", "good c"], [*META, "good a", "good c", "good e"]],
+        ),
+        (
+            "continual-mixed",
+            ["meta", "round-1", "round-2"],
+            [[*META, "good a"], [*META, "good a", "good c"], [*META, "good a", "good c", "good e"]],
+        ),
+        ("continual-latest", ["meta", "round-1", "round-2"], [["good a"], ["good c"], ["good e"]]),
+    ],
+)
+def test_each_policy_starts_from_its_model_with_its_lessons(
+    policy: Policy, starts: list[str], lessons: list[list[str]]
+) -> None:
+    shop, last = play(policy)
+    assert [shop.trained[f"round-{t}"][0] for t in (1, 2, 3)] == starts
+    assert [learnt(shop.trained[f"round-{t}"][1]) for t in (1, 2, 3)] == lessons
+    assert shop.trained["meta"][0] == "base"
+    assert learnt(shop.trained["meta"][1]) == META
+    assert last.name == "round-3"
+
+
+@pytest.mark.parametrize("policy", ["restart", "continual-mixed", "continual-latest"])
+def test_a_round_answers_criticises_refines_judges_filters_trains_and_is_observed(policy: Policy) -> None:
+    shop, _ = play(policy)
+    start = {"restart": "base"}.get(policy)
+    assert shop.log == [
+        "train meta from base",
+        "observe meta",
+        *("room round-1 of meta", "respond 2", "critique 2", "refine 2", "judge 2", "keep 2"),
+        *(f"train round-1 from {start or 'meta'}", "observe round-1"),
+        # A row that is quarantined on the way does not go on.
+        *("room round-2 of round-1", "respond 2", "critique 2", "refine 1", "judge 1", "keep 1"),
+        *(f"train round-2 from {start or 'round-1'}", "observe round-2"),
+        *("room round-3 of round-2", "respond 1", "critique 1", "refine 1", "judge 1", "keep 1"),
+        *(f"train round-3 from {start or 'round-2'}", "observe round-3"),
+    ]
+
+
+def test_a_round_trains_on_what_the_latest_model_wrote() -> None:
+    shop, _ = play("restart")
+    answers = {e.turns[0]: e.turns[1] for e in shop.trained["round-3"][1] if e.term == "self"}
+    assert answers == {
+        "good a": "refine by meta",
+        "good c": "refine by round-1",
+        "good e": "refine by round-2",
+    }
+
+
+def test_without_a_filter_rejected_rows_are_trained_on_and_quarantined_ones_are_not() -> None:
+    shop, _ = play("continual-latest", filter=keep_all)
+    assert learnt(shop.trained["round-1"][1]) == ["good a", "bad b"]
+    assert learnt(shop.trained["round-2"][1]) == ["good c"]
+
+
+def test_beta_reaches_the_answer_term_of_every_training() -> None:
+    shop, _ = play("restart", beta=0.25)
+    for name in ("meta", "round-1", "round-2", "round-3"):
+        assert {e.weights for e in shop.trained[name][1] if e.term == "answer"} == {(0.25,)}
+
+
+def test_without_pools_only_the_meta_skills_are_learnt() -> None:
+    shop = Workshop()
+    last = evolve(shop, BASE, D_META, [], beta=1, policy="restart", filter=by_verdict, observe=shop.observe)
+    assert last.name == "meta"
+    assert shop.log == ["train meta from base", "observe meta"]

@@ -1,0 +1,511 @@
+"""A whole run, as a user starts it, with a scripted engine and trainer: files, figures, resume."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfevo.config import RunConfig, TaskConfig, parse_config
+from selfevo.demo import demo_config
+from selfevo.engines.scripted import ScriptedEngine
+from selfevo.errors import ConfigError, DataError, RunError, TrainingError
+from selfevo.launch import baseline_examples, characters, draw_sets, epochs_of, evaluate_model, launch, split_evenly
+from selfevo.progress import Silent
+from selfevo.prompts import REFINE, Turns
+from selfevo.protocols import Generation, Problem, Request, Sampling
+from selfevo.records import Example, Prompt, Refined
+from selfevo.run import read_rows
+from selfevo.tasks import load_task
+from selfevo.trainers.scripted import ScriptedTrainer
+
+SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "round-2": 0.8, "round-3": 0.9}
+SKILLS = ("respond", "critique", "refine", "judge")
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """The demo in smoke size."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"weights")
+    return demo_config(base, tmp_path / "run", 0, smoke=True)
+
+
+def everything(config: RunConfig) -> dict[str, Problem]:
+    sets = draw_sets(config)
+    return {p.prompt.prompt: p for p in [*sets.labelled, *sets.evaluation, *sets.pool_answers.values()]}
+
+
+def student(config: RunConfig) -> Callable[[Path, Turns], str | Generation]:
+    """Answers better from model to model, criticises well, and sometimes not at all."""
+    assert config.evaluation is not None
+    task, problems = load_task(config.evaluation.task), everything(config)
+
+    def answer(model: Path, turns: Turns) -> str | Generation:
+        problem, dice = problems[turns[0]], random.Random(f"{turns} {model.name}")
+        if dice.random() < 0.05:
+            return Generation("and so on and so", "length", 9, 32)
+        if len(turns) == 3:
+            return task.explain(problem, turns[1]) if dice.random() < 0.9 else "I cannot say."
+        return task.solution(problem) if dice.random() < SKILL[model.name] else f"wrong {dice.random()}"
+
+    return answer
+
+
+@dataclass
+class Mortal(ScriptedEngine):
+    """Dies when model `model` is asked for its batch number `batch`."""
+
+    model: str = ""
+    batch: int = 0
+    seen: int = field(default=0)
+
+    def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
+        self.seen += model.name == self.model
+        if self.seen == self.batch:
+            raise KilledError
+        return ScriptedEngine.generate(self, model, requests, sampling)
+
+
+def run(
+    config: RunConfig, engine: ScriptedEngine | None = None, trainer: ScriptedTrainer | None = None
+) -> ScriptedEngine:
+    engine = engine or ScriptedEngine(student(config))
+    assert launch(config, Silent(), engine, trainer or ScriptedTrainer()) == config.output
+    return engine
+
+
+def results(config: RunConfig) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((config.output / "results.json").read_text(encoding="utf-8"))
+    return content
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file of stages/, data/ and models/, but for the markers of models, which hold a duration."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for folder in ("stages", "data", "models")
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file() and path.name != "selfevo.json"
+    }
+
+
+def elsewhere(config: RunConfig, folder: Path) -> RunConfig:
+    return config.model_copy(update={"output": folder})
+
+
+def test_results_have_the_documented_schema(config: RunConfig) -> None:
+    run(config)
+    content = results(config)
+    assert content.keys() == {"task", "seed", "policy", "stages", "comparisons", "seconds"}
+    assert (content["task"], content["seed"], content["policy"]) == ("demo", 0, "continual-latest")
+    assert [stage["name"] for stage in content["stages"]] == ["base", "sft", "meta", "round-1", "round-2", "round-3"]
+    for stage in content["stages"]:
+        assert stage.keys() == {
+            *("name", "direct", "refined", "transitions", "verdict", "by_kind", "rows", "audit", "seconds")
+        }
+        for mode in ("direct", "refined"):
+            rate = stage[mode]
+            assert rate.keys() == {"n", "correct", "accuracy", "ci"}
+            assert rate["n"] == 24
+            assert rate["accuracy"] == rate["correct"] / 24
+            low, high = rate["ci"]
+            assert 0 <= low <= rate["accuracy"] + 1e-9
+            assert rate["accuracy"] - 1e-9 <= high <= 1
+        moved = stage["transitions"]
+        assert sum(moved.values()) == 24
+        assert moved["right_right"] + moved["right_wrong"] == stage["direct"]["correct"]
+        assert moved["right_right"] + moved["wrong_right"] == stage["refined"]["correct"]
+        assert sum(kind["direct"]["correct"] for kind in stage["by_kind"].values()) == stage["direct"]["correct"]
+    pairs = [(c["a"], c["b"], c["mode"]) for c in content["comparisons"]]
+    assert pairs == [("round-3", b, mode) for b in ("sft", "meta") for mode in ("direct", "refined")]
+    rate = {stage["name"]: stage["direct"]["accuracy"] for stage in content["stages"]}
+    assert content["comparisons"][0]["difference"] == pytest.approx(rate["round-3"] - rate["sft"])
+    assert rate["round-3"] > rate["base"], "the scripted student improves"
+
+
+def test_every_row_that_goes_into_a_round_is_kept_rejected_or_quarantined(config: RunConfig) -> None:
+    run(config)
+    seen = {"kept": 0, "rejected": 0, "quarantined": 0}
+    for stage in results(config)["stages"][3:]:
+        rows = stage["rows"]
+        assert rows["in"] == 12 == rows["kept"] + rows["rejected"] + rows["quarantined"]
+        folder = config.output / "stages" / stage["name"]
+        going = rows["in"]
+        for skill in SKILLS:
+            marker = json.loads((folder / f"{skill}.done.json").read_text())["rows"]
+            assert marker["in"] == going, "what one skill hands on is what the next one gets"
+            assert marker["in"] == marker["out"] + marker["quarantined"]
+            going = marker["out"]
+        lines = list(read_rows(folder / "filter.jsonl"))
+        assert len(lines) == going
+        assert all(line["reason"] for line in lines if not line["kept"])
+        marker = json.loads((config.output / "models" / stage["name"] / "selfevo.json").read_text())
+        assert marker["examples"] == {"self": rows["kept"]}
+        audit = stage["audit"]
+        assert (audit["judged"], audit["kept"]) == (going, rows["kept"])
+        seen = {name: seen[name] + rows[name] for name in seen}
+    assert all(seen.values()), "the scripted student must meet every fate, else this shows little"
+
+
+def test_rejected_rows_are_not_in_any_training_file(config: RunConfig) -> None:
+    run(config)
+    for name in ("round-1", "round-2", "round-3"):
+        lines = list(read_rows(config.output / f"stages/{name}/filter.jsonl"))
+        taught = [tuple(row["turns"]) for row in read_rows(config.output / f"models/{name}/examples.jsonl")]
+        assert taught == [(line["prompt"], line["refinement"]) for line in lines if line["kept"]]
+
+
+def test_a_run_directory_holds_what_is_promised(config: RunConfig) -> None:
+    run(config)
+    root = config.output
+    names = ["warm-up", "sft", "meta", "round-1", "round-2", "round-3"]
+    assert sorted(p.name for p in (root / "models").iterdir()) == sorted(names)
+    for name in names:
+        assert (root / "models" / name / "model.safetensors").is_file()
+        assert json.loads((root / "models" / name / "selfevo.json").read_text())["name"] == name
+    for file in ("config.yaml", "config.json", "manifest.json", "events.jsonl", "results.json", "report.html"):
+        assert (root / file).stat().st_size > 0
+    assert {p.name for p in (root / "data").iterdir()} == {
+        "pool.jsonl",
+        "labelled.jsonl",
+        "evaluation.jsonl",
+        "d_meta.jsonl",
+    }
+    assert not [p for p in root.rglob("*") if p.name.endswith((".tmp", ".partial.jsonl", ".work"))]
+
+
+def test_evaluation_labels_and_pool_share_no_prompt(config: RunConfig) -> None:
+    run(config)
+
+    def prompts(name: str) -> set[str]:
+        """Problems hold their prompt as a record, prompts and trajectories as text."""
+        held = [row["prompt"] for row in read_rows(config.output / f"data/{name}.jsonl")]
+        return {prompt["prompt"] if isinstance(prompt, dict) else prompt for prompt in held}
+
+    sets = [prompts(name) for name in ("evaluation", "labelled", "pool")]
+    assert [len(s) for s in sets] == [24, 24, 36]
+    assert len(set.union(*sets)) == 84
+    assert prompts("d_meta") == sets[1], "every label is spent, and no other"
+    rounds = [{row["id"] for row in read_rows(config.output / f"stages/round-{t}/respond.jsonl")} for t in (1, 2, 3)]
+    assert sum(map(len, rounds)) == len(set.union(*rounds)) == 36, "each pool prompt is used once"
+
+
+def test_no_gold_answer_of_the_pool_reaches_what_the_algorithm_writes(config: RunConfig) -> None:
+    run(config)
+    for row in read_rows(config.output / "data/pool.jsonl"):
+        assert row.keys() == {"id", "prompt"}
+    for row in read_rows(config.output / "stages/round-1/filter.jsonl"):
+        assert row.keys() == {*("id", "prompt", "response", "feedback", "refinement", "judgement", "kept", "reason")}
+
+
+def test_a_second_launch_asks_and_trains_nothing(config: RunConfig) -> None:
+    run(config)
+    before, figures = tree(config.output), results(config)
+    trainer = ScriptedTrainer()
+    assert run(config, trainer=trainer).calls == []
+    assert trainer.calls == []
+    assert tree(config.output) == before
+    assert results(config) == figures
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"), [("warm-up", 2), ("base", 1), ("meta", 1), ("round-1", 2), ("round-1", 9), ("round-3", 3)]
+)
+def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(
+    config: RunConfig, tmp_path: Path, model: str, batch: int
+) -> None:
+    whole = elsewhere(config, tmp_path / "whole")
+    run(whole)
+    engine = Mortal(student(config), model=model, batch=batch)
+    with pytest.raises(KilledError):
+        run(config, engine)
+    second = run(config)
+    assert tree(config.output) == tree(whole.output)
+    expected, got = results(whole), results(config)
+    for content in (expected, got):
+        del content["seconds"]
+        for stage in content["stages"]:
+            del stage["seconds"]
+    assert got == expected
+    asked = [(path.name, request) for path, request in engine.calls + second.calls]
+    assert len(asked) == len(set(asked)), "a finished batch is not asked again"
+
+
+def test_a_run_killed_in_training_ends_as_if_it_had_not_been(config: RunConfig, tmp_path: Path) -> None:
+    whole = elsewhere(config, tmp_path / "whole")
+    run(whole)
+
+    def die(base: Path, examples: Sequence[Example]) -> None:
+        if base.name == "round-1":
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(config, trainer=ScriptedTrainer(before=die))
+    assert [stage["name"] for stage in results(config)["stages"]] == ["base", "sft", "meta", "round-1"]
+    trainer = ScriptedTrainer()
+    run(config, trainer=trainer)
+    assert len(trainer.calls) == 2
+    assert tree(config.output) == tree(whole.output)
+
+
+def test_another_configuration_is_refused_and_nothing_is_changed(config: RunConfig) -> None:
+    run(config)
+    before = tree(config.output)
+    with pytest.raises(RunError, match=r"beta: 1\.0 in the run, 0\.5 now"):
+        run(config.model_copy(update={"beta": 0.5}))
+    assert tree(config.output) == before
+
+
+def test_other_base_weights_are_refused(config: RunConfig) -> None:
+    run(config)
+    (Path(config.model) / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(RunError, match="use a new --output"):
+        run(config)
+
+
+def test_two_seeds_are_two_runs(config: RunConfig, tmp_path: Path) -> None:
+    other = demo_config(Path(config.model), tmp_path / "run-1", 1, smoke=True)
+    assert not everything(config).keys() & {p.prompt.prompt for p in draw_sets(other).evaluation}
+
+
+# --- with files of one's own --------------------------------------------------------------------------------------
+
+YES, NO = "Fine.\nVerdict: qualified", "Off by one.\nVerdict: not qualified"
+
+
+def files(tmp_path: Path, *, pool: list[str], annotated: list[str], **more: Any) -> RunConfig:
+    base = tmp_path / "base"
+    base.mkdir(exist_ok=True)
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in pool))
+    rows = [{"prompt": p, "response": "3", "feedback": NO, "refinement": "4"} for p in annotated]
+    (tmp_path / "d_meta.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "model": str(base),
+        "output": str(tmp_path / "run"),
+        "prompts": {"path": str(tmp_path / "pool.jsonl")},
+        "corpus": {"path": str(tmp_path / "d_meta.jsonl")},
+        "rounds": 2,
+    }
+    return parse_config({**settings, **more}, "test")
+
+
+def plain(model: Path, turns: Turns) -> str:
+    if len(turns) == 3:
+        return NO if turns[1] == "3" else YES
+    return "4" if turns[-1] == REFINE else "3"
+
+
+def test_files_of_ones_own_run_without_a_task_and_without_evaluation(tmp_path: Path) -> None:
+    config = files(tmp_path, pool=["1+1", "2+2", "3+3"], annotated=["5+5", "6+6"])
+    trainer = ScriptedTrainer()
+    run(config, ScriptedEngine(plain), trainer)
+    assert sorted(p.name for p in (tmp_path / "run/models").iterdir()) == ["meta", "round-1", "round-2"]
+    # restart: from the base on D_meta and everything kept so far.
+    assert {path for path, _ in trainer.calls} == {Path(config.model)}
+    learnt = [[(e.turns[0], e.term) for e in examples if e.term == "self"] for _, examples in trainer.calls]
+    assert learnt == [[], [("1+1", "self")], [("1+1", "self"), ("2+2", "self"), ("3+3", "self")]]
+    content = results(config)
+    assert (content["task"], content["stages"], content["comparisons"]) == (None, [], [])
+    assert run(config, ScriptedEngine(plain)).calls == []
+
+
+def test_rows_that_cannot_be_used_are_kept_with_their_reason(tmp_path: Path) -> None:
+    config = files(tmp_path, pool=["1+1", "2+2", "1+1"], annotated=["5+5"])
+    run(config, ScriptedEngine(plain))
+    (row,) = read_rows(tmp_path / "run/data/quarantined.jsonl")
+    assert (row["line"], row["reason"]) == (3, "duplicate of line 1")
+
+
+@pytest.mark.parametrize("again", ["1+1", " 1+1 ", "1+1\n"])
+def test_files_that_overlap_are_refused(tmp_path: Path, again: str) -> None:
+    config = files(tmp_path, pool=["1+1", "2+2"], annotated=[again, "5+5"])
+    engine = ScriptedEngine(plain)
+    with pytest.raises(DataError, match=r"'pool' and 'annotated' share 1 prompt, for example '1\+1'; remove"):
+        run(config, engine)
+    assert engine.calls == []
+
+
+def test_an_evaluation_prompt_in_the_pool_is_refused(tmp_path: Path) -> None:
+    task = {"name": "demo"}
+    leaked = load_task(TaskConfig(**task)).problems(3, 1, frozenset())[1]
+    config = files(
+        tmp_path,
+        pool=["1+1", leaked.prompt.prompt.lower() + " "],
+        annotated=["5+5"],
+        evaluation={"task": task, "count": 3},
+    )
+    with pytest.raises(DataError, match="'pool' and 'evaluation' share 1 prompt"):
+        run(config, ScriptedEngine(plain))
+
+
+def test_a_pool_smaller_than_its_rounds_is_refused(tmp_path: Path) -> None:
+    config = files(tmp_path, pool=["1+1"], annotated=["5+5"])
+    with pytest.raises(DataError, match=r"the pool has 1 prompts for rounds=2; add prompts or lower rounds"):
+        run(config, ScriptedEngine(plain))
+
+
+def test_a_round_that_keeps_nothing_says_so(tmp_path: Path) -> None:
+    config = files(tmp_path, pool=["1+1", "2+2"], annotated=["5+5"], policy="continual-latest")
+    engine = ScriptedEngine(lambda model, turns: NO if len(turns) == 3 else "3")
+    with pytest.raises(TrainingError, match="nothing to train round-1 on: every row was rejected"):
+        run(config, engine)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("./nowhere", "does not exist"), ("/no/such/folder", "does not exist"), ("one-word", "owner/name")],
+)
+def test_a_model_that_is_not_there_is_named(tmp_path: Path, name: str, part: str) -> None:
+    config = files(tmp_path, pool=["1+1", "2+2"], annotated=["5+5"]).model_copy(update={"model": name})
+    with pytest.raises(ConfigError, match=part) as caught:
+        run(config, ScriptedEngine(plain))
+    assert name in str(caught.value)
+
+
+def test_a_folder_that_holds_no_model_is_named(tmp_path: Path) -> None:
+    config = files(tmp_path, pool=["1+1", "2+2"], annotated=["5+5"])
+    (Path(config.model) / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no config\.json; give a folder that save_pretrained\(\) wrote"):
+        run(config, ScriptedEngine(plain))
+
+
+def test_weights_that_are_not_safetensors_are_refused(tmp_path: Path) -> None:
+    config = files(tmp_path, pool=["1+1", "2+2"], annotated=["5+5"])
+    (Path(config.model) / "model.safetensors").rename(Path(config.model) / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"holds no \*\.safetensors file"):
+        run(config, ScriptedEngine(plain))
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "rounds"), [(9, 3), (10, 3), (11, 3), (3, 3), (100, 7)])
+def test_the_pool_is_split_evenly_and_whole(size: int, rounds: int) -> None:
+    pool = [Prompt.of(str(i)) for i in range(size)]
+    parts = split_evenly(pool, rounds)
+    assert [p for part in parts for p in part] == pool
+    assert len(parts) == rounds
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_supervised_baseline_trains_on_as_much_text(config: RunConfig) -> None:
+    d_meta = [Refined(str(i), f"prompt {i}", "draft " * 9, "feedback " * 30, f"answer {i}") for i in range(5)]
+    baseline = baseline_examples(config, d_meta)
+    from selfevo.examples import meta_examples
+
+    assert characters(baseline) == pytest.approx(characters(meta_examples(d_meta, config.beta)), rel=0.1)
+    assert {e.turns for e in baseline} == {(f"prompt {i}", f"answer {i}") for i in range(5)}
+
+
+def test_epochs_of_each_training(config: RunConfig) -> None:
+    changed = parse_config(
+        {
+            **config.model_dump(mode="json"),
+            "trainer": {"num_train_epochs": 3, "round_epochs": 2},
+            "corpus": {"task": {"name": "demo"}, "warmup_epochs": 7},
+        },
+        "test",
+    )
+    assert [epochs_of(changed, n) for n in ("warm-up", "sft", "meta", "round-1", "round-9")] == [7, 3, 3, 2, 2]
+    same = parse_config({**changed.model_dump(mode="json"), "trainer": {"num_train_epochs": 3}}, "test")
+    assert epochs_of(same, "round-1") == 3
+
+
+@pytest.mark.parametrize("share", [0.25, 1 / 3, 0.5, 0.75, 1.0])
+def test_the_warm_up_learns_from_its_share_of_the_labels(config: RunConfig, share: float) -> None:
+    content = config.model_dump(mode="json")
+    content["corpus"]["warmup_share"] = share
+    trainer = ScriptedTrainer()
+    run(parse_config(content, "test"), trainer=trainer)
+    _, examples = trainer.calls[0]
+    assert len(examples) == round(24 * share)
+    kinds = {everything(config)[e.turns[0]].kind for e in examples}
+    assert len(kinds) == 3, "the share is of every kind of problem"
+
+
+def test_without_a_warm_up_the_base_model_writes_the_responses(config: RunConfig) -> None:
+    content = config.model_dump(mode="json")
+    content["corpus"]["warmup_share"] = 0
+    engine = run(parse_config(content, "test"))
+    assert engine.calls[0][0].name == "base"
+    assert not (config.output / "models/warm-up").exists()
+
+
+def test_a_label_whose_responses_were_all_cut_off_is_still_spent(config: RunConfig) -> None:
+    ordinary = student(config)
+
+    def cut(model: Path, turns: Turns) -> str | Generation:
+        return Generation("and", "length", 3, 32) if model.name == "warm-up" else ordinary(model, turns)
+
+    run(config, ScriptedEngine(cut))
+    rows = list(read_rows(config.output / "data/d_meta.jsonl"))
+    assert {row["prompt"] for row in rows} == {p.prompt.prompt for p in draw_sets(config).labelled}
+
+
+def test_eval_measures_one_model_and_resumes(config: RunConfig, tmp_path: Path) -> None:
+    assert config.evaluation is not None
+
+    def evaluate(engine: ScriptedEngine, output: Path | None) -> dict[str, Any]:
+        assert config.evaluation is not None
+        return evaluate_model(
+            config.model,
+            config.evaluation.task,
+            count=24,
+            seed=0,
+            max_new_tokens=32,
+            engine_config=config.engine,
+            output=output,
+            progress=Silent(),
+            engine=engine,
+        )
+
+    first = ScriptedEngine(student(config))
+    measured = evaluate(first, tmp_path / "eval")
+    (stage,) = measured["stages"]
+    assert stage["direct"]["n"] == 24
+    assert json.loads((tmp_path / "eval/results.json").read_text()) == measured
+    second = ScriptedEngine(student(config))
+    assert evaluate(second, tmp_path / "eval")["stages"][0]["direct"] == stage["direct"]
+    assert second.calls == []
+    third = ScriptedEngine(student(config))
+    assert evaluate(third, None)["stages"][0]["direct"] == stage["direct"]
+    assert len(third.calls) == len(first.calls)
+
+
+@pytest.mark.slow
+def test_a_real_run_of_the_tiny_model(tiny_model: Path, tmp_path: Path) -> None:
+    """The transformers engine and the TRL trainer, from base to round 1, then a resume that does nothing."""
+    content = demo_config(tiny_model, tmp_path / "run", 0, smoke=True).model_dump(mode="json")
+    content |= {"rounds": 1, "policy": "restart", "filter": "none"}
+    content["prompts"]["count"] = 12
+    content["trainer"] |= {"learning_rate": 1e-2, "num_train_epochs": 6, "dtype": "float32", "device": "cpu"}
+    content["corpus"]["warmup_epochs"] = 10
+    content["engine"] |= {"dtype": "float32", "device": "cpu"}
+    content["skills"]["critique"]["max_new_tokens"] = content["skills"]["judge"]["max_new_tokens"] = 250
+    config = parse_config(content, "test")
+    launch(config, Silent())
+    figures = results(config)
+    assert [stage["name"] for stage in figures["stages"]] == ["base", "sft", "meta", "round-1"]
+    rows = figures["stages"][-1]["rows"]
+    assert rows["in"] == 12 == rows["kept"] + rows["rejected"] + rows["quarantined"]
+    for name in ("warm-up", "sft", "meta", "round-1"):
+        trained = json.loads((config.output / "models" / name / "selfevo.json").read_text())["figures"]
+        assert trained["loss_last"] < trained["loss_first"]
+    assert rows["kept"] > 0, "a trained model ends its turns, else the round shows nothing"
+    before = tree(config.output)
+    launch(config, Silent(), ScriptedEngine(plain), ScriptedTrainer())
+    assert tree(config.output) == before
