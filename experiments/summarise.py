@@ -14,19 +14,21 @@ def percent(value: float | None) -> str:
 
 def main(folders: list[str]) -> None:
     runs = [json.loads((Path(folder) / "results.json").read_text(encoding="utf-8")) for folder in folders]
-    print("| seed | stage | direct (95 %) | refined | w->r | r->w | verdict precision (95 %) | recall | unparsed | kept | s |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    head(
+        *("seed", "stage", "direct (95 %)", "refined", "w->r", "r->w"),
+        *("verdict precision (95 %)", "recall", "unparsed", "kept", "s"),
+    )
     for run in runs:
         for stage in run["stages"]:
             print(f"| {run['seed']} | {row(stage)} |")
-    print("\n| seed | comparison | difference | gained | lost | McNemar p |\n|---|---|---|---|---|---|")
+    head("seed", "comparison", "difference", "gained", "lost", "McNemar p")
     for run in runs:
         for c in run["comparisons"]:
             print(
                 f"| {run['seed']} | {c['a']} against {c['b']}, {c['mode']} | {100 * c['difference']:+.1f} | "
                 f"{c['gained']} | {c['lost']} | {c['p_value']:.2g} |"
             )
-    print("\n| seed | round | pool answers right | refined right | kept | of them right | audit recall |\n|---|---|---|---|---|---|---|")
+    head("seed", "round", "pool answers right", "refined right", "kept", "of them right", "audit recall")
     for run in runs:
         for stage in run["stages"]:
             a = stage["audit"]
@@ -37,6 +39,10 @@ def main(folders: list[str]) -> None:
                     f"{percent(a['recall'])} |"
                 )
     print("\n" + ", ".join(f"seed {run['seed']}: {run['seconds'] / 60:.1f} min" for run in runs))
+
+
+def head(*names: str) -> None:
+    print(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
 
 
 def row(stage: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ def configuration(folder: Path, model: Path | None = None, **more: Any) -> Path:
         "output": "out",
         "prompts": {"path": "pool.jsonl"},
         "corpus": {"path": "d_meta.jsonl"},
-        "evaluation": {"task": {"name": "add-digits"}, "count": 5},
+        "evaluation": {"task": {"name": "add-to-each"}, "count": 5},
         "rounds": 2,
     }
     path = folder / "run.yaml"
@@ -137,7 +137,7 @@ def test_the_installed_command_exits_with_the_code_of_its_error(tmp_path: Path) 
         ({"model": "./nowhere"}, "./nowhere does not exist"),
         ({"prompts": {"path": "absent.jsonl"}}, "absent.jsonl does not exist"),
         ({"prompts": {"path": "pool.jsonl", "column": "text"}}, "no column 'text'; it has 'prompt'"),
-        ({"evaluation": {"task": {"name": "add-digit"}}}, "unknown task 'add-digit'; did you mean 'add-digits'?"),
+        ({"evaluation": {"task": {"name": "add-to-eac"}}}, "unknown task 'add-to-eac'; did you mean 'add-to-each'?"),
         ({"evaluation": {"task": {"name": "gsm8k"}}}, "give task.path"),
         ({"prompts": {"path": "d_meta.jsonl"}, "rounds": 1}, "share 1 prompt"),
     ],
@@ -274,7 +274,7 @@ def test_eval_prints_the_table_of_one_model(selfevo: Selfevo, scripted: Scripted
 @pytest.mark.parametrize(
     ("task", "part"),
     [
-        ("sort-number", "did you mean 'sort-numbers'?"),
+        ("add-to-eac", "did you mean 'add-to-each'?"),
         ("gsm-8k", "did you mean 'gsm8k'?"),
         ("gsm8k", "give task.path"),
         ("nothing-like-it", "known: demo"),

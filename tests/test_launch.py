@@ -210,6 +210,27 @@ def test_no_gold_answer_of_the_pool_reaches_what_the_algorithm_writes(config: Ru
         assert row.keys() == {*("id", "prompt", "response", "feedback", "refinement", "judgement", "kept", "reason")}
 
 
+def test_models_are_measured_greedily_and_rounds_sample_as_configured(config: RunConfig) -> None:
+    class Recording(ScriptedEngine):
+        def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
+            for request in requests:
+                used.setdefault((request.turns[0] in measured, len(request.turns)), set()).add(sampling.temperature)
+            return ScriptedEngine.generate(self, model, requests, sampling)
+
+    content = config.model_dump(mode="json")
+    content["skills"]["respond"]["temperature"] = 0.7
+    content["skills"]["critique"]["temperature"] = 0.4
+    content["corpus"]["temperature"] = 1.1
+    config = parse_config(content, "test")
+    used: dict[tuple[bool, int], set[float]] = {}
+    measured = {problem.prompt.prompt for problem in draw_sets(config).evaluation}
+    run(config, Recording(student(config)))
+    assert {temperature for (evaluation, _), some in used.items() if evaluation for temperature in some} == {0.0}
+    # The pool is answered as the rounds say; prompts with labels as D_meta says.
+    assert used[False, 1] == {0.7, 1.1}
+    assert used[False, 3] == {0.4, config.skills.judge.temperature}
+
+
 def test_a_second_launch_asks_and_trains_nothing(config: RunConfig) -> None:
     run(config)
     before, figures = tree(config.output), results(config)
@@ -489,14 +510,28 @@ def test_eval_measures_one_model_and_resumes(config: RunConfig, tmp_path: Path) 
 @pytest.mark.slow
 def test_a_real_run_of_the_tiny_model(tiny_model: Path, tmp_path: Path) -> None:
     """The transformers engine and the TRL trainer, from base to round 1, then a resume that does nothing."""
-    content = demo_config(tiny_model, tmp_path / "run", 0, smoke=True).model_dump(mode="json")
-    content |= {"rounds": 1, "policy": "restart", "filter": "none"}
-    content["prompts"]["count"] = 12
-    content["trainer"] |= {"learning_rate": 1e-2, "num_train_epochs": 6, "dtype": "float32", "device": "cpu"}
-    content["corpus"]["warmup_epochs"] = 10
-    content["engine"] |= {"dtype": "float32", "device": "cpu"}
-    content["skills"]["critique"]["max_new_tokens"] = content["skills"]["judge"]["max_new_tokens"] = 250
-    config = parse_config(content, "test")
+    task = {"name": "add-to-each"}
+    here = {"dtype": "float32", "device": "cpu"}
+    config = parse_config(
+        {
+            "model": str(tiny_model),
+            "output": str(tmp_path / "run"),
+            "corpus": {"task": task, "labels": 24, "samples_per_prompt": 1, "warmup_epochs": 10},
+            "prompts": {"task": task, "count": 12},
+            "evaluation": {"task": task, "count": 12},
+            "rounds": 1,
+            "filter": "none",  # two layers learn to end their turns, not to judge
+            "skills": {
+                "respond": {"max_new_tokens": 64},
+                "critique": {"max_new_tokens": 250},
+                "refine": {"max_new_tokens": 64},
+                "judge": {"max_new_tokens": 250},
+            },
+            "trainer": {"learning_rate": 1e-2, "num_train_epochs": 12, **here},
+            "engine": here,
+        },
+        "test",
+    )
     launch(config, Silent())
     figures = results(config)
     assert [stage["name"] for stage in figures["stages"]] == ["base", "sft", "meta", "round-1"]

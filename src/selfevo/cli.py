@@ -89,6 +89,7 @@ def init(
     """Writes a commented configuration to start from."""
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; give another name, or --force to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
     console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run", highlight=False)
 
@@ -100,7 +101,9 @@ def report(run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A 
     from selfevo.table import print_results
 
     page = write_report(run_directory)
-    print_results(console, json.loads((run_directory / "results.json").read_text(encoding="utf-8")))
+    results = run_directory / "results.json"
+    if results.is_file():
+        print_results(console, json.loads(results.read_text(encoding="utf-8")))
     console.print(f"report: {page}", highlight=False)
 
 
@@ -111,7 +114,7 @@ def report(run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A 
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
-    task: Annotated[str, typer.Option(help="demo, count-letters, ..., gsm8k, svamp, gym:NAME.")],
+    task: Annotated[str, typer.Option(help="demo, add-to-each, ..., gsm8k, svamp, gym:NAME.")],
     path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k and svamp.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,

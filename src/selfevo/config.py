@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selfevo.errors import ConfigError
 from selfevo.protocols import Sampling
@@ -29,7 +29,7 @@ class _Strict(BaseModel):
 class TaskConfig(_Strict):
     """Problems whose answers a program can check."""
 
-    name: str = Field(description="demo, one of its kinds, sort-*, gsm8k, svamp, or gym:NAME for reasoning-gym")
+    name: str = Field(description="demo, or one of its kinds; gsm8k, svamp; gym:NAME for reasoning-gym")
     path: Path | None = Field(None, description="file of problems, for gsm8k and svamp")
     options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator")
 
@@ -164,6 +164,11 @@ class RunConfig(_Strict):
     trainer: TrainerConfig = TrainerConfig()
     engine: EngineConfig = EngineConfig()
 
+    @field_validator("output")
+    @classmethod
+    def _home(cls, value: Path) -> Path:
+        return value.expanduser()
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads YAML and applies `a.b=value` overrides (values are YAML). Raises ConfigError: value, key and remedy."""
@@ -190,7 +195,10 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             if not isinstance(place.setdefault(parent, {}), dict):
                 raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
             place = place[parent]
-        place[last] = yaml.safe_load(value)
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
     return data
 
 

@@ -35,8 +35,8 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "seed": seed,
             "corpus": {
                 "task": {"name": "demo"},
-                "labels": 24 if smoke else 180,
-                "samples_per_prompt": 2 if smoke else 8,
+                "labels": 24 if smoke else 120,
+                "samples_per_prompt": 2 if smoke else 4,
                 "warmup_epochs": 2 if smoke else 6,
                 "temperature": 1.0,
             },
@@ -48,15 +48,15 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "skills": {
                 # The trained models need five tokens; the limit is what the base model gets to come to an answer.
                 "respond": {"temperature": 0.0, "max_new_tokens": 64},
-                "critique": {"max_new_tokens": 100},
+                "critique": {"max_new_tokens": 128},
                 "refine": {"max_new_tokens": 64},
-                "judge": {"max_new_tokens": 100},
+                "judge": {"max_new_tokens": 128},
             },
             "trainer": {
-                "learning_rate": 5e-4,
-                "num_train_epochs": 1 if smoke else 3,
+                "learning_rate": 3e-4,
+                "num_train_epochs": 1 if smoke else 4,
                 "round_epochs": 1 if smoke else 2,
-                "per_device_train_batch_size": 16,
+                "per_device_train_batch_size": 8,
                 "max_length": 512,
             },
         },

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from selfevo.evaluate import Outcome, audit, compare, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
 from selfevo.filters import FILTERS
-from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Trainer
+from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Drafted, Example, Judged, Prompt, Refined
 from selfevo.report.page import write_report
 from selfevo.run import Run, claim, hash_weights, locked, read_rows, write_atomic
@@ -147,8 +148,9 @@ def annotate(run: Run, base: Model, corpus: CorpusConfig, problems: Sequence[Pro
     assert corpus.task is not None
     task = load_task(corpus.task)
     teacher = OracleTeacher(task, problems)
-    lessons = [teacher.solved(problem) for problem in problems[:: max(1, round(1 / (corpus.warmup_share or 1)))]]
-    author = run.model("warm-up", base, answer_examples(lessons)) if corpus.warmup_share > 0 else base
+    taught = random.Random(run.seed).sample(problems, round(len(problems) * corpus.warmup_share))
+    lessons = answer_examples(teacher.solved(problem) for problem in taught)
+    author = run.model("warm-up", base, lessons) if lessons else base
     limit = run.sampling[RESPOND.name].max_new_tokens
     sampled = replace(run, sampling={**run.sampling, RESPOND.name: Sampling(limit, corpus.temperature)})
     drafts: dict[str, dict[str, Drafted]] = {problem.prompt.id: {} for problem in problems}
@@ -160,13 +162,16 @@ def annotate(run: Run, base: Model, corpus: CorpusConfig, problems: Sequence[Pro
     for problem in problems:
         right = [d for d in drafts[problem.prompt.id].values() if task.is_correct(problem, d.response)]
         wrong = [d for d in drafts[problem.prompt.id].values() if not task.is_correct(problem, d.response)]
-        # One of each: a critic that has seen ten wrong answers for a right one learns to always say no.
-        for draft in right[:1] + wrong[:1]:
-            feedback, refinement = teacher.annotate(draft, draft.response)
-            rows.append(Refined(draft.id, draft.prompt, draft.response, feedback, refinement))
-        if not right and not wrong:  # every response was cut off: still a label, and SFT is given it too
-            rows.append(teacher.solved(problem))
+        # One of each: a critic that has seen six wrong answers for a right one learns to always say no. Where no
+        # sample was right, the gold solution stands in, as the answer the model will give once it has learnt.
+        rows.append(teacher.solved(problem) if not right else annotated(teacher, right[0]))
+        rows += [annotated(teacher, draft) for draft in wrong[:1]]
     return rows
+
+
+def annotated(teacher: Teacher, draft: Drafted) -> Refined:
+    feedback, refinement = teacher.annotate(draft, draft.response)
+    return Refined(draft.id, draft.prompt, draft.response, feedback, refinement)
 
 
 def baseline_examples(config: RunConfig, d_meta: Sequence[Refined]) -> list[Example]:

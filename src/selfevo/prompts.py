@@ -8,6 +8,7 @@ A trajectory is ONE conversation that grows; turns alternate user, assistant, us
 
 from __future__ import annotations
 
+import unicodedata
 from enum import Enum
 
 Turns = tuple[str, ...]
@@ -49,9 +50,10 @@ def parse_verdict(feedback: str) -> Verdict:
 
     Grammar: exactly one line of the feedback starts with "Verdict:", it is the last line, and it reads
     "Verdict: qualified" or "Verdict: not qualified" (case and one closing full stop do not matter). Anything else,
-    a second verdict or text after it included, is UNKNOWN.
+    a second verdict or text after it included, is UNKNOWN. Invisible characters do not hide a verdict from the count.
     """
     lines = [line.strip().lower() for line in feedback.strip().split("\n")]
-    if sum(line.startswith("verdict:") for line in lines) != 1:
+    visible = ("".join(c for c in line if unicodedata.category(c) != "Cf").strip() for line in lines)
+    if sum(line.startswith("verdict:") for line in visible) != 1:
         return Verdict.UNKNOWN
     return _VERDICT_LINES.get(lines[-1].removesuffix("."), Verdict.UNKNOWN)

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfevo.errors import DataError, RunError, TrainingError
+from selfevo.errors import DataError, EngineError, RunError, TrainingError
 from selfevo.filters import Filter
 from selfevo.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
 from selfevo.records import Example, Judged, Prompt, Quarantined, content_id
@@ -52,9 +52,9 @@ def write_atomic(path: Path, text: str) -> None:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file we wrote. A torn last line, left by a kill, is skipped: its row is owed again."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 yield json.loads(line)
 
 
@@ -135,8 +135,13 @@ class Run:
 
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:
         line = json.dumps({"event": kind, "stage": stage, "seconds": round(seconds, 3), **figures})
-        with (self.root / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with (self.root / "events.jsonl").open("a+b") as file:
+            if file.tell() > 0:  # a kill may have left half a line
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line.encode() + b"\n")
 
     def seconds(self, stage: str) -> float:
         """Seconds of work on a stage so far, over all the processes that worked on it; "" is the whole run."""
@@ -179,7 +184,8 @@ class Room:
         final = self._path(skill.name, "jsonl")
         marker = self._path(skill.name, "done.json")
         if marker.exists():
-            self._check_marker(marker, keys)
+            self._check_marker(marker, final, keys)
+            self._path(skill.name, "partial.jsonl").unlink(missing_ok=True)
             return [Generation(**row["generation"]) for row in read_rows(final)]
         partial = self._path(skill.name, "partial.jsonl")
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -188,10 +194,14 @@ class Room:
         self._rewrite(partial, done)
         # Rows of like length share a batch, and the grain of a commit is the batch: what is in flight is all a kill
         # can cost. Batches are cut before looking at what is done, so that a resume forms the very same ones.
-        order = sorted(range(len(rows)), key=lambda i: (sum(map(len, turns[i])), keys[i]))
+        known = {
+            key: text for row, key in zip(rows, keys, strict=True) if (text := self._known(skill, row)) is not None
+        }
+        asked = [i for i in range(len(rows)) if keys[i] not in known]
+        order = sorted(asked, key=lambda i: (sum(map(len, turns[i])), keys[i]))
         size = self.run.engine.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
-        self.run.progress.start(f"{self.name} {skill.name}", len(rows), len(done))
+        self.run.progress.start(f"{self.name} {skill.name}", len(asked), len(done))
         for batch in batches:
             owed = [i for i in batch if keys[i] not in done]
             if not owed:
@@ -200,6 +210,8 @@ class Room:
             requests = [Request(turns[i], seeds[i]) for i in owed]
             answers = self.run.engine.generate(self.model.path, requests, sampling)
             seconds = time.monotonic() - started
+            if len(answers) != len(owed):
+                raise EngineError(f"the engine returned {len(answers)} answers to {len(owed)} requests; none was kept")
             with partial.open("a", encoding="utf-8") as file:
                 for i, generation in zip(owed, answers, strict=True):
                     done[keys[i]] = generation
@@ -218,6 +230,7 @@ class Room:
                 new_tokens=tokens,
             )
             self.run.progress.advance(len(owed), f"{tokens / max(seconds, 1e-9):.0f} tokens/s")
+        done |= {key: Generation(text, "stop", 0, 0) for key, text in known.items()}
         generations = [done[key] for key in keys]
         self._finish(skill, rows, keys, generations)
         partial.unlink()
@@ -234,6 +247,13 @@ class Room:
         ]
         write_atomic(self._path("filter", "jsonl"), "".join(line + "\n" for line in lines))
         return [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+
+    def _known(self, skill: Skill[In, Out], row: In) -> str | None:
+        """The text of a conversation that an earlier skill has already continued, the same way and greedily."""
+        source = skill.known(row)
+        sampling = self.run.sampling[skill.name]
+        same = source is not None and sampling.temperature == 0 and self.run.sampling[source[0]] == sampling
+        return source[1] if source is not None and same else None
 
     def _finish(self, skill: Skill[In, Out], rows: Sequence[In], keys: list[str], answers: list[Generation]) -> None:
         lines = []
@@ -259,8 +279,14 @@ class Room:
         }
         write_atomic(self._path(skill.name, "done.json"), json.dumps(marker, indent=2))
 
-    def _check_marker(self, marker: Path, keys: list[str]) -> None:
-        if json.loads(marker.read_text(encoding="utf-8"))["keys"] != content_id(keys):
+    def _check_marker(self, marker: Path, final: Path, keys: list[str]) -> None:
+        expected = json.loads(marker.read_text(encoding="utf-8"))
+        if not final.exists() or hashlib.sha256(final.read_bytes()).hexdigest() != expected["sha256"]:
+            raise RunError(
+                f"{final} is missing or was changed after it was finished (SHA-256 differs from {marker.name}); "
+                f"restore it, or delete {marker.name} to have its rows generated again"
+            )
+        if expected["keys"] != content_id(keys):
             raise RunError(
                 f"{marker.parent} holds answers to other prompts, from another model or with other sampling than "
                 "this run now asks for; use a new --output"
@@ -308,7 +334,9 @@ def claim(root: Path, config: dict[str, Any], manifest: dict[str, Any], config_t
                 "use the same one to resume, or a new --output"
             )
         return
-    if any(p.name != ".lock" for p in root.iterdir()):
+    # What a run leaves that was killed in its first moment does not count.
+    foreign = [p.name for p in root.iterdir() if p.name not in (".lock", "config.yaml", "manifest.json")]
+    if any(not (name.startswith(".") and name.endswith(".tmp")) for name in foreign):
         raise RunError(f"{root} is not empty and not a selfevo run; give a new --output")
     write_atomic(root / "config.yaml", config_text)
     write_atomic(root / "manifest.json", json.dumps(manifest, indent=2))

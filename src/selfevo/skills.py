@@ -16,11 +16,16 @@ Out = TypeVar("Out", bound=Prompt)
 
 @dataclass(frozen=True, slots=True)
 class Skill(Generic[In, Out]):
-    """`turns(row)` is what the model sees; `build(row, text)` is the row one field longer."""
+    """`turns(row)` is what the model sees; `build(row, text)` is the row one field longer.
+
+    `known(row)` is the answer where the very same conversation was already continued: the name of the skill that did,
+    and its text. It serves greedy decoding only, where asking again cannot say anything else.
+    """
 
     name: str
     turns: Callable[[In], Turns]
     build: Callable[[In, str], Out]
+    known: Callable[[In], tuple[str, str] | None] = lambda row: None
 
 
 RESPOND: Skill[Prompt, Drafted] = Skill(
@@ -43,4 +48,5 @@ JUDGE: Skill[Refined, Judged] = Skill(
     "judge",
     lambda row: prompts.critique(row.prompt, row.refinement),
     lambda row, text: Judged(row.id, row.prompt, row.response, row.feedback, row.refinement, text),
+    lambda row: (CRITIQUE.name, row.feedback) if row.refinement == row.response else None,
 )

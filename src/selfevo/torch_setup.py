@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import platform
 import warnings
 
 import torch
@@ -18,7 +16,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r} was asked for but torch sees no CUDA device; use device: auto")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r} is not one torch knows; use auto, cpu, cuda or cuda:N") from None
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -30,19 +31,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def keep_freed_memory() -> None:
-    """Makes glibc keep large freed blocks. By default each goes back to the kernel and the next tensor of its size
-    pays a page fault per 4 KiB, a third of a training step on a CPU (docs/lab-notebook.md). Elsewhere it does nothing.
-    """
-    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
-        trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
-        libc = ctypes.CDLL(None)
-        for option, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 256 * 2**20)):
-            libc.mallopt(option, value)
-
-
 def quiet() -> None:
-    """Progress is ours to show: their bars for loading weights, and warnings on settings chosen on purpose, drown it."""
+    """Progress is ours to show: their loading bars, and warnings on settings chosen on purpose, would drown it."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger("trl").setLevel(logging.ERROR)

@@ -87,10 +87,14 @@ def test_finished_rows_leave_the_batch_and_the_others_do_not_notice(
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_sampled_text_is_a_property_of_the_row(tiny_model: Path, batch_size: int) -> None:
-    together = engine_of().generate(tiny_model, REQUESTS, SAMPLED)
-    order = [7, 3, 11, 0, 5]
-    apart = engine_of(batch_size).generate(tiny_model, [REQUESTS[i] for i in order], SAMPLED)
+def test_sampled_text_is_a_property_of_the_row(stopping: Path, batch_size: int) -> None:
+    """Also where batch mates end early and leave the batch."""
+    sampled = Sampling(max_new_tokens=80, temperature=1.0)
+    together = engine_of().generate(stopping, REQUESTS, sampled)
+    early = sum(generation.new_tokens < 40 for generation in together)
+    assert len(REQUESTS) / 3 < early < len(REQUESTS), "too few end early to leave the batch; this shows little"
+    order = [7, 3, 11, 0, 5, 17, 20, 1, 14]
+    apart = engine_of(batch_size).generate(stopping, [REQUESTS[i] for i in order], sampled)
     assert apart == [together[i] for i in order]
 
 
@@ -186,6 +190,11 @@ def test_a_model_without_a_chat_template_is_refused(tiny_model: Path, tmp_path: 
 def test_a_device_that_is_not_there_is_named(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match=r"device 'cuda' was asked for .* use device: auto"):
         TransformersEngine(device="cuda").generate(tiny_model, REQUESTS[:1], Sampling(8))
+
+
+def test_a_device_that_does_not_exist_is_named(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'gpu'"):
+        TransformersEngine(device="gpu").generate(tiny_model, REQUESTS[:1], Sampling(8))
 
 
 # --- the choice of a token ----------------------------------------------------------------------------------------

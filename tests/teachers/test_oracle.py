@@ -10,10 +10,10 @@ from selfevo.errors import DataError
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Problem
 from selfevo.records import Prompt
-from selfevo.tasks.sorting import KINDS, SortingTask
+from selfevo.tasks.steps import KINDS, StepsTask
 from selfevo.teachers.oracle import OracleTeacher
 
-TASK = SortingTask("sorting", tuple(KINDS))
+TASK = StepsTask("steps", tuple(KINDS))
 PROBLEMS = TASK.problems(9, 0, frozenset())
 TEACHER = OracleTeacher(TASK, PROBLEMS)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from selfevo.config import TaskConfig
 from selfevo.errors import ConfigError
 from selfevo.protocols import Problem, Task
-from selfevo.tasks import sorting, steps
+from selfevo.tasks import steps
 
 WORD_PROBLEMS = ("gsm8k", "svamp")
 
@@ -32,8 +32,6 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
         return steps.StepsTask(name, tuple(steps.KINDS))
     if name in steps.KINDS:
         return steps.StepsTask(name, (name,))
-    if name in sorting.KINDS:
-        return sorting.SortingTask(name, (name,))
     if name in WORD_PROBLEMS:
         from selfevo.tasks.word_problems import WordProblems
 
@@ -44,7 +42,7 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
         from selfevo.tasks.gym import GymTask
 
         return GymTask(name, dict(config.options))
-    known = ["demo", *steps.KINDS, *sorting.KINDS, *WORD_PROBLEMS, "gym:NAME"]
+    known = ["demo", *steps.KINDS, *WORD_PROBLEMS, "gym:NAME"]
     close = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"unknown task {name!r}; {f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(known)}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from selfevo.chat import Chat
@@ -27,7 +27,7 @@ from selfevo.config import TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.protocols import Progress
 from selfevo.records import Example
-from selfevo.torch_setup import keep_freed_memory, pick_device, pick_dtype, quiet
+from selfevo.torch_setup import pick_device, pick_dtype, quiet
 
 IGNORED = -100
 
@@ -42,7 +42,6 @@ class TRLTrainer:
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
-        keep_freed_memory()
         quiet()
         config, epochs = self.config, self.epochs or self.config.num_train_epochs
         device = pick_device(config.device)
@@ -108,7 +107,7 @@ class TRLTrainer:
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
                 trainer.remove_callback(callback)
         started = time.monotonic()
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))
         seconds = time.monotonic() - started
         trained = trainer.model.merge_and_unload() if config.lora else trainer.model
         for name, tensor in trained.state_dict().items():
@@ -132,6 +131,18 @@ class TRLTrainer:
             "loss_last": round(sum(tail) / len(tail), 4) if tail else math.nan,
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
         }
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint. trainer_state.json is the last file written: without it the folder is a torn one."""
+    whole = []
+    for folder in work.glob("checkpoint-*"):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append((int(folder.name.partition("-")[2]), folder))
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
+    return str(max(whole)[1]) if whole else None
 
 
 def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
@@ -170,16 +181,23 @@ def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.T
     The output layer of a small model is a large part of its arithmetic, and most tokens of a sequence are prompt.
     Models that scale or cap their logits after the output layer take the long way, through all of them.
     """
-    bare = model.module if hasattr(model, "module") else model
+    wrapped = hasattr(model, "module")  # several devices: the wrapper must see the forward pass
+    bare = model.module if wrapped else model
     bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
     text = bare.config.get_text_config()
     names = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
-    if bare is not model or any(getattr(text, name, None) not in (None, 1, 1.0) for name in names):
-        logits: torch.Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1][labelled]
-        return logits
+    if wrapped or any(getattr(text, name, None) not in (None, 1, 1.0) for name in names):
+        return _at(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, labelled)
     hidden = bare.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    head: torch.Tensor = bare.get_output_embeddings()(hidden[:, :-1][labelled])
-    return head
+    logits: torch.Tensor = bare.get_output_embeddings()(_at(hidden, labelled))
+    return logits
+
+
+def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """Rows of `values` (rows, columns, size) that predict a labelled token. Not values[mask]: its backward pass on a
+    CPU scatters element by element and took nine tenths of a LoRA step."""
+    flat = values[:, :-1].reshape(-1, values.shape[-1])
+    return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
 
 
 @dataclass(frozen=True, slots=True)
