@@ -53,7 +53,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
                 "judge": {"max_new_tokens": 128},
             },
             "trainer": {
-                "learning_rate": 3e-4,
+                "learning_rate": 4e-4,
                 "num_train_epochs": 1 if smoke else 4,
                 "round_epochs": 1 if smoke else 2,
                 "per_device_train_batch_size": 8,

@@ -24,11 +24,8 @@ def gold(problem: Problem) -> list[str]:
     match problem.kind:
         case "running-totals":
             return [str(sum(map(int, items[: i + 1]))) for i in range(1, len(items))]
-        case "add-to-each":
-            return [str(int(item) + int(head.split()[1])) for item in items]
         case _:
-            alphabet = "abcdefghijklmnopqrstuvwxyz"
-            return [alphabet[alphabet.index(item) + int(head.split()[3])] for item in items]
+            return [str(int(item) + int(head.split()[1])) for item in items]
 
 
 @given(st.integers(0, 10_000))
@@ -40,7 +37,7 @@ def test_gold_answers_are_right(seed: int) -> None:
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_first_wrong_step_is_named(problem: Problem) -> None:
     right = problem.answer.split()
-    bad = "a" if problem.kind == "move-letters" else "7"  # neither is ever a result
+    bad = "999"
     for i in range(len(right)):
         response = " ".join([*right[:i], bad, *right[i + 1 :]])
         comparison = TASK.explain(problem, response).split("\n")[-2]
@@ -81,7 +78,7 @@ def test_a_wrong_answer_is_wrong(problem: Problem) -> None:
 
 @given(st.text())
 def test_reading_an_answer_never_fails(response: str) -> None:
-    assert all(number == str(int(number)) for number in chain(response, r"\d{1,9}"))
+    assert all(number == str(int(number)) for number in chain(response))
 
 
 @given(st.integers(0, 1000), st.integers(1, 30), st.integers(1, 30))
@@ -106,5 +103,5 @@ def test_a_task_is_loaded_by_name(name: str, kinds: set[str]) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown task 'tie-knots'; there are move-letters"):
+    with pytest.raises(ConfigError, match="unknown task 'tie-knots'; there are add-to-each"):
         StepsTask("x", ("tie-knots",))

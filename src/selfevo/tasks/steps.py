@@ -1,4 +1,4 @@
-"""Problems answered by a short list of results: letters moved along the alphabet, sums, running totals.
+"""Problems answered by a short list of numbers: sums and running totals.
 
 An answer gives the results alone, so each has to come out at a glance. The annotator's feedback first works the whole
 list out with every operand spelled out, without a look at the answer, then sets each result beside the answer's own
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 import re
-import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,11 +24,10 @@ Step = tuple[str, str]  # how the step is worked out, in words, and its result
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`ask` draws a question; `steps` works it out; `item` matches one result in an answer."""
+    """`ask` draws a question; `steps` works it out."""
 
     ask: Callable[[random.Random], str]
     steps: Callable[[str], list[Step]]
-    item: str
 
 
 def _ask_totals(random_: random.Random) -> str:
@@ -46,8 +44,8 @@ def _totals(question: str) -> list[Step]:
 
 
 def _ask_add(random_: random.Random) -> str:
-    numbers = (random_.randint(11, 89) for _ in range(random_.randint(3, 5)))
-    return f"Add {random_.randint(3, 9)} to each: {' '.join(map(str, numbers))}"
+    numbers = (random_.randint(11, 59) for _ in range(random_.randint(3, 5)))
+    return f"Add {random_.randint(2, 5)} to each: {' '.join(map(str, numbers))}"
 
 
 def _add(question: str) -> list[Step]:
@@ -56,26 +54,9 @@ def _add(question: str) -> list[Step]:
     return [(f"{number}+{extra}=", str(int(number) + extra)) for number in items.split()]
 
 
-def _ask_shift(random_: random.Random) -> str:
-    letters = random_.choices(string.ascii_lowercase[:-4], k=random_.randint(4, 6))
-    return f"Move each letter {random_.randint(2, 4)} on: {' '.join(letters)}"
-
-
-def _shift(question: str) -> list[Step]:
-    head, _, items = question.partition(" on: ")
-    moves = int(head.split()[-1])
-    steps = []
-    for letter in items.split():
-        path = [chr(ord(letter) + i) for i in range(moves + 1)]
-        steps.append((">".join(path[:-1]) + ">", path[-1]))
-    return steps
-
-
-_NUMBER, _LETTER = r"\d{1,9}", r"[a-z]"
 KINDS = {
-    "move-letters": Kind(_ask_shift, _shift, _LETTER),
-    "add-to-each": Kind(_ask_add, _add, _NUMBER),
-    "running-totals": Kind(_ask_totals, _totals, _NUMBER),
+    "add-to-each": Kind(_ask_add, _add),
+    "running-totals": Kind(_ask_totals, _totals),
 }
 
 
@@ -111,7 +92,7 @@ class StepsTask:
         return problems
 
     def is_correct(self, problem: Problem, response: str) -> bool:
-        return chain(response, KINDS[problem.kind].item) == problem.answer.split()
+        return chain(response) == problem.answer.split()
 
     def solution(self, problem: Problem) -> str:
         return problem.answer
@@ -123,7 +104,7 @@ class StepsTask:
         in between, a model whose own comparison said "different" still concluded "qualified" (docs/lab-notebook.md).
         """
         kind = KINDS[problem.kind]
-        steps, given = kind.steps(problem.prompt.prompt), chain(response, kind.item)
+        steps, given = kind.steps(problem.prompt.prompt), chain(response)
         pairs, error = [], ""
         for i, (work, result) in enumerate(steps):
             mine = given[i] if i < len(given) else "nothing"
@@ -138,9 +119,8 @@ class StepsTask:
         return f"Steps: {worked}\nCompare: {', '.join(pairs)}{error}\n{verdict}"
 
 
-def chain(response: str, item: str) -> list[str]:
-    """The results in a response: the items of the line that has the most of them, the last of such lines. A preamble,
+def chain(response: str) -> list[str]:
+    """The results in a response: the numbers of the line that has the most of them, the last of such lines. A preamble,
     separators and a closing remark therefore do not count against an answer."""
-    lines = [re.findall(rf"(?<!\w){item}(?!\w)", line) for line in response.lower().split("\n")]
-    best = max(reversed(lines), key=len)
-    return [str(int(found)) if found.isdigit() else found for found in best]
+    lines = [re.findall(r"(?<!\w)\d{1,9}(?!\w)", line) for line in response.split("\n")]
+    return [str(int(number)) for number in max(reversed(lines), key=len)]
