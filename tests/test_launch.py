@@ -109,7 +109,7 @@ def test_results_have_the_documented_schema(config: RunConfig) -> None:
     run(config)
     content = results(config)
     assert content.keys() == {"task", "seed", "policy", "stages", "comparisons", "seconds"}
-    assert (content["task"], content["seed"], content["policy"]) == ("demo", 0, "continual-latest")
+    assert (content["task"], content["seed"], content["policy"]) == ("demo", 0, "continual-mixed")
     assert [stage["name"] for stage in content["stages"]] == ["base", "sft", "meta", "round-1", "round-2", "round-3"]
     for stage in content["stages"]:
         assert stage.keys() == {

@@ -43,7 +43,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "prompts": {"task": {"name": "demo"}, "count": 36 if smoke else 900},
             "evaluation": {"task": {"name": "demo"}, "count": 24 if smoke else 300},
             "rounds": 3,
-            "policy": "continual-latest",
+            "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
                 # The trained models need five tokens; the limit is what the base model gets to come to an answer.
@@ -55,7 +55,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "trainer": {
                 "learning_rate": 4e-4,
                 "num_train_epochs": 1 if smoke else 4,
-                "round_epochs": 1 if smoke else 2,
+                "round_epochs": 1,
                 "per_device_train_batch_size": 8,
                 "max_length": 512,
             },
