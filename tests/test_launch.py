@@ -152,7 +152,7 @@ def test_every_row_that_goes_into_a_round_is_kept_rejected_or_quarantined(config
         assert len(lines) == going
         assert all(line["reason"] for line in lines if not line["kept"])
         marker = json.loads((config.output / "models" / stage["name"] / "selfevo.json").read_text())
-        assert marker["examples"] == {"self": rows["kept"]}
+        assert marker["examples"]["self"] == seen["kept"] + rows["kept"], "the kept rows of this round and those before"
         audit = stage["audit"]
         assert (audit["judged"], audit["kept"]) == (going, rows["kept"])
         seen = {name: seen[name] + rows[name] for name in seen}
@@ -161,10 +161,12 @@ def test_every_row_that_goes_into_a_round_is_kept_rejected_or_quarantined(config
 
 def test_rejected_rows_are_not_in_any_training_file(config: RunConfig) -> None:
     run(config)
+    kept: list[tuple[str, ...]] = []
     for name in ("round-1", "round-2", "round-3"):
         lines = list(read_rows(config.output / f"stages/{name}/filter.jsonl"))
-        taught = [tuple(row["turns"]) for row in read_rows(config.output / f"models/{name}/examples.jsonl")]
-        assert taught == [(line["prompt"], line["refinement"]) for line in lines if line["kept"]]
+        kept += [(line["prompt"], line["refinement"]) for line in lines if line["kept"]]
+        rows = read_rows(config.output / f"models/{name}/examples.jsonl")
+        assert [tuple(row["turns"]) for row in rows if row["term"] == "self"] == kept
 
 
 def test_a_run_directory_holds_what_is_promised(config: RunConfig) -> None:
