@@ -70,7 +70,7 @@ class CorpusConfig(_Strict):
     warmup_share: Share = Field(
         0.5, description="with task: share of the labels on which a throw-away model first learns to answer at all"
     )
-    warmup_epochs: float = Field(8, gt=0, description="with task: epochs of that warm-up; 0 labels disable it")
+    warmup_epochs: float = Field(8, gt=0, description="with task: epochs of that warm-up; warmup_share 0 leaves it out")
     temperature: float = Field(0.8, ge=0, description="with task: at which the responses are sampled")
 
     @model_validator(mode="after")

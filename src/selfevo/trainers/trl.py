@@ -195,7 +195,7 @@ def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.T
 
 def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     """Rows of `values` (rows, columns, size) that predict a labelled token. Not values[mask]: its backward pass on a
-    CPU scatters element by element and took nine tenths of a LoRA step."""
+    CPU scatters element by element, over the whole vocabulary where logits are picked."""
     flat = values[:, :-1].reshape(-1, values.shape[-1])
     return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
 
