@@ -46,7 +46,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
-                # The trained models need some fifteen tokens; the limit is what the base model gets to come to an answer.
+                # The trained models need some fifteen tokens; the limit gives the base model room to come to an answer.
                 "respond": {"temperature": 0.0, "max_new_tokens": 64},
                 "critique": {"max_new_tokens": 128},
                 "refine": {"max_new_tokens": 64},
