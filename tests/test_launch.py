@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from runs import KilledError, tree
 from selfevo.config import RunConfig, TaskConfig, parse_config
 from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, RunError, TrainingError
-from selfevo.launch import baseline_examples, characters, draw_sets, epochs_of, evaluate_model, launch, split_evenly
+from selfevo.examples import meta_examples
+from selfevo.launch import baseline_examples, draw_sets, epochs_of, evaluate_model, launch, split_evenly
 from selfevo.progress import Silent
 from selfevo.prompts import REFINE, Turns
 from selfevo.protocols import Generation, Problem, Request, Sampling
@@ -26,10 +28,6 @@ from selfevo.trainers.scripted import ScriptedTrainer
 
 SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "round-2": 0.8, "round-3": 0.9}
 SKILLS = ("respond", "critique", "refine", "judge")
-
-
-class KilledError(Exception):
-    """Stands for whatever ends a process."""
 
 
 @pytest.fixture
@@ -89,16 +87,6 @@ def run(
 def results(config: RunConfig) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((config.output / "results.json").read_text(encoding="utf-8"))
     return content
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """Every file of stages/, data/ and models/, but for the markers of models, which hold a duration."""
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for folder in ("stages", "data", "models")
-        for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and path.name != "selfevo.json"
-    }
 
 
 def elsewhere(config: RunConfig, folder: Path) -> RunConfig:
@@ -425,12 +413,12 @@ def test_the_pool_is_split_evenly_and_whole(size: int, rounds: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_the_supervised_baseline_trains_on_as_much_text(config: RunConfig) -> None:
+def test_the_supervised_baseline_trains_on_as_many_tokens(tmp_path: Path) -> None:
     d_meta = [Refined(str(i), f"prompt {i}", "draft " * 9, "feedback " * 30, f"answer {i}") for i in range(5)]
-    baseline = baseline_examples(config, d_meta)
-    from selfevo.examples import meta_examples
-
-    assert characters(baseline) == pytest.approx(characters(meta_examples(d_meta, config.beta)), rel=0.1)
+    trainer = ScriptedTrainer()
+    baseline = baseline_examples(d_meta, 1.0, tmp_path, trainer)
+    budget, one = trainer.tokens(tmp_path, meta_examples(d_meta, 1.0)), trainer.tokens(tmp_path, baseline[:5])
+    assert budget <= trainer.tokens(tmp_path, baseline) < budget + one
     assert {e.turns for e in baseline} == {(f"prompt {i}", f"answer {i}") for i in range(5)}
 
 

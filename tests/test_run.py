@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runs import KilledError, tree
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import DataError, EngineError, RunError, TrainingError
 from selfevo.examples import self_examples
@@ -30,10 +31,6 @@ from selfevo.trainers.scripted import ScriptedTrainer
 
 PROMPTS = [Prompt.of(f"question {i} " + "x" * (i % 7)) for i in range(20)]
 MODEL = Model("base", Path("base"), "weights-0")
-
-
-class KilledError(Exception):
-    """Stands for whatever ends a process."""
 
 
 def reply(model: Path, turns: Turns) -> str | Generation:
@@ -73,16 +70,6 @@ def scripted() -> ScriptedEngine:
 
 def asked(engine: ScriptedEngine) -> list[str]:
     return [request.turns[0] for _, request in engine.calls]
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """Every file under stages/ and data/ and models/, but for what measures time."""
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for folder in ("stages", "data", "models")
-        for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and path.name != "selfevo.json"
-    }
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import platform
 import random
 import tempfile
@@ -66,7 +67,7 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
         if "base" in stages:
             book.observe(base)
         if "sft" in stages:
-            book.observe(run.model("sft", base, baseline_examples(config, d_meta)))
+            book.observe(run.model("sft", base, baseline_examples(d_meta, config.beta, base.path, run.trainer("sft"))))
         evolve(
             run,
             base,
@@ -174,16 +175,12 @@ def annotated(teacher: Teacher, draft: Drafted) -> Refined:
     return Refined(draft.id, draft.prompt, draft.response, feedback, refinement)
 
 
-def baseline_examples(config: RunConfig, d_meta: Sequence[Refined]) -> list[Example]:
-    """D_QA for plain SFT, repeated until it trains on as much text as meta-skill learning does: else it is no fair
-    baseline. Text is counted in characters, which needs no tokenizer."""
+def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, trainer: Trainer) -> list[Example]:
+    """D_QA for plain SFT, repeated until it trains on at least as many tokens as meta-skill learning does: else it is
+    no fair baseline."""
     answers = answer_examples(d_meta)
-    budget = characters(meta_examples(d_meta, config.beta))
-    return answers * max(1, round(budget / characters(answers)))
-
-
-def characters(examples: Sequence[Example]) -> int:
-    return sum(len(turn) for example in examples for turn in example.turns)
+    budget = trainer.tokens(base, meta_examples(d_meta, beta))
+    return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))
 
 
 def epochs_of(config: RunConfig, name: str) -> float:

@@ -84,6 +84,10 @@ class Engine(Protocol):
 
 
 class Trainer(Protocol):
+    def tokens(self, base: Path, examples: Sequence[Example]) -> int:
+        """How many tokens one epoch of `examples` is for the model at `base`."""
+        ...
+
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:

@@ -35,17 +35,21 @@ def test_gold_answers_are_right(seed: int) -> None:
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_the_first_wrong_step_is_named(problem: Problem) -> None:
+def test_each_wrong_step_is_named_and_counted(problem: Problem) -> None:
     right = problem.answer.split()
-    bad = "999"
+
+    def comparison(items: list[str]) -> list[str]:
+        line = TASK.explain(problem, " ".join(items)).split("\n")[-2]
+        return line.removeprefix("Compare: ").split(", ")
+
+    assert comparison(right) == [f"{item} {item} same 0 wrong" for item in right]
     for i in range(len(right)):
-        response = " ".join([*right[:i], bad, *right[i + 1 :]])
-        comparison = TASK.explain(problem, response).split("\n")[-2]
-        assert comparison.endswith(f"{right[i]} not {bad}")
-        assert comparison.count("same") == i
-    assert "not nothing" in TASK.explain(problem, " ".join(right[:-1]))
-    assert f"{bad} is one too many" in TASK.explain(problem, f"{problem.answer} {bad}")
-    assert TASK.explain(problem, problem.answer).split("\n")[-2].count("same") == len(right)
+        named = comparison([*right[:i], "999", *right[i + 1 :]])
+        assert named[i] == f"{right[i]} 999 different 1 wrong"
+        assert [pair.endswith(" 1 wrong") for pair in named] == [j >= i for j in range(len(right))]
+    assert comparison(["999"] * len(right))[-1].endswith(f"different {len(right)} wrong")
+    assert comparison(right[:-1])[-1] == f"{right[-1]} nothing different 1 wrong"
+    assert comparison([*right, "999"])[-1] == "nothing 999 different 1 wrong"
 
 
 @given(st.sampled_from(PROBLEMS), st.data())

@@ -1,14 +1,14 @@
 """Problems answered by a short list of numbers: sums and running totals.
 
-An answer gives the results alone, so each has to come out at a glance. The annotator's feedback first works the whole
-list out with every operand spelled out, without a look at the answer, then sets each result beside the answer's own
-and says whether they agree. Working out is easier than answering, and comparing two things that stand next to each
-other is easier still: a model of 135M parameters learns both from a few hundred trajectories. That gap is what
-self-evolution lives on.
+An answer gives the results alone, so each addition has to come out at a glance, and there are more of them than a few
+dozen labels show. The annotator's feedback works each one out by its last digits, in sums so small that the same labels
+show every one many times over, and then sets each result beside the answer's own. Working out is therefore learnt long
+before answering is. That gap is what self-evolution lives on; docs/lab-notebook.md has the problems that lack it.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Callable
@@ -19,7 +19,23 @@ from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
 from selfevo.records import Prompt
 
-Step = tuple[str, str]  # how the step is worked out, in words, and its result
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One addition: `asked` 27+5, `worked` by its last digits 7+5=12 20+12=32, `result` 32."""
+
+    asked: str
+    worked: str
+    result: str
+
+    def __str__(self) -> str:
+        return f"{self.asked}: {self.worked}"
+
+
+def _plus(number: int, extra: int) -> Step:
+    tens, last = number // 10 * 10, number % 10
+    worked = f"{last}+{extra}={last + extra} {tens}+{last + extra}={number + extra}"
+    return Step(f"{number}+{extra}", worked, str(number + extra))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +47,27 @@ class Kind:
 
 
 def _ask_totals(random_: random.Random) -> str:
-    return f"Running totals: {' '.join(str(random_.randint(2, 9)) for _ in range(random_.randint(4, 5)))}"
+    numbers = (random_.randint(2, 9) for _ in range(3))
+    return f"Running totals: {random_.randint(11, 59)} {' '.join(map(str, numbers))}"
 
 
 def _totals(question: str) -> list[Step]:
     total, *rest = map(int, question.partition(": ")[2].split())
     steps = []
     for number in rest:
-        steps.append((f"{total}+{number}=", str(total + number)))
+        steps.append(_plus(total, number))
         total += number
     return steps
 
 
 def _ask_add(random_: random.Random) -> str:
-    numbers = (random_.randint(11, 59) for _ in range(random_.randint(3, 5)))
-    return f"Add {random_.randint(2, 5)} to each: {' '.join(map(str, numbers))}"
+    numbers = (random_.randint(11, 89) for _ in range(3))
+    return f"Add {random_.randint(2, 9)} to each: {' '.join(map(str, numbers))}"
 
 
 def _add(question: str) -> list[Step]:
     head, _, items = question.partition(" to each: ")
-    extra = int(head.split()[1])
-    return [(f"{number}+{extra}=", str(int(number) + extra)) for number in items.split()]
+    return [_plus(int(number), int(head.split()[1])) for number in items.split()]
 
 
 KINDS = {
@@ -83,7 +99,7 @@ class StepsTask:
             prompt = Prompt.of(KINDS[name].ask(random_))
             if prompt.id not in seen:
                 seen.add(prompt.id)
-                answer = " ".join(result for _, result in KINDS[name].steps(prompt.prompt))
+                answer = " ".join(step.result for step in KINDS[name].steps(prompt.prompt))
                 problems.append(Problem(prompt, answer, name))
         if len(problems) < count:
             raise DataError(
@@ -98,25 +114,18 @@ class StepsTask:
         return problem.answer
 
     def explain(self, problem: Problem, response: str) -> str:
-        """Feedback in words: the steps worked out, the answer beside them up to its first error, the verdict.
+        """Feedback in words: the steps worked out, each result beside the answer's with a count of errors, the verdict.
 
-        It ends at the first error, so that the verdict stands next to what decides it: with the rest of the comparison
-        in between, a model whose own comparison said "different" still concluded "qualified" (docs/lab-notebook.md).
+        The count is carried along so that the verdict stands next to what decides it: a model that had to look back
+        over its comparisons for a "different" concluded "qualified" in spite of one (docs/lab-notebook.md).
         """
-        kind = KINDS[problem.kind]
-        steps, given = kind.steps(problem.prompt.prompt), chain(response)
-        pairs, error = [], ""
-        for i, (work, result) in enumerate(steps):
-            mine = given[i] if i < len(given) else "nothing"
-            pairs.append(f"{result} {mine} {'same' if mine == result else 'different'}")
-            if mine != result:
-                error = f": {work}{result} not {mine}"
-                break
-        if not error and len(given) > len(steps):
-            error = f": {given[len(steps)]} is one too many"
-        worked = " ".join(f"{work}{result}" for work, result in steps)
-        verdict = verdict_line(Verdict.NOT_QUALIFIED if error else Verdict.QUALIFIED)
-        return f"Steps: {worked}\nCompare: {', '.join(pairs)}{error}\n{verdict}"
+        steps, given = KINDS[problem.kind].steps(problem.prompt.prompt), chain(response)
+        pairs, wrong = [], 0
+        for mine, theirs in itertools.zip_longest([step.result for step in steps], given, fillvalue="nothing"):
+            wrong += mine != theirs
+            pairs.append(f"{mine} {theirs} {'same' if mine == theirs else 'different'} {wrong} wrong")
+        verdict = verdict_line(Verdict.NOT_QUALIFIED if wrong else Verdict.QUALIFIED)
+        return f"Steps: {', '.join(map(str, steps))}\nCompare: {', '.join(pairs)}\n{verdict}"
 
 
 def chain(response: str) -> list[str]:

@@ -22,6 +22,9 @@ class ScriptedTrainer:
     before: Callable[[Path, Sequence[Example]], None] = lambda base, examples: None
     calls: list[tuple[Path, list[Example]]] = field(default_factory=list)
 
+    def tokens(self, base: Path, examples: Sequence[Example]) -> int:
+        return sum(len(turn.split()) for example in examples for turn in example.turns)
+
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
@@ -34,4 +37,4 @@ class ScriptedTrainer:
         progress.start("train", len(examples))
         progress.advance(len(examples))
         progress.finish()
-        return {"tokens": float(sum(len(t.split()) for e in examples for t in e.turns))}
+        return {"tokens": float(self.tokens(base, examples))}

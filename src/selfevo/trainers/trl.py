@@ -39,6 +39,10 @@ class TRLTrainer:
     config: TrainerConfig
     epochs: float | None = None
 
+    def tokens(self, base: Path, examples: Sequence[Example]) -> int:
+        rows, _ = tokenise(Chat(AutoTokenizer.from_pretrained(base)), examples, self.config.max_length)
+        return sum(row["length"] for row in rows)
+
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
@@ -116,7 +120,7 @@ class TRLTrainer:
         # As the base was stored: a round must not double the size of the model it started from.
         trained.to(_stored_dtype(base)).save_pretrained(output)
         tokenizer.save_pretrained(output)
-        tokens = sum(len(row["input_ids"]) for row in rows) * epochs
+        tokens = sum(row["length"] for row in rows) * epochs
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         tail = losses[-max(1, len(losses) // 10) :]
         del trainer, model, trained
