@@ -17,21 +17,13 @@ from selfevo.prompts import Verdict
 from selfevo.protocols import Generation, Model, Problem, Sampling
 from selfevo.records import Judged, Prompt
 from selfevo.run import Run
+from selfevo.tasks.scripted import ScriptedTask
 from selfevo.trainers.scripted import ScriptedTrainer
 
 YES, NO, UNKNOWN = Verdict.QUALIFIED, Verdict.NOT_QUALIFIED, Verdict.UNKNOWN
 
 
-class Exact:
-    """A response is right if it is the answer."""
-
-    name = "exact"
-
-    def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        raise AssertionError("measuring is given its problems, it never draws any")
-
-    def is_correct(self, problem: Problem, response: str) -> bool:
-        return response == problem.answer
+TASK = ScriptedTask({})  # a response is right if it is the answer; measuring draws no problems
 
 
 def problem(text: str, answer: str = "right", kind: str = "kind") -> Problem:
@@ -158,7 +150,7 @@ def test_audit_of_a_filter() -> None:
         judged("3", "right", "wrong"),
         judged("4", "wrong", "right"),
     ]
-    assert audit(Exact(), problems, rows, [rows[0], rows[2]]) == {
+    assert audit(TASK, problems, rows, [rows[0], rows[2]]) == {
         "judged": 4,
         "right": 3,
         "kept": 2,
@@ -167,7 +159,7 @@ def test_audit_of_a_filter() -> None:
         "recall": pytest.approx(1 / 3),
         "response_right": 2,
     }
-    nothing = audit(Exact(), problems, [], [])
+    nothing = audit(TASK, problems, [], [])
     assert (nothing["precision"], nothing["recall"]) == (None, None)
 
 
@@ -176,7 +168,7 @@ def measured(folder: Path, problems: Sequence[Problem], script: dict[tuple[str, 
     engine = ScriptedEngine(lambda model, turns: script[turns[0], len(turns)])
     limits = {name: Sampling(8) for name in ("respond", "critique", "refine")}
     run = Run(folder, engine, lambda name: ScriptedTrainer(), limits, 0, Silent())
-    outcomes = measure(run.room("evaluate", Model("m", folder, "w")), Exact(), problems)
+    outcomes = measure(run.room("evaluate", Model("m", folder, "w")), TASK, problems)
     asked = {(request.turns[0], len(request.turns)) for _, request in engine.calls}
     assert asked == script.keys(), "nothing else is asked"
     return [(o.right, o.right_refined, o.verdict, o.refined) for o in outcomes]
