@@ -17,7 +17,15 @@ from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, RunError, TrainingError
 from selfevo.examples import meta_examples
-from selfevo.launch import baseline_examples, draw_sets, epochs_of, evaluate_model, launch, split_evenly
+from selfevo.launch import (
+    baseline_examples,
+    draw_sets,
+    epochs_of,
+    evaluate_model,
+    launch,
+    split_evenly,
+    trainer_of,
+)
 from selfevo.progress import Silent
 from selfevo.prompts import REFINE, Turns
 from selfevo.protocols import Generation, Problem, Request, Sampling
@@ -422,18 +430,20 @@ def test_the_supervised_baseline_trains_on_as_many_tokens(tmp_path: Path) -> Non
     assert {e.turns for e in baseline} == {(f"prompt {i}", f"answer {i}") for i in range(5)}
 
 
-def test_epochs_of_each_training(config: RunConfig) -> None:
+def test_epochs_and_learning_rate_of_each_training(config: RunConfig) -> None:
     changed = parse_config(
         {
             **config.model_dump(mode="json"),
-            "trainer": {"num_train_epochs": 3, "round_epochs": 2},
+            "trainer": {"num_train_epochs": 3, "round_epochs": 2, "learning_rate": 0.2, "round_learning_rate": 0.1},
             "corpus": {"task": {"name": "demo"}, "warmup_epochs": 7},
         },
         "test",
     )
     assert [epochs_of(changed, n) for n in ("warm-up", "sft", "meta", "round-1", "round-9")] == [7, 3, 3, 2, 2]
+    assert [trainer_of(changed, n).learning_rate for n in ("warm-up", "sft", "meta", "round-1")] == [0.2, 0.2, 0.2, 0.1]
     same = parse_config({**changed.model_dump(mode="json"), "trainer": {"num_train_epochs": 3}}, "test")
     assert epochs_of(same, "round-1") == 3
+    assert trainer_of(same, "round-1") == same.trainer
 
 
 @pytest.mark.parametrize("share", [0.25, 1 / 3, 0.5, 0.75, 1.0])

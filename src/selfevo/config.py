@@ -124,6 +124,7 @@ class TrainerConfig(_Strict):
     learning_rate: float = Field(2e-5, gt=0)
     num_train_epochs: float = Field(3, gt=0)
     round_epochs: float | None = Field(None, gt=0, description="epochs from round 1 on; default num_train_epochs")
+    round_learning_rate: float | None = Field(None, gt=0, description="the same; default learning_rate")
     per_device_train_batch_size: Positive = 8
     gradient_accumulation_steps: Positive = 1
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"

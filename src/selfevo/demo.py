@@ -35,15 +35,15 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "seed": seed,
             "corpus": {
                 "task": {"name": "demo"},
-                "labels": 24 if smoke else 72,
+                "labels": 24 if smoke else 80,
                 "samples_per_prompt": 2 if smoke else 4,
                 "warmup_epochs": 2 if smoke else 6,
                 "temperature": 1.0,
             },
-            "prompts": {"task": {"name": "demo"}, "count": 36 if smoke else 600},
+            "prompts": {"task": {"name": "demo"}, "count": 36 if smoke else 720},
             "evaluation": {"task": {"name": "demo"}, "count": 24 if smoke else 300},
             "rounds": 3,
-            "policy": "restart",
+            "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
                 # The trained models need some fifteen tokens; the limit gives the base model room to come to an answer.
@@ -55,7 +55,8 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "trainer": {
                 "learning_rate": 4e-4,
                 "num_train_epochs": 1 if smoke else 4,
-                "round_epochs": 1 if smoke else 2,
+                "round_epochs": 1,
+                "round_learning_rate": 2e-4,
                 "per_device_train_batch_size": 8,
                 "max_length": 512,
             },

@@ -51,7 +51,7 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
         run = Run(
             root=config.output,
             engine=engine or TransformersEngine(**config.engine.model_dump()),
-            trainer=lambda name: trainer or TRLTrainer(config.trainer, epochs_of(config, name)),
+            trainer=lambda name: trainer or TRLTrainer(trainer_of(config, name), epochs_of(config, name)),
             sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
             seed=config.seed,
             progress=progress,
@@ -181,6 +181,13 @@ def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, traine
     answers = answer_examples(d_meta)
     budget = trainer.tokens(base, meta_examples(d_meta, beta))
     return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))
+
+
+def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
+    trainer = config.trainer
+    if name.startswith("round-") and trainer.round_learning_rate:
+        return trainer.model_copy(update={"learning_rate": trainer.round_learning_rate})
+    return trainer
 
 
 def epochs_of(config: RunConfig, name: str) -> float:
