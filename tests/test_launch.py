@@ -136,7 +136,7 @@ def test_every_row_that_goes_into_a_round_is_kept_rejected_or_quarantined(config
     seen = {"kept": 0, "rejected": 0, "quarantined": 0}
     for stage in results(config)["stages"][3:]:
         rows = stage["rows"]
-        assert rows["in"] == 12 == rows["kept"] + rows["rejected"] + rows["quarantined"]
+        assert rows["in"] == 8 == rows["kept"] + rows["rejected"] + rows["quarantined"]
         folder = config.output / "stages" / stage["name"]
         going = rows["in"]
         for skill in SKILLS:
@@ -193,11 +193,11 @@ def test_evaluation_labels_and_pool_share_no_prompt(config: RunConfig) -> None:
         return {prompt["prompt"] if isinstance(prompt, dict) else prompt for prompt in held}
 
     sets = [prompts(name) for name in ("evaluation", "labelled", "pool")]
-    assert [len(s) for s in sets] == [24, 24, 36]
-    assert len(set.union(*sets)) == 84
+    assert [len(s) for s in sets] == [24, 16, 24]
+    assert len(set.union(*sets)) == 64
     assert prompts("d_meta") == sets[1], "every label is spent, and no other"
     rounds = [{row["id"] for row in read_rows(config.output / f"stages/round-{t}/respond.jsonl")} for t in (1, 2, 3)]
-    assert sum(map(len, rounds)) == len(set.union(*rounds)) == 36, "each pool prompt is used once"
+    assert sum(map(len, rounds)) == len(set.union(*rounds)) == 24, "each pool prompt is used once"
 
 
 def test_no_gold_answer_of_the_pool_reaches_what_the_algorithm_writes(config: RunConfig) -> None:
@@ -296,7 +296,9 @@ def test_other_base_weights_are_refused(config: RunConfig) -> None:
 
 def test_two_seeds_are_two_runs(config: RunConfig, tmp_path: Path) -> None:
     other = demo_config(Path(config.model), tmp_path / "run-1", 1, smoke=True)
-    assert not everything(config).keys() & {p.prompt.prompt for p in draw_sets(other).evaluation}
+    mine, theirs = ([p.prompt.id for p in draw_sets(c).evaluation] for c in (config, other))
+    # A problem may well be drawn twice in a hundred draws of thousands; a whole set may not.
+    assert len(set(mine) & set(theirs)) < len(mine) / 4
 
 
 # --- with files of one's own --------------------------------------------------------------------------------------
@@ -453,7 +455,7 @@ def test_the_warm_up_learns_from_its_share_of_the_labels(config: RunConfig, shar
     trainer = ScriptedTrainer()
     run(parse_config(content, "test"), trainer=trainer)
     _, examples = trainer.calls[0]
-    assert len(examples) == round(24 * share)
+    assert len(examples) == round(16 * share)
     kinds = {everything(config)[e.turns[0]].kind for e in examples}
     assert len(kinds) == 2, "the share is of every kind of problem"
 

@@ -21,7 +21,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-console = Console()
+# A table needs its width where there is no terminal to ask, in a log for example.
+console = Console(width=None if sys.stdout.isatty() else 140)
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
 
