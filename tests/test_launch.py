@@ -20,7 +20,6 @@ from selfevo.examples import meta_examples
 from selfevo.launch import (
     baseline_examples,
     draw_sets,
-    epochs_of,
     evaluate_model,
     launch,
     split_evenly,
@@ -296,9 +295,10 @@ def test_other_base_weights_are_refused(config: RunConfig) -> None:
 
 def test_two_seeds_are_two_runs(config: RunConfig, tmp_path: Path) -> None:
     other = demo_config(Path(config.model), tmp_path / "run-1", 1, smoke=True)
-    mine, theirs = ([p.prompt.id for p in draw_sets(c).evaluation] for c in (config, other))
-    # A problem may well be drawn twice in a hundred draws of thousands; a whole set may not.
-    assert len(set(mine) & set(theirs)) < len(mine) / 4
+    shared = everything(config).keys() & {p.prompt.prompt for p in draw_sets(other).evaluation}
+    # Additions are drawn from millions. Of running totals there are 25,000: one in common, as here, is chance.
+    assert not [prompt for prompt in shared if prompt.startswith("Add")]
+    assert len(shared) <= 1
 
 
 # --- with files of one's own --------------------------------------------------------------------------------------
@@ -441,10 +441,15 @@ def test_epochs_and_learning_rate_of_each_training(config: RunConfig) -> None:
         },
         "test",
     )
-    assert [epochs_of(changed, n) for n in ("warm-up", "sft", "meta", "round-1", "round-9")] == [7, 3, 3, 2, 2]
+    assert [trainer_of(changed, n).num_train_epochs for n in ("warm-up", "sft", "meta", "round-1", "round-9")] == [
+        7,
+        3,
+        3,
+        2,
+        2,
+    ]
     assert [trainer_of(changed, n).learning_rate for n in ("warm-up", "sft", "meta", "round-1")] == [0.2, 0.2, 0.2, 0.1]
     same = parse_config({**changed.model_dump(mode="json"), "trainer": {"num_train_epochs": 3}}, "test")
-    assert epochs_of(same, "round-1") == 3
     assert trainer_of(same, "round-1") == same.trainer
 
 

@@ -51,7 +51,7 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
         run = Run(
             root=config.output,
             engine=engine or TransformersEngine(**config.engine.model_dump()),
-            trainer=lambda name: trainer or TRLTrainer(trainer_of(config, name), epochs_of(config, name)),
+            trainer=lambda name: trainer or TRLTrainer(trainer_of(config, name)),
             sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
             seed=config.seed,
             progress=progress,
@@ -184,17 +184,14 @@ def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, traine
 
 
 def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
+    """The trainer's settings for the model `name`: the warm-up and the rounds may have their own."""
     trainer = config.trainer
-    if name.startswith("round-") and trainer.round_learning_rate:
-        return trainer.model_copy(update={"learning_rate": trainer.round_learning_rate})
-    return trainer
-
-
-def epochs_of(config: RunConfig, name: str) -> float:
+    own: dict[str, float | None] = {}
     if name == "warm-up":
-        return config.corpus.warmup_epochs
-    rounds = config.trainer.round_epochs or config.trainer.num_train_epochs
-    return rounds if name.startswith("round-") else config.trainer.num_train_epochs
+        own = {"num_train_epochs": config.corpus.warmup_epochs}
+    elif name.startswith("round-"):
+        own = {"num_train_epochs": trainer.round_epochs, "learning_rate": trainer.round_learning_rate}
+    return trainer.model_copy(update={key: value for key, value in own.items() if value is not None})
 
 
 def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:

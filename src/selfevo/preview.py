@@ -15,7 +15,7 @@ from selfevo import prompts
 from selfevo.chat import Chat
 from selfevo.config import RunConfig
 from selfevo.examples import answer_examples, meta_examples
-from selfevo.launch import draw_sets, epochs_of, resolve_model
+from selfevo.launch import draw_sets, resolve_model, trainer_of
 from selfevo.prompts import Turns
 from selfevo.records import Example, Refined
 from selfevo.tasks import load_task
@@ -92,15 +92,15 @@ def estimate(
     one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
     kept = 0.5 * len(pool) / config.rounds  # nobody knows before the run; half is a start
     answer = one * 0.3
-    training = known * epochs_of(config, "meta")
+    training = known * trainer_of(config, "meta").num_train_epochs
     if config.corpus.task:
         training += one * config.corpus.labels * config.corpus.warmup_share * 0.3 * config.corpus.warmup_epochs
     if config.evaluation and "sft" in config.evaluation.stages:
-        training += known * epochs_of(config, "sft")
+        training += known * trainer_of(config, "sft").num_train_epochs
     for t in range(1, config.rounds + 1):
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
-        training += rows * epochs_of(config, f"round-{t}")
+        training += rows * trainer_of(config, f"round-{t}").num_train_epochs
     trajectories = len(pool) * 1.5 + problems * (config.rounds + 3)
     generated = trajectories * one
     parameters = count_parameters(config)

@@ -47,12 +47,11 @@ def train(
     *,
     seed: int = 0,
     progress: Any = None,
-    epochs: float | None = None,
     **settings: Any,
 ) -> dict[str, float]:
     for name in ("out", "work"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    return TRLTrainer(config(**settings), epochs).train(
+    return TRLTrainer(config(**settings)).train(
         base, examples, folder / "out", work=folder / "work", seed=seed, progress=progress or Silent()
     )
 
@@ -243,10 +242,6 @@ def test_the_same_seed_trains_the_same_model(tiny_model: Path, tmp_path: Path) -
         weights.append((tmp_path / name / "out/model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
-
-
-def test_epochs_given_to_a_trainer_win_over_the_configuration(tiny_model: Path, tmp_path: Path) -> None:
-    assert train(tiny_model, tmp_path, num_train_epochs=5, epochs=2)["steps"] == 2
 
 
 class Killing:

@@ -34,10 +34,9 @@ IGNORED = -100
 
 @dataclass(slots=True)
 class TRLTrainer:
-    """Trains as `config` says (TrainerConfig has the meaning of each setting), for `epochs` where that is given."""
+    """Trains as `config` says (TrainerConfig has the meaning of each setting)."""
 
     config: TrainerConfig
-    epochs: float | None = None
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         rows, _ = tokenise(Chat(AutoTokenizer.from_pretrained(base)), examples, self.config.max_length)
@@ -47,7 +46,7 @@ class TRLTrainer:
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
         quiet()
-        config, epochs = self.config, self.epochs or self.config.num_train_epochs
+        config, epochs = self.config, self.config.num_train_epochs
         device = pick_device(config.device)
         half = pick_dtype(config.dtype, device)
         set_seed(seed)
