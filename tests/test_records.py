@@ -20,7 +20,6 @@ from selfevo.records import (
     Prompt,
     Quarantined,
     Refined,
-    Rejected,
     check_fields,
     content_id,
 )
@@ -80,7 +79,7 @@ def test_a_stage_cannot_be_skipped() -> None:
         Refined("id", "p", "r", refinement="r^")  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("record", [*ROWS, Quarantined, Rejected, Example])
+@pytest.mark.parametrize("record", [*ROWS, Quarantined, Example])
 def test_records_cannot_be_changed_or_extended(record: type) -> None:
     row = record(*["x"] * len(dataclasses.fields(record)))
     with pytest.raises(dataclasses.FrozenInstanceError):

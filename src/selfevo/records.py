@@ -2,8 +2,9 @@
 
 Prompt -> Drafted (r) -> Critiqued (f) -> Refined (r^) -> Judged (v)
 
-A row that cannot go on is `Quarantined` (the engine gave nothing usable) or `Rejected` (a filter said no); both keep
-their reason. None of these types has a field for a gold answer: the algorithm cannot see one.
+A row that cannot go on is `Quarantined`, with its reason: the engine gave nothing usable. A `Judged` row that a filter
+drops stays what it is; `Run` writes the reason beside it. None of these types has a field for a gold answer: the
+algorithm cannot see one.
 """
 
 from __future__ import annotations
@@ -66,14 +67,6 @@ class Quarantined:
     """A row whose text could not be had: truncated, empty, or a prompt longer than the context."""
 
     id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A judged row that a filter dropped, and why."""
-
-    row: Judged
     reason: str
 
 

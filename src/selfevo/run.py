@@ -80,7 +80,7 @@ def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 @dataclass(slots=True)
 class Run:
-    """One run directory with the engine and the trainer that work in it. Open it with `open_run`."""
+    """One run directory with the engine and the trainer that work in it. The caller holds its lock (`locked`)."""
 
     root: Path
     engine: Engine
