@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from selfevo.config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
+from selfevo.launch import draw_sets
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
-from selfevo.protocols import Engine, Generation, Model, Sampling
+from selfevo.protocols import Engine, Generation, Model, Problem, Sampling
 from selfevo.records import Judged, Prompt
 from selfevo.run import Run
+from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -33,6 +37,30 @@ def tree(root: Path) -> dict[str, bytes]:
 def results(config: RunConfig) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((config.output / "results.json").read_text(encoding="utf-8"))
     return content
+
+
+SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "round-2": 0.8, "round-3": 0.9}
+
+
+def everything(config: RunConfig) -> dict[str, Problem]:
+    sets = draw_sets(config)
+    return {p.prompt.prompt: p for p in [*sets.labelled, *sets.evaluation, *sets.pool_answers.values()]}
+
+
+def student(config: RunConfig) -> Callable[[Path, Turns], str | Generation]:
+    """Answers better from model to model, criticises well, and sometimes not at all."""
+    assert config.evaluation is not None
+    task, problems = load_task(config.evaluation.task), everything(config)
+
+    def answer(model: Path, turns: Turns) -> str | Generation:
+        problem, dice = problems[turns[0]], random.Random(f"{turns} {model.name}")
+        if dice.random() < 0.05:
+            return Generation("and so on and so", "length", 9, 32)
+        if len(turns) == 3:
+            return task.explain(problem, turns[1]) if dice.random() < 0.9 else "I cannot say."
+        return task.solution(problem) if dice.random() < SKILL[model.name] else f"wrong {dice.random()}"
+
+    return answer
 
 
 PROMPTS = [Prompt.of(f"question {i} " + "x" * (i % 7)) for i in range(20)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,16 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.prompts import REFINE, Turns
 from selfevo.trainers.scripted import ScriptedTrainer
 
-COMMANDS = ["demo", "run", "init", "report", "eval"]
+COMMANDS = ["demo", "run", "init", "report", "eval", "runs", "show", "verify", "gc"]
 Selfevo = Callable[..., tuple[int, str, str]]
 YES, NO = "Fine.\nVerdict: qualified", "Off by one.\nVerdict: not qualified"
 
 
 @pytest.fixture
-def selfevo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Selfevo:
+def selfevo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Selfevo]:
     """Runs the command in an empty folder; returns its exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(cli.console, "_width", 300)
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -42,7 +45,9 @@ def selfevo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         out, err = capsys.readouterr()
         return code, out, err
 
-    return call
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -261,6 +266,54 @@ def test_report_on_a_run_that_has_just_begun_is_no_traceback(
     (tmp_path / "out/results.json").unlink()
     code, out, err = selfevo("report", "out")
     assert "report.html" in out if code == 0 else one_line(err)
+
+
+def test_runs_show_verify_and_gc(selfevo: Selfevo, scripted: ScriptedEngine, tmp_path: Path) -> None:
+    selfevo("run", configuration(tmp_path), "--set", "output=runs/mine", "--set", "rounds=3")
+    code, out, _ = selfevo("runs")
+    assert code == 0
+    assert "runs/mine" in out
+    assert "finished" in out
+    code, out, _ = selfevo("show", "runs/mine")
+    assert code == 0
+    for word in ("round-1/respond", "round-3/filter", "rejected or quarantined", "sft"):
+        assert word in out
+    code, out, _ = selfevo("verify", "runs/mine")
+    assert (code, "are what was written" in out) == (0, True)
+    code, out, _ = selfevo("gc", "runs/mine", "--yes")
+    assert code == 0
+    assert "runs/mine/models/sft" in out
+    assert "freed" in out
+    assert "nothing to remove" in selfevo("gc", "runs/mine")[1]
+    (tmp_path / "runs/mine/models/round-3/model.safetensors").write_bytes(b"other")
+    code, _, err = selfevo("verify", "runs/mine")
+    assert code == 3
+    assert "round-3/model.safetensors was changed" in one_line(err)
+
+
+def test_gc_asks_first(
+    selfevo: Selfevo, scripted: ScriptedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selfevo("run", configuration(tmp_path))
+    weights = tmp_path / "out/models/meta/model.safetensors"
+    for answer, left in (("n", True), ("y", False)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{answer}\n"))
+        code, out, _ = selfevo("gc", "out")
+        assert (code, "remove these?" in out) == (0, True)
+        assert weights.exists() is left
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "gc"])
+def test_a_folder_that_is_no_run_is_exit_code_3(selfevo: Selfevo, command: str) -> None:
+    code, _, err = selfevo(command, "absent")
+    assert code == 3
+    assert "`selfevo runs FOLDER` lists" in one_line(err)
+
+
+def test_a_folder_without_runs_is_exit_code_2(selfevo: Selfevo) -> None:
+    code, _, err = selfevo("runs", "absent")
+    assert code == 2
+    assert "holds no run directory" in one_line(err)
 
 
 def test_eval_prints_the_table_of_one_model(selfevo: Selfevo, scripted: ScriptedEngine, tmp_path: Path) -> None:

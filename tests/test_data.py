@@ -79,6 +79,29 @@ def test_a_hostile_line_costs_only_itself(tmp_path: Path, line: bytes, reason: s
     assert [(row.line, reason in row.reason) for row in loaded.quarantined] == [(301, True)]
 
 
+def test_a_line_of_fifty_megabytes_is_set_aside_without_being_read(tmp_path: Path) -> None:
+    long = b'{"prompt": "' + b"x" * 50_000_000 + b'"}'
+    loaded = load_prompts(lines(tmp_path / "a.jsonl", many([long, {"prompt": "last"}])))
+    assert texts(loaded)[-1] == "last"
+    (row,) = loaded.quarantined
+    assert (row.line, row.reason) == (301, "is 50,000,015 bytes long; a line may have 33,554,432")
+
+
+def test_a_thousand_good_rows_survive_every_kind_of_bad_one(tmp_path: Path) -> None:
+    bad = [b'{"prompt": "torn', b'{"prompt": "a\\u0000b"}', b'{"prompt": "a\\ud800b"}', b'{"prompt": 7}', b"\xff"]
+    bad += [b'\xef\xbb\xbf{"prompt": "a BOM in the middle"}', b'{"prompt": "' + b"x" * 50_000_000 + b'"}']
+    rows: list[Any] = [{"prompt": f"question {i}"} for i in range(1000)]
+    for i, line in enumerate([*bad, {"prompt": "question 5"}]):
+        rows.insert(100 * (i + 1), line)
+    rows.append(b'{"prompt": "torn at the end')
+    loaded = load_prompts(lines(tmp_path / "a.jsonl", rows))
+    assert texts(loaded) == [f"question {i}" for i in range(1000)]
+    assert [row.line for row in loaded.quarantined] == [*range(101, 802, 100), 1009]
+    assert all(row.file.endswith("a.jsonl") and row.reason for row in loaded.quarantined)
+    with pytest.raises(DataError, match=r"8 of 1009 rows cannot be used, more than 0\.5%; .* raise max_bad_share"):
+        load_prompts(str(tmp_path / "a.jsonl"), max_bad_share=0.005)
+
+
 def test_a_byte_order_mark_at_the_start_is_no_fault(tmp_path: Path) -> None:
     loaded = load_prompts(lines(tmp_path / "a.jsonl", [b'\xef\xbb\xbf{"prompt": "a"}', {"prompt": "b"}]))
     assert texts(loaded) == ["a", "b"]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runs import KilledError, results, tree
+from runs import KilledError, everything, results, student, tree
 from selfevo.config import RunConfig, parse_config
 from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.examples import meta_examples
+from selfevo.files import read_rows
 from selfevo.launch import (
     baseline_examples,
     draw_sets,
@@ -27,13 +27,10 @@ from selfevo.launch import (
 )
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
-from selfevo.protocols import Generation, Problem, Request, Sampling
+from selfevo.protocols import Generation, Request, Sampling
 from selfevo.records import Example, Prompt, Refined
-from selfevo.run import read_rows
-from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 
-SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "round-2": 0.8, "round-3": 0.9}
 SKILLS = ("respond", "critique", "refine", "judge")
 
 
@@ -45,27 +42,6 @@ def config(tmp_path: Path) -> RunConfig:
     (base / "config.json").write_text("{}")
     (base / "model.safetensors").write_bytes(b"weights")
     return demo_config(base, tmp_path / "run", 0, smoke=True)
-
-
-def everything(config: RunConfig) -> dict[str, Problem]:
-    sets = draw_sets(config)
-    return {p.prompt.prompt: p for p in [*sets.labelled, *sets.evaluation, *sets.pool_answers.values()]}
-
-
-def student(config: RunConfig) -> Callable[[Path, Turns], str | Generation]:
-    """Answers better from model to model, criticises well, and sometimes not at all."""
-    assert config.evaluation is not None
-    task, problems = load_task(config.evaluation.task), everything(config)
-
-    def answer(model: Path, turns: Turns) -> str | Generation:
-        problem, dice = problems[turns[0]], random.Random(f"{turns} {model.name}")
-        if dice.random() < 0.05:
-            return Generation("and so on and so", "length", 9, 32)
-        if len(turns) == 3:
-            return task.explain(problem, turns[1]) if dice.random() < 0.9 else "I cannot say."
-        return task.solution(problem) if dice.random() < SKILL[model.name] else f"wrong {dice.random()}"
-
-    return answer
 
 
 @dataclass
@@ -169,7 +145,7 @@ def test_a_run_directory_holds_what_is_promised(config: RunConfig) -> None:
         assert json.loads((root / "models" / name / "selfevo.json").read_text())["name"] == name
     for file in ("config.yaml", "config.json", "manifest.json", "events.jsonl", "results.json", "report.html"):
         assert (root / file).stat().st_size > 0
-    assert {p.name for p in (root / "data").iterdir()} == {
+    assert {p.name for p in (root / "data").glob("*.jsonl")} == {
         "pool.jsonl",
         "labelled.jsonl",
         "evaluation.jsonl",

@@ -12,12 +12,12 @@ from runs import results
 from selfevo.config import RunConfig, TaskConfig, parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, TrainingError
+from selfevo.files import read_rows
 from selfevo.launch import (
     launch,
 )
 from selfevo.progress import Silent
 from selfevo.prompts import REFINE, Turns
-from selfevo.run import read_rows
 from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 

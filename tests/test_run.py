@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from runs import MODEL, PROMPTS, KilledError, asked, judged, open_run, reply, scripted, tree
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import EngineError, RunError
+from selfevo.files import read_rows
 from selfevo.filters import by_verdict
 from selfevo.protocols import Generation, Model, Request, Sampling
 from selfevo.records import Drafted, Prompt
-from selfevo.run import read_rows
 from selfevo.skills import CRITIQUE, RESPOND
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from runs import PROMPTS, open_run, scripted
 from selfevo.errors import RunError
-from selfevo.run import claim, differing_keys, locked, read_rows
+from selfevo.files import read_rows
+from selfevo.run import claim, differing_keys, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
 
@@ -33,6 +34,11 @@ def test_another_configuration_is_refused_with_its_keys(root: Path) -> None:
     assert "trainer.lora: None in the run, {'r': 4} now" in message
     assert "model" not in message
     assert json.loads((root / "config.json").read_text()) == CONFIG
+
+
+def test_a_run_that_was_moved_goes_on(root: Path) -> None:
+    claim(root, {**CONFIG, "output": "here"}, {}, "yaml")
+    claim(root, {**CONFIG, "output": "there"}, {}, "yaml")
 
 
 def test_a_folder_of_something_else_is_left_alone(root: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from runs import KilledError, judged, open_run, scripted
 from selfevo.errors import DataError, RunError, TrainingError
 from selfevo.examples import self_examples
+from selfevo.files import hash_weights
 from selfevo.protocols import Model
 from selfevo.records import Example
-from selfevo.run import hash_weights
 from selfevo.trainers.scripted import ScriptedTrainer
 
 EXAMPLES = self_examples([judged(1, "v"), judged(2, "v")])

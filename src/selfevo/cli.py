@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 
 from selfevo.config import RunConfig, load_config
-from selfevo.errors import ConfigError, SelfevoError
+from selfevo.errors import ConfigError, RunError, SelfevoError
 
 app = typer.Typer(
     name="selfevo",
@@ -24,16 +25,41 @@ app = typer.Typer(
 # A table needs its width where there is no terminal to ask, in a log for example.
 console = Console(width=None if sys.stdout.isatty() else 140)
 
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
 TEMPLATE = Path(__file__).with_name("template.yaml")
 
 
 def main() -> None:
-    """Entry point of the `selfevo` command."""
+    """Entry point of the `selfevo` command. Exit codes: those of errors.py; 130 after SIGINT, 143 after SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         app()
     except SelfevoError as error:
-        Console(stderr=True).print(f"selfevo: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _complain(str(error))
         sys.exit(error.exit_code)
+    except _StoppedError as stopped:
+        _complain("stopped; the same command goes on from here")
+        sys.exit(128 + stopped.number)
+
+
+class _StoppedError(BaseException):
+    """A signal to stop. Like KeyboardInterrupt no Exception: nothing on the way up may take it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # who asks twice means it
+    raise _StoppedError(number)
+
+
+def _complain(message: str) -> None:
+    error = Console(stderr=True)
+    error.show_cursor()  # a progress bar may have hidden it
+    error.print(f"selfevo: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _version(value: bool) -> None:
@@ -96,7 +122,7 @@ def init(
 
 
 @app.command(epilog="Example: `selfevo report runs/demo-seed0`")
-def report(run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def report(run_directory: Run) -> None:
     """Prints the table of a run and writes its report.html anew."""
     from selfevo.report.page import write_report
     from selfevo.table import print_results
@@ -140,6 +166,54 @@ def evaluate(
         progress=Live(console),
     )
     print_results(console, results)
+
+
+@app.command(epilog="Example: `selfevo runs runs`")
+def runs(folder: Annotated[Path, typer.Argument(help="A folder of run directories.")] = Path("runs")) -> None:
+    """Lists the runs in a folder: running, finished or stopped, and how far they are."""
+    from selfevo.ledger import find_runs, summarise
+    from selfevo.table import print_runs
+
+    found = find_runs(folder)
+    if not found:
+        raise ConfigError(f"{folder} holds no run directory; give the folder that holds them")
+    print_runs(console, [summarise(root) for root in found])
+
+
+@app.command(epilog="Example: `selfevo show runs/demo-seed0`")
+def show(run_directory: Run) -> None:
+    """What is in a run directory: each stage with rows in and out, the reasons of the others, tokens and time."""
+    from selfevo.ledger import entries, summarise
+    from selfevo.table import print_entries, print_runs
+
+    print_runs(console, [summarise(run_directory)])
+    print_entries(console, entries(run_directory))
+
+
+@app.command(epilog="Example: `selfevo verify runs/demo-seed0`")
+def verify(run_directory: Run) -> None:
+    """Checks every finished file and model of a run against its SHA-256."""
+    from selfevo.ledger import verify as check
+
+    checked, faults = check(run_directory)
+    if faults:
+        raise RunError("; ".join(faults))
+    console.print(f"{checked} files and models are what was written", highlight=False)
+
+
+@app.command(epilog="Examples: `selfevo gc runs/demo-seed0`   `selfevo gc runs/demo-seed0 --yes`")
+def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Frees disk: removes the weights of every model of a run but the best and the last. All rows stay."""
+    from selfevo.ledger import collect, removable, size_of
+    from selfevo.table import megabytes
+
+    folders = removable(run_directory)
+    for folder in folders:
+        console.print(f"{folder}  {megabytes(size_of(folder))}", highlight=False)
+    if not folders:
+        console.print("nothing to remove", highlight=False)
+    elif yes or typer.confirm("remove these?"):
+        console.print(f"freed {megabytes(collect(run_directory))}", highlight=False)
 
 
 def _launch(settings: RunConfig) -> None:

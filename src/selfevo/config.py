@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from selfevo.data import MAX_BAD_SHARE
 from selfevo.errors import ConfigError
 from selfevo.protocols import Sampling
 
@@ -39,6 +40,7 @@ class PromptsConfig(_Strict):
 
     path: str | None = Field(None, description="JSONL, parquet, a folder saved by datasets, or a hub data set")
     column: str = Field("prompt", description="the text column")
+    max_bad_share: Share = Field(MAX_BAD_SHARE, description="share of unusable rows of a file that stops the run")
     task: TaskConfig | None = None
     count: Positive | None = Field(None, description="how many; by default all of a file")
 
@@ -62,6 +64,7 @@ class CorpusConfig(_Strict):
 
     path: str | None = Field(None, description="rows with prompt, response, feedback, refinement")
     columns: ColumnsConfig = Field(ColumnsConfig(), description="with path: your names for the four columns")
+    max_bad_share: Share = Field(MAX_BAD_SHARE, description="with path: share of unusable rows that stops the run")
     task: TaskConfig | None = None
     labels: Positive = Field(240, description="with task: annotated prompts")
     samples_per_prompt: Positive = Field(

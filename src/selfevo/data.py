@@ -13,13 +13,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from selfevo.errors import DataError
+from selfevo.files import exists
 from selfevo.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.records import Prompt, Refined, check_fields
 
 MAX_BAD_SHARE = 0.01  # of the rows; above it a reader raises instead of setting rows aside
+MAX_LINE = 2**25  # bytes of one JSON line: a longer one is no prompt, and is not read into memory
 CORPUS_FIELDS = ("prompt", "response", "feedback", "refinement")
 
 _LINES = (".jsonl", ".ndjson")
@@ -55,10 +57,10 @@ class Loaded(Generic[T]):
     quarantined: list[BadRow]
 
 
-def load_prompts(source: str, column: str = "prompt") -> Loaded[Prompt]:
+def load_prompts(source: str, column: str = "prompt", max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Prompt]:
     """The distinct prompts of `column`; a repeated one is quarantined as a duplicate.
 
-    Raises DataError when the source or the column is missing, when more than MAX_BAD_SHARE of the rows are bad
+    Raises DataError when the source or the column is missing, when more than `max_bad_share` of the rows are bad
     (duplicates are not), and when no prompt is left.
     """
     places: dict[str, Row] = {}
@@ -71,10 +73,10 @@ def load_prompts(source: str, column: str = "prompt") -> Loaded[Prompt]:
         return f"duplicate of line {first.line}" + (f" of {first.file}" if first.file != row.file else "")
 
     remedy = "name the column of the prompts with prompts.column=..."
-    return _load(source, {column: remedy}, build, "prompts")
+    return _load(source, {column: remedy}, build, "prompts", max_bad_share)
 
 
-def load_corpus(source: str, columns: Mapping[str, str]) -> Loaded[Refined]:
+def load_corpus(source: str, columns: Mapping[str, str], max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Refined]:
     """Recorded trajectories (p, r, f, r^). `columns` gives your name for a field, where it differs.
 
     A row whose feedback ends in no readable verdict is quarantined: it would teach the model feedback that no filter
@@ -92,7 +94,7 @@ def load_corpus(source: str, columns: Mapping[str, str]) -> Loaded[Refined]:
         return Refined(Prompt.of(prompt).id, prompt, response, feedback, refinement)
 
     remedies = {name: f"map it with corpus.columns.{field}=..." for field, name in names.items()}
-    return _load(source, remedies, build, "trajectories")
+    return _load(source, remedies, build, "trajectories", max_bad_share)
 
 
 def check_disjoint(*, allow_empty: Collection[str] = (), **sets: Iterable[Prompt]) -> None:
@@ -121,13 +123,13 @@ def read_table(source: str) -> Iterator[Row | BadRow]:
     Raises DataError when there is no such thing or it cannot be read at all.
     """
     path, split = Path(source).expanduser(), ""
-    if not path.exists():
+    if not exists(path):
         name, _, split = source.rpartition(":")
         path = Path(name or source).expanduser()
         split = split if name else ""
-    if path.is_dir():
+    if exists(path) and path.is_dir():
         yield from _read_folder(path, split)
-    elif path.is_file() and not split:
+    elif exists(path) and path.is_file() and not split:
         yield from _read_file(path)
     elif path.suffix not in _FILES and _HUB_ID.fullmatch(name := source.removesuffix(f":{split}")):
         yield from _read_hub(source, name, split or "train")
@@ -135,7 +137,9 @@ def read_table(source: str) -> Iterator[Row | BadRow]:
         raise DataError(f"{source} does not exist; correct the path, or make the file")
 
 
-def _load(source: str, remedies: dict[str, str], build: Callable[[Row], T | str], what: str) -> Loaded[T]:
+def _load(
+    source: str, remedies: dict[str, str], build: Callable[[Row], T | str], what: str, max_bad_share: float
+) -> Loaded[T]:
     """Reads rows that need the text columns `remedies`; `build` makes the record, or says why the row is set aside."""
     rows: list[T] = []
     faulty: list[BadRow] = []
@@ -159,10 +163,10 @@ def _load(source: str, remedies: dict[str, str], build: Callable[[Row], T | str]
         if columns and column not in columns:
             raise DataError(f"{source} has no column {column!r}; it has {', '.join(map(repr, columns))}; {remedy}")
     total = len(rows) + len(quarantined)
-    if len(faulty) > MAX_BAD_SHARE * total:
+    if len(faulty) > max_bad_share * total:
         raise DataError(
-            f"{source}: {len(faulty)} of {total} rows cannot be used, more than {MAX_BAD_SHARE:.0%}; repair or remove "
-            f"them: {_listed(faulty)}"
+            f"{source}: {len(faulty)} of {total} rows cannot be used, more than {max_bad_share:.1%}; repair or remove "
+            f"them, or raise max_bad_share: {_listed(faulty)}"
         )
     if not rows:
         why = f"; all {total} rows are set aside: {_listed(quarantined)}" if total else "; it is empty"
@@ -209,10 +213,23 @@ def _read_file(path: Path) -> Iterator[Row | BadRow]:
 
 
 def _read_lines(path: Path) -> Iterator[Row | BadRow]:
-    with path.open("rb") as lines:  # bytes: text mode would fail on the whole file for one line that is not UTF-8
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
+    with path.open("rb") as file:  # bytes: text mode would fail on the whole file for one line that is not UTF-8
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
+            if len(line) == MAX_LINE and not line.endswith(b"\n"):
+                size = len(line) + _skip_line(file)
+                yield BadRow(str(path), number, f"is {size:,} bytes long; a line may have {MAX_LINE:,}")
+            elif line.strip():
                 yield _row(path, number, _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
+
+
+def _skip_line(file: BinaryIO) -> int:
+    """Reads to the end of a line in pieces; returns the bytes skipped."""
+    size = 0
+    while piece := file.readline(MAX_LINE):
+        size += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return size
 
 
 def _parse(line: bytes) -> Any:

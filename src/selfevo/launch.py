@@ -27,11 +27,12 @@ from selfevo.errors import ConfigError, DataError
 from selfevo.evaluate import Outcome, audit, compare, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
+from selfevo.files import exists, hash_weights, read_rows, write_atomic
 from selfevo.filters import FILTERS
 from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Drafted, Example, Judged, Prompt, Refined
 from selfevo.report.page import write_report
-from selfevo.run import Run, claim, hash_weights, locked, read_rows, write_atomic
+from selfevo.run import Run, claim, locked
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task
 from selfevo.teachers.oracle import OracleTeacher
@@ -79,6 +80,7 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
             observe=book.observe,
         )
         book.write()
+        run.finish()
         return config.output
 
 
@@ -119,14 +121,14 @@ def draw_sets(config: RunConfig) -> Sets:
     quarantined: list[data.BadRow] = []
     d_meta: list[Refined] = []
     if corpus.path:
-        loaded = data.load_corpus(corpus.path, corpus.columns.model_dump())
+        loaded = data.load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share)
         d_meta, quarantined = loaded.rows, loaded.quarantined
     if prompts.task:
         problems = draw(prompts.task, prompts.count or 300 * config.rounds, 3)
         pool, answers = [p.prompt for p in problems], {p.prompt.id: p for p in problems}
     else:
         assert prompts.path is not None  # PromptsConfig gives exactly one of the two
-        read = data.load_prompts(prompts.path, prompts.column)
+        read = data.load_prompts(prompts.path, prompts.column, prompts.max_bad_share)
         pool, answers, quarantined = read.rows[: prompts.count], {}, quarantined + read.quarantined
     if len(pool) < config.rounds:
         raise DataError(f"the pool has {len(pool)} prompts for rounds={config.rounds}; add prompts or lower rounds")
@@ -274,7 +276,7 @@ class Book:
 def resolve_model(name: str) -> Path:
     """The folder of a model: itself, or the local copy of a hub id. Raises ConfigError when there is neither."""
     path = Path(name).expanduser()
-    if path.is_dir():
+    if exists(path) and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"model: {path} has no config.json; give a folder that save_pretrained() wrote")
         return path.resolve()

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfevo import prompts
 from selfevo.chat import Chat
@@ -20,7 +20,7 @@ from selfevo.prompts import Turns
 from selfevo.records import Example, Refined
 from selfevo.tasks import load_task
 from selfevo.teachers.oracle import OracleTeacher
-from selfevo.torch_setup import pick_device, pick_dtype
+from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype
 
 _SAMPLES = 3
 # Share of a large matrix product's speed that training and generation reach, measured with SmolLM2-135M on two CPU
@@ -31,7 +31,7 @@ _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 def preview(config: RunConfig, console: Console) -> None:
     """Prints three rendered samples per stage with the loss mask, token counts, and an estimate of time."""
     folder = resolve_model(config.model)
-    chat = Chat(AutoTokenizer.from_pretrained(folder))
+    chat = Chat(load_tokenizer(folder))
     sets = draw_sets(config)
     d_meta = sets.d_meta
     if config.corpus.task:
@@ -125,7 +125,9 @@ def estimate(
 
 def count_parameters(config: RunConfig) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model(config.model)))
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(resolve_model(config.model), trust_remote_code=False)
+        )
     return int(sum(parameter.numel() for parameter in model.parameters()))
 
 

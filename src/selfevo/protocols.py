@@ -38,7 +38,8 @@ class Generation:
     """What came back for one request.
 
     `finish`: "stop" the model ended its turn; "length" cut at max_new_tokens; "overlong" the prompt does not fit the
-    context, nothing was generated; "empty" the model ended without a visible character. Counts are in tokens.
+    context, nothing was generated; "empty" the model ended without a visible character. Counts are in tokens; of an
+    overlong prompt, at least so many.
     """
 
     text: str

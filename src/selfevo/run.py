@@ -6,9 +6,11 @@
       events.jsonl           what was done and how long it took, one line per committed piece of work
       data/*.jsonl           prompts, problems, D_meta
       stages/ROOM/SKILL.jsonl    one row per input row, in input order; ROOM/filter.jsonl: kept or rejected, with reason
-      stages/ROOM/SKILL.done.json   counts and SHA-256 of the file beside it, written last: without it, rows are owed
-      models/NAME/           a plain transformers folder with a selfevo.json that is written before the folder appears
+      models/NAME/           a plain transformers folder; its selfevo.json holds the SHA-256 of each file
       results.json, report.html
+
+Beside each X.jsonl of data/ and stages/ an X.done.json with its counts and SHA-256 is written last: without it, rows
+are owed. A model's folder appears under its name when it is whole.
 
 Rows are committed batch by batch to SKILL.partial.jsonl and put in input order when the stage ends, so a
 killed run ends with the same bytes as one that was not. A row is known by the hash of the weights, the skill, the
@@ -17,18 +19,31 @@ conversation, the sampling and the seed: a later round can never be served an ea
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfevo.errors import DataError, EngineError, RunError, TrainingError
+from selfevo.errors import EngineError, RunError, SelfevoError, TrainingError
+from selfevo.files import (
+    MODEL_MARKER,
+    file_fault,
+    folder_faults,
+    hash_weights,
+    read_marker,
+    read_rows,
+    seal,
+    space_for,
+    sync_folder,
+    write_atomic,
+    write_done,
+)
 from selfevo.filters import Filter
 from selfevo.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
 from selfevo.records import Example, Judged, Prompt, Quarantined, content_id
@@ -36,38 +51,6 @@ from selfevo.skills import Skill
 
 In = TypeVar("In", bound=Prompt)
 Out = TypeVar("Out", bound=Prompt)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """All of `text` is at `path` or nothing is, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file we wrote. A torn last line, left by a kill, is skipped: its row is owed again."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
-
-
-def hash_weights(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a model folder, by name. Raises DataError when there are none."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise DataError(f"{folder} holds no *.safetensors file; give a folder that save_pretrained() wrote")
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -97,51 +80,63 @@ class Run:
         final = self.root / "models" / name
         lineage = content_id(start.id, [example.id for example in examples], self.seed)
         if final.is_dir():
-            marker = json.loads((final / "selfevo.json").read_text(encoding="utf-8"))
+            marker = read_marker(final / MODEL_MARKER)
             if marker["lineage"] != lineage:
                 raise RunError(f"{final} was trained from other rows than this run now has; use a new --output")
+            if faults := folder_faults(final, marker):
+                raise RunError(f"{'; '.join(faults)}; restore it, or delete {final} to have it trained again")
             return Model(name, final, str(marker["weights"]))
         if not examples:
             raise TrainingError(f"nothing to train {name} on: every row was rejected; see {self.root / 'stages'}")
+        check_present(start)
         work, temporary = self.root / "models" / f".{name}.work", self.root / "models" / f".{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        work.mkdir(exist_ok=True)
         self.engine.release()
+        trainer, progress = self.trainer(name), _Named(self.progress, f"train {name}")
         started = time.monotonic()
-        figures = self.trainer(name).train(
-            start.path, examples, temporary, work=work, seed=self.seed, progress=_Named(self.progress, f"train {name}")
-        )
-        seconds = time.monotonic() - started
-        marker = {
-            "name": name,
-            "weights": hash_weights(temporary),
-            "start": start.name,
-            "start_weights": start.id,
-            "lineage": lineage,
-            "examples": {term: sum(e.term == term for e in examples) for term in sorted({e.term for e in examples})},
-            "seed": self.seed,
-            "seconds": round(seconds, 3),
-            "figures": figures,
-        }
-        write_atomic(temporary / "selfevo.json", json.dumps(marker, indent=2))
-        for path in temporary.iterdir():
-            _sync_file(path)
+        try:
+            with space_for(final, sum(path.stat().st_size for path in start.path.glob("*.safetensors"))):
+                temporary.mkdir(parents=True)
+                work.mkdir(exist_ok=True)
+                figures = trainer.train(start.path, examples, temporary, work=work, seed=self.seed, progress=progress)
+                seconds = time.monotonic() - started
+                marker = {
+                    "name": name,
+                    "weights": hash_weights(temporary),
+                    "start": start.name,
+                    "start_weights": start.id,
+                    "lineage": lineage,
+                    "examples": dict(sorted(Counter(example.term for example in examples).items())),
+                    "seed": self.seed,
+                    "seconds": round(seconds, 3),
+                    "figures": figures,
+                }
+                seal(temporary, marker)
+        except SelfevoError:
+            shutil.rmtree(temporary, ignore_errors=True)  # gives its space back
+            raise
         temporary.rename(final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
         shutil.rmtree(work, ignore_errors=True)
         self.event("train", stage=name, seconds=seconds, **figures)
-        return Model(name, final, marker["weights"])
+        return Model(name, final, str(marker["weights"]))
 
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:
         line = json.dumps({"event": kind, "stage": stage, "seconds": round(seconds, 3), **figures})
-        with (self.root / "events.jsonl").open("a+b") as file:
+        path = self.root / "events.jsonl"
+        with space_for(path, len(line)), path.open("a+b") as file:
             if file.tell() > 0:  # a kill may have left half a line
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line.encode() + b"\n")
+
+    def finish(self) -> None:
+        """Notes that nothing is owed any more."""
+        path = self.root / "events.jsonl"
+        if not any(event["event"] == "finish" for event in read_rows(path)):
+            self.event("finish", stage="", seconds=0)
 
     def seconds(self, stage: str) -> float:
         """Seconds of work on a stage so far, over all the processes that worked on it; "" is the whole run."""
@@ -152,12 +147,12 @@ class Run:
     def save_rows(self, name: str, rows: Iterable[Any]) -> None:
         """Writes records under data/, once: a resume must find the same content."""
         path = self.root / "data" / f"{name}.jsonl"
-        text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
-        if path.exists():
-            if path.read_text(encoding="utf-8") != text:
-                raise RunError(f"{path} holds other rows than the configuration now gives; use a new --output")
-            return
-        write_atomic(path, text)
+        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+        text = "".join(lines)
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise RunError(f"{path} holds other rows than the configuration now gives; use a new --output")
+        if not path.with_suffix(".done.json").exists():
+            write_done(path, text, {"rows": {"in": len(lines)}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,19 +202,18 @@ class Room:
             if not owed:
                 continue
             started = time.monotonic()
+            check_present(self.model)
             requests = [Request(turns[i], seeds[i]) for i in owed]
             answers = self.run.engine.generate(self.model.path, requests, sampling)
             seconds = time.monotonic() - started
             if len(answers) != len(owed):
                 raise EngineError(f"the engine returned {len(answers)} answers to {len(owed)} requests; none was kept")
-            with partial.open("a", encoding="utf-8") as file:
-                for i, generation in zip(owed, answers, strict=True):
-                    done[keys[i]] = generation
-                    file.write(
-                        json.dumps({"key": keys[i], "generation": asdict(generation)}, ensure_ascii=False) + "\n"
-                    )
+            lines = [_partial_line(keys[i], generation) for i, generation in zip(owed, answers, strict=True)]
+            with space_for(partial, sum(map(len, lines))), partial.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
+            done |= {keys[i]: generation for i, generation in zip(owed, answers, strict=True)}
             tokens = sum(g.new_tokens for g in answers)
             self.run.event(
                 "generate",
@@ -245,8 +239,10 @@ class Room:
             json.dumps({**asdict(row), "kept": reason is None, "reason": reason}, ensure_ascii=False)
             for row, reason in zip(rows, reasons, strict=True)
         ]
-        write_atomic(self._path("filter", "jsonl"), "".join(line + "\n" for line in lines))
-        return [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+        kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+        counts = {"in": len(rows), "kept": len(kept), "rejected": len(rows) - len(kept)}
+        write_done(self._path("filter", "jsonl"), "".join(line + "\n" for line in lines), {"rows": counts})
+        return kept
 
     def _known(self, skill: Skill[In, Out], row: In) -> str | None:
         """The text of a conversation that an earlier skill has already continued, the same way and greedily."""
@@ -268,24 +264,15 @@ class Room:
                 )
                 + "\n"
             )
-        text = "".join(lines)
-        write_atomic(self._path(skill.name, "jsonl"), text)
         quarantined = sum(g.finish != "stop" for g in answers)
-        marker = {
-            "rows": {"in": len(rows), "out": len(rows) - quarantined, "quarantined": quarantined},
-            "model": self.model.id,
-            "keys": content_id(keys),
-            "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
-        }
-        write_atomic(self._path(skill.name, "done.json"), json.dumps(marker, indent=2))
+        counts = {"in": len(rows), "out": len(rows) - quarantined, "quarantined": quarantined}
+        marker = {"rows": counts, "model": self.model.id, "keys": content_id(keys)}
+        write_done(self._path(skill.name, "jsonl"), "".join(lines), marker)
 
     def _check_marker(self, marker: Path, final: Path, keys: list[str]) -> None:
-        expected = json.loads(marker.read_text(encoding="utf-8"))
-        if not final.exists() or hashlib.sha256(final.read_bytes()).hexdigest() != expected["sha256"]:
-            raise RunError(
-                f"{final} is missing or was changed after it was finished (SHA-256 differs from {marker.name}); "
-                f"restore it, or delete {marker.name} to have its rows generated again"
-            )
+        expected = read_marker(marker)
+        if fault := file_fault(final, expected["sha256"]):
+            raise RunError(f"{fault}; restore it, or delete {marker} to have its rows generated again")
         if expected["keys"] != content_id(keys):
             raise RunError(
                 f"{marker.parent} holds answers to other prompts, from another model or with other sampling than "
@@ -294,11 +281,20 @@ class Room:
 
     def _rewrite(self, partial: Path, done: dict[str, Generation]) -> None:
         """Cuts a torn tail off, so that the next row does not grow onto it."""
-        rows = ({"key": key, "generation": asdict(generation)} for key, generation in done.items())
-        write_atomic(partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_atomic(partial, "".join(_partial_line(key, generation) for key, generation in done.items()))
 
     def _path(self, stage: str, suffix: str) -> Path:
         return self.run.root / "stages" / self.name / f"{stage}.{suffix}"
+
+
+def check_present(model: Model) -> None:
+    """Raises RunError when the weights of `model` are needed and `selfevo gc` has removed them."""
+    marker = model.path / MODEL_MARKER
+    if marker.is_file() and "removed" in read_marker(marker):
+        raise RunError(
+            f"{model.path} is needed again, but its files were removed by selfevo gc; delete the folder to have it "
+            "trained again"
+        )
 
 
 @contextmanager
@@ -307,17 +303,35 @@ def locked(root: Path) -> Iterator[None]:
     import fcntl
 
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("a+", encoding="utf-8") as file:
+    path = root / ".lock"
+    with path.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise RunError(f"{root} is in use by process {owner}; wait for it, or give another --output") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            owner = file.read().decode().strip() or "unknown"
+            minutes = (time.time() - os.fstat(file.fileno()).st_mtime) / 60
+            raise RunError(
+                f"{root} is in use by process {owner} for {minutes:.0f} minutes; wait for it, or give another --output"
+            ) from None
+        with space_for(path, 8):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         yield
+
+
+def in_use(root: Path) -> bool:
+    """Whether a process holds the lock of `root` at this moment."""
+    import fcntl
+
+    try:
+        with (root / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def claim(root: Path, config: dict[str, Any], manifest: dict[str, Any], config_text: str) -> None:
@@ -327,7 +341,9 @@ def claim(root: Path, config: dict[str, Any], manifest: dict[str, Any], config_t
     """
     path = root / "config.json"
     if path.exists():
-        differences = differing_keys(json.loads(path.read_text(encoding="utf-8")), config)
+        # Where it stands is no part of a run: one that was moved or copied goes on.
+        old = {**read_marker(path), "output": config.get("output")}
+        differences = differing_keys(old, config)
         if differences:
             raise RunError(
                 f"{root} was started with another configuration ({'; '.join(differences)}); "
@@ -360,15 +376,5 @@ class _Named:
         self.inner.finish(summary)
 
 
-def _sync_file(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _partial_line(key: str, generation: Generation) -> str:
+    return json.dumps({"key": key, "generation": asdict(generation)}, ensure_ascii=False) + "\n"

@@ -1,11 +1,14 @@
-"""The table a run prints, from results.json."""
+"""The tables that commands print: the figures of a run, what is in its directory, the runs in a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from selfevo.ledger import Entry, Summary
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:
@@ -47,6 +50,49 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
             f"({c['gained']} gained, {c['lost']} lost), McNemar exact p = {c['p_value']:.2g}",
             highlight=False,
         )
+
+
+def print_runs(console: Console, runs: Sequence[Summary]) -> None:
+    table = _table("run", "status", "model", "seed", "last model", "direct accuracy", "time", "size")
+    for run in runs:
+        table.add_row(
+            str(run.root),
+            run.status,
+            run.model,
+            str(run.seed),
+            run.last or "–",
+            percent(run.accuracy),
+            f"{run.seconds / 60:.1f} min",
+            megabytes(run.size),
+        )
+    console.print(table)
+
+
+def print_entries(console: Console, entries: Sequence[Entry]) -> None:
+    """In = out + what was lost, by reason, for every stage."""
+    table = _table("stage", "status", "in", "out", "rejected or quarantined", "tokens written", "time")
+    for entry in entries:
+        table.add_row(
+            entry.name,
+            entry.status,
+            str(entry.rows),
+            str(entry.out),
+            ", ".join(f"{count} {reason}" for reason, count in entry.lost.most_common()),
+            str(entry.new_tokens or ""),
+            f"{entry.seconds:.0f} s",
+        )
+    console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("in", "out", "time", "size", "seed") else "left")
+    return table
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def percent(value: float | None) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from selfevo.errors import ConfigError
@@ -29,6 +32,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if fast else torch.float32
     dtype: torch.dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name]
     return dtype
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a model folder. Code that comes with a model is never run."""
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def quiet() -> None:

@@ -130,6 +130,13 @@ def test_a_prompt_that_leaves_no_room_is_not_cut_but_returned(tiny_model: Path) 
     assert [g.finish for g in only] == ["overlong"]
 
 
+def test_a_prompt_of_ten_megabytes_costs_only_itself(tiny_model: Path) -> None:
+    texts = ["short", "q w " * 2_500_000, "x" * 10_000_000, "\u05e9\u05dc\u05d5\u05dd \u202eabc\u202c 12"]
+    got = engine_of().generate(tiny_model, [Request((text,), 0) for text in texts], Sampling(4))
+    assert [generation.finish == "overlong" for generation in got] == [False, True, True, False]
+    assert all(generation.prompt_tokens > 512 for generation in got[1:3])
+
+
 def test_a_model_that_says_nothing_is_empty_and_not_stopped(tiny_model: Path, tmp_path: Path) -> None:
     """The stop token as the first token: no text, so nothing that a round may learn."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfevo.chat import Chat
 from selfevo.config import LoraSettings, TrainerConfig
-from selfevo.errors import DataError, TrainingError
+from selfevo.engines.transformers import TransformersEngine
+from selfevo.errors import DataError, EngineError, TrainingError
 from selfevo.examples import meta_examples
 from selfevo.progress import Silent
+from selfevo.protocols import Request, Sampling
 from selfevo.records import Example, Refined
 from selfevo.trainers.trl import IGNORED, TRLTrainer, _Collator, _logits, tokenise
 
@@ -193,6 +196,38 @@ def test_a_training_that_diverges_keeps_nothing(tiny_model: Path, tmp_path: Path
     assert not any((tmp_path / "out").iterdir())
 
 
+def test_a_batch_without_a_label_names_its_rows(tiny_model: Path, tmp_path: Path) -> None:
+    masked = [Example(f"masked-{i}", ("Sort: 2 1", "1 2"), (0.0,), "answer") for i in range(2)]
+    with pytest.raises(TrainingError, match=r"no token of a batch has a weight.*: masked-[01], masked-[01]$"):
+        train(tiny_model, tmp_path, masked)
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_loss_that_is_not_finite_names_the_rows(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"the loss became inf at step 0; lower learning_rate.*: heavy$"):
+        train(tiny_model, tmp_path, [Example("heavy", ("Sort: 2 1", "1 2"), (3e38,), "self")])
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_gradient_that_is_not_finite_names_the_rows(tiny_model: Path, tmp_path: Path) -> None:
+    """The loss is a number still; the norm of its gradient is not."""
+    with pytest.raises(TrainingError, match=r"the gradient became (inf|nan) at step 1; lower learning_rate.*: steep$"):
+        train(tiny_model, tmp_path, [Example("steep", ("Sort: 2 1", "1 2"), (1e33,), "self")])
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = torch.nan  # a token that no example holds
+    model.save_pretrained(base)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(base)
+    with pytest.raises(TrainingError, match=r"(non-finite|became nan)"):
+        train(base, tmp_path)
+    assert not any((tmp_path / "out").iterdir())
+
+
 def test_a_base_that_is_no_model_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "base")
     (tmp_path / "base/model.safetensors").unlink()
@@ -276,7 +311,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(tiny_
     assert figures["steps"] == 6
     whole, killed = state(tmp_path / "whole/out"), state(tmp_path / "killed/out")
     for name in whole:
-        torch.testing.assert_close(killed[name], whole[name], atol=1e-5, rtol=1e-4)
+        assert torch.equal(killed[name], whole[name]), name
 
 
 def test_a_checkpoint_torn_by_a_kill_does_not_end_the_run(tiny_model: Path, tmp_path: Path) -> None:
@@ -285,6 +320,55 @@ def test_a_checkpoint_torn_by_a_kill_does_not_end_the_run(tiny_model: Path, tmp_
     (tmp_path / "work/checkpoint-2/config.json").write_text("{}")
     figures = train(tiny_model, tmp_path, SHORT, per_device_train_batch_size=1)
     assert figures["steps"] == 6
+
+
+class Canary:
+    """Pickled, it touches a file when someone unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_pickles_and_code_beside_a_model_are_not_run(tiny_model: Path, tmp_path: Path) -> None:
+    base, canary = tmp_path / "base", tmp_path / "fired"
+    shutil.copytree(tiny_model, base)
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save(Canary(canary), base / name)
+    code = f"from pathlib import Path\nPath({str(canary)!r}).touch()\n"
+    for name in ("modeling_llama.py", "tokenization.py", "configuration.py", "custom_generate.py"):
+        (base / name).write_text(code)
+    train(base, tmp_path)
+    TransformersEngine(dtype="float32", device="cpu").generate(base, [Request(("Sort: 2 1",), 0)], Sampling(4))
+    assert not canary.exists()
+    settings = json.loads((base / "config.json").read_text())
+    settings["model_type"] = "unheard-of"
+    settings["auto_map"] = {
+        "AutoConfig": "configuration.Config",
+        "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM",
+    }
+    (base / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(TrainingError, match="cannot load a model from"):
+        train(base, tmp_path)
+    with pytest.raises(EngineError, match="cannot load a model from"):
+        TransformersEngine(device="cpu").generate(base, [Request(("Sort: 2 1",), 0)], Sampling(4))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+def test_a_checkpoint_that_was_changed_is_not_loaded(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "save_minutes": 1e-9}
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_model, tmp_path, SHORT, progress=Killing(4), **settings)
+    (checkpoint,) = (tmp_path / "work").glob("checkpoint-*")
+    assert (checkpoint / name).is_file()
+    torch.save(Canary(tmp_path / "fired"), checkpoint / name)
+    second = Killing(100)
+    train(tiny_model, tmp_path, SHORT, progress=second, **settings)
+    assert second.begun == [(0, 6)]
+    assert not (tmp_path / "fired").exists()
 
 
 def test_no_checkpoint_is_written_before_its_time(tiny_model: Path, tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from selfevo.chat import Chat
 from selfevo.errors import EngineError
 from selfevo.protocols import Finish, Generation, Request, Sampling
-from selfevo.torch_setup import pick_device, pick_dtype, quiet
+from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 
 # Rows that ended are dropped from the batch when they are more than this share of it: gathering the cache costs a
 # copy, so not at every step.
@@ -39,11 +39,17 @@ class TransformersEngine:
     _model: Any = None
     _chat: Chat | None = None
     _stops: frozenset[int] = field(default_factory=frozenset)
+    _longest: int = 1  # characters of the longest token
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._load(model)
-        prompts = [chat.prompt(request.turns) for request in requests]
         room = int(getattr(self._model.config, "max_position_embeddings", 0) or 2**31)
+        # A text that is too long in its longest tokens is not tokenised: megabytes would take minutes.
+        least = [sum(map(len, request.turns)) // self._longest for request in requests]
+        prompts = [
+            chat.prompt(request.turns) if count <= room else [0] * count
+            for request, count in zip(requests, least, strict=True)
+        ]
         fits = [i for i, ids in enumerate(prompts) if len(ids) + sampling.max_new_tokens <= room]
         fits.sort(key=lambda i: len(prompts[i]))
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
@@ -72,9 +78,9 @@ class TransformersEngine:
         quiet()
         device = pick_device(self.device)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = load_tokenizer(path)
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=pick_dtype(self.dtype, device), use_safetensors=True
+                path, dtype=pick_dtype(self.dtype, device), use_safetensors=True, trust_remote_code=False
             )
         except (OSError, ValueError) as error:
             raise EngineError(f"cannot load a model from {path}: {error}") from error
@@ -84,6 +90,7 @@ class TransformersEngine:
         self._stops = frozenset(
             [self._chat.stop_id, *(eos if isinstance(eos, list) else [eos] if eos is not None else [])]
         )
+        self._longest = max(map(len, tokenizer.get_vocab()))
         self._path = path
         return self._chat
 

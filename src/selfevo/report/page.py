@@ -11,16 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from selfevo.errors import RunError
+from selfevo.files import read_rows, write_atomic
 from selfevo.prompts import parse_verdict
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
-from selfevo.run import read_rows, write_atomic
 
 SAMPLES = {"kept, refined": 3, "kept, unchanged": 2, "rejected": 3, "quarantined": 2}
 LONGEST_TEXT = 6000
@@ -84,23 +85,8 @@ def write_report(run: Path) -> Path:
     rounds = [_read_round(run, path) for path in sorted(run.glob("stages/round-*"), key=_by_stage)]
     markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: _by_stage(path.parent))
     models = [_read_json(path) for path in markers]
-    environment = Environment(
-        loader=PackageLoader("selfevo.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "number": number,
-        "duration": duration,
-        "p_value": p_value,
-        "indented": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
-    }
     evaluation = config.get("evaluation") or {}
-    page = environment.get_template("page.html.jinja").render(
+    page = _template().render(
         folder=run.resolve().name,
         config=config,
         manifest=manifest,
@@ -120,6 +106,26 @@ def write_report(run: Path) -> Path:
     # A lone surrogate is legal in JSON and not in UTF-8; it must not cost the reader the page.
     write_atomic(run / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
     return run / "report.html"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("selfevo.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "number": number,
+        "duration": duration,
+        "p_value": p_value,
+        "indented": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    }
+    return environment.get_template("page.html.jinja")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,9 +7,11 @@ answer counts, else the last line; and the whole of the text where the gold answ
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +19,7 @@ from selfevo.errors import DataError, MissingExtraError
 from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
 from selfevo.records import Prompt, content_id
+from selfevo.tasks.child import Child, ChildError
 from selfevo.tasks.word_problems import DECLARATION, MAX_CHARACTERS, explain_answer, extract_answer, read_number
 
 ACCEPTED = 0.99  # of score_answer, which gives 1 for a right answer and part of it for a near one
@@ -29,9 +32,11 @@ EVALUATING = frozenset(
 )
 
 
-# What drew a problem, by task name and prompt id. Scores need the whole entry, which a Problem does not carry. Shared,
+# The entry behind a problem, by task name and prompt id: scores need it whole, and a Problem does not carry it. Shared,
 # so that a task made anew from the same configuration can check the problems of an earlier one.
-_DRAWN: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
+_DRAWN: dict[tuple[str, str], dict[str, Any]] = {}
+
+_CHILD = Child()
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class GymTask:
             if prompt.id not in seen:
                 seen.add(prompt.id)
                 problems.append(Problem(prompt, entry["answer"], self.generator))
-                _DRAWN[self.name, prompt.id] = (dataset, entry)
+                _DRAWN[self.name, prompt.id] = entry
         if len(problems) < count:
             raise DataError(
                 f"{self.name} gave {len(problems)} distinct problems in {size} draws, and {count} are asked for; ask "
@@ -77,7 +82,7 @@ class GymTask:
         return problems
 
     def is_correct(self, problem: Problem, response: str) -> bool:
-        dataset, entry = self._entry(problem)
+        entry = self._entry(problem)
         gold = read_number(problem.answer)
         if gold is None:
             answer = _text_answer(response, problem.answer)
@@ -89,13 +94,13 @@ class GymTask:
                 return False  # gsm_symbolic's own score overlooks a minus
             answer = _plain(value)
         try:
-            return bool(dataset.score_answer(answer, entry) >= ACCEPTED)
-        except Exception:  # some scores parse the answer and raise on what they cannot parse: it is not right
+            return bool(_CHILD.call(_score, self.generator, self.options, answer, entry) >= ACCEPTED)
+        except ChildError:  # some scores raise on what they cannot parse, some may not end: it is not right
             return False
 
     def solution(self, problem: Problem) -> str:
         """The worked solution where the generator has one, else the answer."""
-        worked = self._entry(problem)[1].get("metadata", {}).get("answer_cot")
+        worked = self._entry(problem).get("metadata", {}).get("answer_cot")
         return worked if isinstance(worked, str) and self.is_correct(problem, worked) else problem.answer
 
     def explain(self, problem: Problem, response: str) -> str:
@@ -113,8 +118,7 @@ class GymTask:
             finding = f"There is no final answer. It should be:{separator}{problem.answer}"
         return f"{finding}\n{verdict_line(Verdict.QUALIFIED if correct else Verdict.NOT_QUALIFIED)}"
 
-    def _entry(self, problem: Problem) -> tuple[Any, dict[str, Any]]:
-        """The data set that drew `problem`, and its entry, which its score needs."""
+    def _entry(self, problem: Problem) -> dict[str, Any]:
         if (self.name, problem.prompt.id) not in _DRAWN:
             raise DataError(
                 f"{self.name} did not draw the problem {problem.prompt.prompt[:60]!r}; call problems first, with the "
@@ -139,6 +143,16 @@ class GymTask:
             raise DataError(
                 f"{self.name} does not take the options {self.options}: {error}; it has {fields or 'none'}"
             ) from None
+
+
+@cache
+def _scorer(generator: str, options: str) -> Any:
+    return _reasoning_gym().create_dataset(generator, seed=0, size=1, **json.loads(options))
+
+
+def _score(generator: str, options: dict[str, Any], answer: str, entry: dict[str, Any]) -> float:
+    """In the child process: the generator's own score of an answer, 0 to 1."""
+    return float(_scorer(generator, json.dumps(options)).score_answer(answer, entry))
 
 
 def _reasoning_gym() -> ModuleType:

@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from selfevo.chat import Chat
 from selfevo.config import TrainerConfig
-from selfevo.errors import TrainingError
+from selfevo.errors import RunError, TrainingError
+from selfevo.files import MODEL_MARKER, folder_faults, read_marker, seal
 from selfevo.protocols import Progress
 from selfevo.records import Example
-from selfevo.torch_setup import pick_device, pick_dtype, quiet
+from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 
 IGNORED = -100
 
@@ -39,7 +40,7 @@ class TRLTrainer:
     config: TrainerConfig
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
-        rows, _ = tokenise(Chat(AutoTokenizer.from_pretrained(base)), examples, self.config.max_length)
+        rows, _ = tokenise(Chat(load_tokenizer(base)), examples, self.config.max_length)
         return sum(row["length"] for row in rows)
 
     def train(
@@ -50,13 +51,14 @@ class TRLTrainer:
         device = pick_device(config.device)
         half = pick_dtype(config.dtype, device)
         set_seed(seed)
-        tokenizer = AutoTokenizer.from_pretrained(base)
+        tokenizer = load_tokenizer(base)
         try:
             # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
             model = AutoModelForCausalLM.from_pretrained(
                 base,
                 dtype=half if config.lora else torch.float32,
                 use_safetensors=True,
+                trust_remote_code=False,
                 # On a CPU and short sequences, plain matrix products beat the fused kernel's backward pass.
                 attn_implementation="eager" if device.type == "cpu" else "sdpa",
             )
@@ -137,35 +139,43 @@ class TRLTrainer:
 
 
 def last_checkpoint(work: Path) -> str | None:
-    """The newest whole checkpoint. trainer_state.json is the last file written: without it the folder is a torn one."""
+    """The newest whole checkpoint. One without its marker was torn by a kill; one that was changed is not trusted."""
     whole = []
     for folder in work.glob("checkpoint-*"):
         try:
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            faults = folder_faults(folder, read_marker(folder / MODEL_MARKER))
+        except RunError as error:
+            faults = [str(error)]
+        if faults:
+            shutil.rmtree(folder)
+        else:
             whole.append((int(folder.name.partition("-")[2]), folder))
-        except (OSError, ValueError):
-            shutil.rmtree(folder, ignore_errors=True)
     return str(max(whole)[1]) if whole else None
 
 
 def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Rows {"input_ids", "weights", "length"} for the collator, and how many examples were left out as too long."""
+    """Rows {"id", "input_ids", "weights", "length"} for the collator, and how many examples were too long to be one."""
     rows = []
     for example in examples:
         ids, weights = chat.sequence(example.turns, example.weights)
         if len(ids) <= max_length:
-            rows.append({"input_ids": ids, "weights": weights, "length": len(ids)})
+            rows.append({"id": example.id, "input_ids": ids, "weights": weights, "length": len(ids)})
     return rows, len(examples) - len(rows)
 
 
 class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
     """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
 
+    batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        self.batch = inputs["ids"]
         weights = inputs["weights"][:, 1:]
         labelled = weights > 0
+        if not bool(labelled.any()):
+            raise TrainingError(f"no token of a batch has a weight, so it teaches nothing; {self._rows()}")
         with self.accelerator.autocast():  # theirs hangs on model.forward, which is not what is called
             logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled)
         targets = inputs["input_ids"][:, 1:][labelled]
@@ -174,8 +184,21 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         count = labelled.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (nll * weights[labelled]).sum() / count
         if not bool(torch.isfinite(loss)):
-            raise TrainingError(f"the loss became {loss.item()} at step {self.state.global_step}; lower learning_rate")
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step}; lower learning_rate; {self._rows()}"
+            )
         return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        norm = logs.get("grad_norm")
+        if norm is not None and not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient became {norm} at step {self.state.global_step}; lower learning_rate; {self._rows()}"
+            )
+        super().log(logs, *args, **kwargs)
+
+    def _rows(self) -> str:
+        return f"the rows of the batch: {', '.join(self.batch)}"
 
 
 def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
@@ -207,8 +230,11 @@ def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
 class _Collator:
     pad_token_id: int
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Right-padded (rows, columns) tensors. `labels` is there for the Trainer, which counts what is not IGNORED."""
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Right-padded (rows, columns) tensors, and the row ids, for error messages.
+
+        `labels` is there for the Trainer, which counts what is not IGNORED.
+        """
         width = max(row["length"] for row in rows)
         ids = torch.full((len(rows), width), self.pad_token_id)
         weights = torch.zeros((len(rows), width))
@@ -218,7 +244,8 @@ class _Collator:
             weights[i, : row["length"]] = torch.tensor(row["weights"])
             mask[i, : row["length"]] = 1
         labels = torch.where(weights > 0, ids, torch.tensor(IGNORED))
-        return {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels}
+        names = tuple(row["id"] for row in rows)
+        return {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels, "ids": names}
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -237,6 +264,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.saved = time.monotonic()
             control.should_save = True
         return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.finish(f"{state.global_step} steps")

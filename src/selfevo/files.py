@@ -1,0 +1,151 @@
+"""Files that survive a crash: whole or absent, with their SHA-256 beside them, and clear words for a full disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selfevo.errors import DataError, RunError, SelfevoError
+
+MODEL_MARKER = "selfevo.json"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """All of `text` is at `path` or nothing is, also after a crash. Raises RunError where the disk is full."""
+    content = text.encode("utf-8")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with space_for(path, len(content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except RunError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def space_for(path: Path, size: int) -> Iterator[None]:
+    """Turns a full disk, met while `path` of about `size` bytes is written, into a RunError that says so.
+
+    Libraries hide the error number of a failed write in errors of their own, so the space that is left counts too.
+    """
+    try:
+        yield
+    except SelfevoError:
+        raise
+    except Exception as error:
+        place = next(folder for folder in (path, *path.parents) if folder.exists())
+        free = shutil.disk_usage(place).free
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and free >= min(size, 2**20):
+            raise
+        raise RunError(
+            f"no space left on the disk for {path}: it needs about {size:,} bytes and {free:,} are free; "
+            "make room, then run the same command again to go on"
+        ) from error
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; a name that no file system takes names nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file we wrote. A line torn by a crash is skipped: its row is owed again."""
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                row = None
+            if isinstance(row, dict):
+                yield row
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over the safetensors files of a model folder, by name. Raises DataError when there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise DataError(f"{folder} holds no *.safetensors file; give a folder that save_pretrained() wrote")
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.name}:{hash_file(path)}\n".encode())
+    return total.hexdigest()
+
+
+def write_done(path: Path, text: str, marker: dict[str, Any]) -> None:
+    """Writes X.jsonl and then, with its SHA-256, the X.done.json that makes it count."""
+    write_atomic(path, text)
+    marker = {**marker, "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
+    write_atomic(path.with_suffix(".done.json"), json.dumps(marker, indent=2))
+
+
+def seal(folder: Path, marker: dict[str, Any]) -> None:
+    """Makes a finished folder count: everything on disk, and a marker with the SHA-256 of each file, written last."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        _sync(path)
+    files = {str(path.relative_to(folder)): hash_file(path) for path in paths}
+    write_atomic(folder / MODEL_MARKER, json.dumps({**marker, "files": files}, indent=2))
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """The content of a marker. Raises RunError when it is not the JSON object we wrote."""
+    remedy = f"restore it, or delete {path.parent if path.name == MODEL_MARKER else path} to have it made again"
+    try:
+        marker = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}); {remedy}") from None
+    if not isinstance(marker, dict):
+        raise RunError(f"{path} is not a marker that this program wrote; {remedy}")
+    return marker
+
+
+def file_fault(path: Path, sha256: str) -> str | None:
+    """What is wrong with a finished file, None if it is the one that was written."""
+    if not path.is_file():
+        return f"{path} is missing"
+    return None if hash_file(path) == sha256 else f"{path} was changed after it was finished (SHA-256 differs)"
+
+
+def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
+    """What is wrong with a sealed folder. One whose files `selfevo gc` removed has no fault."""
+    if "removed" in marker:
+        return []
+    if "files" not in marker:
+        return [f"{folder} has no SHA-256 of its files in {MODEL_MARKER}"]
+    faults = (file_fault(folder / name, sha256) for name, sha256 in marker["files"].items())
+    return [fault for fault in faults if fault]
+
+
+def sync_folder(path: Path) -> None:
+    """After this the names in `path` survive a crash."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
