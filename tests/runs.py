@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from selfevo.config import RunConfig
+from selfevo.config import RunConfig, parse_config
+from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.launch import draw_sets
 from selfevo.progress import Silent
@@ -32,6 +33,18 @@ def tree(root: Path) -> dict[str, bytes]:
         for path in sorted((root / folder).rglob("*"))
         if path.is_file() and path.name != "selfevo.json"
     }
+
+
+def small_demo(folder: Path, output: Path, seed: int = 0) -> RunConfig:
+    """The demo with few rows, and a base model in `folder` that only scripted engines can read."""
+    base = folder / "base"
+    base.mkdir(exist_ok=True)
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"weights")
+    settings = demo_config(base, output, seed, smoke=True).model_dump(mode="json")
+    settings["corpus"]["labels"] = 16
+    settings["prompts"]["count"] = settings["evaluation"]["count"] = 24
+    return parse_config(settings, "test")
 
 
 def results(config: RunConfig) -> dict[str, Any]:

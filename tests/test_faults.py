@@ -21,9 +21,8 @@ import datasets
 import huggingface_hub
 import pytest
 
-from runs import results, student, tree
+from runs import results, small_demo, student, tree
 from selfevo.config import RunConfig, parse_config
-from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError, SelfevoError
 from selfevo.launch import launch
@@ -37,12 +36,8 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """The demo in smoke size."""
     folder = tmp_path_factory.mktemp("faults")
-    (folder / "base").mkdir()
-    (folder / "base/config.json").write_text("{}")
-    (folder / "base/model.safetensors").write_bytes(b"weights")
-    return demo_config(folder / "base", folder / "uninterrupted", 0, smoke=True)
+    return small_demo(folder, folder / "uninterrupted")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from runs import KilledError, everything, results, student, tree
+from runs import KilledError, everything, results, small_demo, student, tree
 from selfevo.config import RunConfig, parse_config
-from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.examples import meta_examples
@@ -36,12 +35,7 @@ SKILLS = ("respond", "critique", "refine", "judge")
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    """The demo in smoke size."""
-    base = tmp_path / "base"
-    base.mkdir()
-    (base / "config.json").write_text("{}")
-    (base / "model.safetensors").write_bytes(b"weights")
-    return demo_config(base, tmp_path / "run", 0, smoke=True)
+    return small_demo(tmp_path, tmp_path / "run")
 
 
 @dataclass
@@ -265,7 +259,7 @@ def test_other_base_weights_are_refused(config: RunConfig) -> None:
 
 
 def test_two_seeds_are_two_runs(config: RunConfig, tmp_path: Path) -> None:
-    other = demo_config(Path(config.model), tmp_path / "run-1", 1, smoke=True)
+    other = small_demo(tmp_path, tmp_path / "run-1", seed=1)
     shared = everything(config).keys() & {p.prompt.prompt for p in draw_sets(other).evaluation}
     # Additions are drawn from millions. Of running totals there are 25,000: one in common, as here, is chance.
     assert not [prompt for prompt in shared if prompt.startswith("Add")]

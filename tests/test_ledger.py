@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runs import student
+from runs import small_demo, student
 from selfevo.config import RunConfig
-from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.launch import launch
@@ -23,12 +22,9 @@ from selfevo.trainers.scripted import ScriptedTrainer
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A finished demo in smoke size; not to be changed."""
+    """A finished run; not to be changed."""
     folder = tmp_path_factory.mktemp("ledger")
-    (folder / "base").mkdir()
-    (folder / "base/config.json").write_text("{}")
-    (folder / "base/model.safetensors").write_bytes(b"weights")
-    config = demo_config(folder / "base", folder / "runs/demo", 0, smoke=True)
+    config = small_demo(folder, folder / "runs/demo")
     launch(config, Silent(), ScriptedEngine(student(config)), ScriptedTrainer())
     return config
 

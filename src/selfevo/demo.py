@@ -35,22 +35,22 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "seed": seed,
             "corpus": {
                 "task": {"name": "demo"},
-                "labels": 16 if smoke else 80,
+                "labels": 8 if smoke else 80,
                 "samples_per_prompt": 2 if smoke else 4,
                 "warmup_epochs": 2 if smoke else 6,
                 "temperature": 1.0,
             },
-            "prompts": {"task": {"name": "demo"}, "count": 24 if smoke else 720},
-            "evaluation": {"task": {"name": "demo"}, "count": 24 if smoke else 300},
+            "prompts": {"task": {"name": "demo"}, "count": 12 if smoke else 720},
+            "evaluation": {"task": {"name": "demo"}, "count": 12 if smoke else 300},
             "rounds": 3,
             "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
                 # The trained models need some fifteen tokens; the limit gives the base model room to come to an answer.
                 "respond": {"temperature": 0.0, "max_new_tokens": 64},
-                "critique": {"max_new_tokens": 128},
+                "critique": {"max_new_tokens": 96 if smoke else 128},
                 "refine": {"max_new_tokens": 64},
-                "judge": {"max_new_tokens": 128},
+                "judge": {"max_new_tokens": 96 if smoke else 128},
             },
             "trainer": {
                 "learning_rate": 4e-4,
