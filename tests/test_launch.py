@@ -405,5 +405,5 @@ def test_a_real_run_of_the_tiny_model(tiny_model: Path, tmp_path: Path) -> None:
     assert rows["kept"] > 0, "a trained model ends its turns, else the round shows nothing"
     before = tree(config.output)
     again = ScriptedEngine(lambda model, turns: "never asked")
-    launch(config, Silent(), again, ScriptedTrainer())
+    launch(config, Silent(), again)
     assert (again.calls, tree(config.output)) == ([], before)

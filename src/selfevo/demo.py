@@ -35,7 +35,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "seed": seed,
             "corpus": {
                 "task": {"name": "demo"},
-                "labels": 8 if smoke else 80,
+                "labels": 12 if smoke else 80,
                 "samples_per_prompt": 2 if smoke else 4,
                 "warmup_epochs": 2 if smoke else 6,
                 "temperature": 1.0,
