@@ -149,6 +149,11 @@ class EngineConfig(_Strict):
     batch_size: Positive = 128
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field("auto", description="auto, cpu or cuda")
+    kv_cache_gib: float = Field(
+        2.0,
+        ge=0,
+        description="memory for states of conversations kept from stage to stage; 0 turns it off",
+    )
 
 
 class RunConfig(_Strict):

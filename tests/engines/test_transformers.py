@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfevo.chat import Chat
-from selfevo.engines.transformers import TransformersEngine, _pick
+from selfevo.engines.transformers import TransformersEngine, _groups, _pick
 from selfevo.errors import ConfigError, DataError, EngineError
 from selfevo.protocols import Request, Sampling
 
@@ -22,6 +22,7 @@ LENGTHS = [1, 40, 3, 17, 9, 60, 2, 25, 5, 11, 33, 7, 50, 4, 21, 13, 6, 45, 8, 29
 PROMPTS = [("sort 12 7 " * length + str(length)).strip() for length in LENGTHS]
 REQUESTS = [Request((prompt,), seed=i) for i, prompt in enumerate(PROMPTS)]
 SAMPLED = Sampling(max_new_tokens=24, temperature=1.0)
+GREEDY = Sampling(max_new_tokens=24)
 
 
 def engine_of(batch_size: int = 24) -> TransformersEngine:
@@ -245,3 +246,104 @@ def test_a_low_temperature_sharpens_and_zero_is_greedy() -> None:
     assert shares[1] == pytest.approx(0.5, abs=2e-3)
     assert shares[2] == pytest.approx(0.25 / (0.01 + 0.25 + 0.0025 + 0.1225), abs=2e-3)
     assert shares[3] == 1.0
+
+
+# --- states kept from stage to stage ------------------------------------------------------------------------------
+
+
+def trajectories(engine: TransformersEngine, model: Path, sampling: Sampling = GREEDY) -> list[list[str]]:
+    """Texts of the four skills for 64 prompts of mixed length, one conversation each."""
+    prompts = [f"{prompt} {i}" for i in range(3) for prompt in PROMPTS][:64]
+    conversations: list[tuple[str, ...]] = [(prompt,) for prompt in prompts]
+    texts: list[list[str]] = []
+
+    def ask() -> list[str]:
+        got = engine.generate(model, [Request(turns, i) for i, turns in enumerate(conversations)], sampling)
+        texts.append([generation.text for generation in got])
+        return texts[-1]
+
+    for question in ("Check.", "Mend."):
+        conversations = [(*turns, text, question) for turns, text in zip(conversations, ask(), strict=True)]
+    conversations = [(prompt, text, "Check.") for prompt, text in zip(prompts, ask(), strict=True)]
+    ask()
+    return texts
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_what_is_kept_changes_no_text(stopping: Path, sampling: Sampling, batch_size: int) -> None:
+    without = TransformersEngine(batch_size, "float32", "cpu", kv_cache_gib=0)
+    with_ = TransformersEngine(batch_size, "float32", "cpu")
+    assert trajectories(with_, stopping, sampling) == trajectories(without, stopping, sampling)
+    assert with_.prefilled < 0.7 * without.prefilled
+
+
+def test_every_stage_is_what_generate_writes(stopping: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(stopping).eval()
+    chat = Chat(AutoTokenizer.from_pretrained(stopping))
+    engine = engine_of()
+    for turns in (("sort 12 7",), ("sort 12 7", "7 12", "Check."), ("sort 12 7", "7 12", "Check.", "good", "Mend.")):
+        (generation,) = engine.generate(stopping, [Request(turns, 0)], Sampling(40))
+        ids = torch.tensor([chat.prompt(turns)])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False)
+        new = out[0, ids.shape[1] :].tolist()
+        assert generation.text == chat.text(new[: new.index(chat.stop_id)] if chat.stop_id in new else new)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=200))
+def test_groups_hold_every_row_once_in_order_within_the_limit(sizes: list[int]) -> None:
+    sizes = sorted(sizes)
+    groups = _groups(sizes)
+    assert [i for group in groups for i in group] == list(range(len(sizes)))
+    for group in groups:
+        padded, needed = len(group) * sizes[group[-1]], sum(sizes[group[0] : group[-1] + 1])
+        assert len(group) == 1 or padded <= 4096
+        assert padded <= 1.05 * needed or needed - sizes[group[-1]] < 256
+
+
+def test_memory_is_bounded_and_given_back(stopping: Path) -> None:
+    engine = TransformersEngine(64, "float32", "cpu", kv_cache_gib=2**-12)
+    without = TransformersEngine(64, "float32", "cpu", kv_cache_gib=0)
+    assert trajectories(engine, stopping) == trajectories(without, stopping)
+    assert 0 < engine._memory.used <= 2**18
+    engine.release()
+    assert engine._memory.used == 0
+
+
+def test_another_model_starts_from_nothing(tiny_model: Path, stopping: Path) -> None:
+    engine = engine_of()
+    first = engine.generate(tiny_model, REQUESTS, Sampling(8))
+    engine.generate(stopping, REQUESTS, Sampling(8))
+    assert engine.generate(tiny_model, REQUESTS, Sampling(8)) == first
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(
+    stopping: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, expected = engine_of(), engine_of().generate(stopping, REQUESTS, Sampling(24))
+    engine._load(stopping)
+    forward = engine._model.forward
+
+    def small(*args: Any, **kwargs: Any) -> Any:
+        if len(kwargs["input_ids"]) > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", small)
+    assert engine.generate(stopping, REQUESTS, Sampling(24)) == expected
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 24 rows at once; going on with 12",
+        "out of memory with 12 rows at once; going on with 6",
+    ]
+
+
+def test_out_of_memory_with_one_row_is_an_error(stopping: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of()
+    engine._load(stopping)
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine._model, "forward", never)
+    with pytest.raises(EngineError, match="out of memory with one prompt of"):
+        engine.generate(stopping, REQUESTS[:2], Sampling(4))

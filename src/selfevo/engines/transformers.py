@@ -1,24 +1,26 @@
 """Batched generation with a transformers model: CPU or CUDA, bf16 where the hardware has it.
 
-Differs from `model.generate`: the key-value cache is allocated once instead of grown by concatenation, finished rows
-leave the batch, and sampling draws from a stream per row, so that a row's text does not depend on its batch mates
-(exactly in float32; bf16 arithmetic still varies in the last bit with the batch).
+Differs from `model.generate`: what an earlier stage computed of a conversation is not computed again (cache.py), the
+key-value cache is allocated once instead of grown by concatenation, prompts are prefilled beside prompts of their own
+length, finished rows leave the batch, and sampling draws from a stream per row, so that a row's text does not depend
+on its batch mates (exactly in float32; bf16 arithmetic still varies in the last bit with the batch).
 """
 
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from selfevo.chat import Chat
+from selfevo.engines.cache import BatchCache, Memory, States, holds_plain_layers
 from selfevo.errors import EngineError
 from selfevo.protocols import Finish, Generation, Request, Sampling
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
@@ -26,20 +28,47 @@ from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 # Rows that ended are dropped from the batch when they are more than this share of it: gathering the cache costs a
 # copy, so not at every step.
 _COMPACT_ABOVE = 0.25
+# Tokens of one prefill, padding included: no more than that, for the memory of its activations; no fewer than the
+# second, which keep the hardware busy, for the sake of rows of like length.
+_PREFILL_TOKENS, _LEAST_TOKENS = 4096, 256
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A request as tokens. `name` finds the conversation again; the first `known` tokens have their states already."""
+
+    ids: list[int]
+    seed: int
+    name: str
+    states: States | None
+    known: int
 
 
 @dataclass(slots=True)
 class TransformersEngine:
-    """`dtype`: "auto", "bfloat16", "float32"; `device`: "auto", "cpu", "cuda". Loads one model at a time."""
+    """`dtype`: "auto", "bfloat16", "float32"; `device`: "auto", "cpu", "cuda". Loads one model at a time.
+
+    `kv_cache_gib`: memory for the states of conversations, kept from call to call; 0 computes every prompt anew.
+    `prefilled` counts the prompt tokens that were computed, padding included, since the engine was made.
+    """
 
     batch_size: int = 128
     dtype: str = "auto"
     device: str = "auto"
+    kv_cache_gib: float = 2.0
+    prefilled: int = 0
     _path: Path | None = None
     _model: Any = None
     _chat: Chat | None = None
     _stops: frozenset[int] = field(default_factory=frozenset)
     _longest: int = 1  # characters of the longest token
+    _plain: bool = False
+    _memory: Memory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._memory = Memory(int(self.kv_cache_gib * 2**30))
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._load(model)
@@ -50,23 +79,39 @@ class TransformersEngine:
             chat.prompt(request.turns) if count <= room else [0] * count
             for request, count in zip(requests, least, strict=True)
         ]
-        fits = [i for i, ids in enumerate(prompts) if len(ids) + sampling.max_new_tokens <= room]
-        fits.sort(key=lambda i: len(prompts[i]))
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
-        for start in range(0, len(fits), self.batch_size):
-            batch = fits[start : start + self.batch_size]
-            seeds = [requests[i].seed for i in batch]
-            for i, (tokens, finish) in zip(
-                batch, self._decode([prompts[i] for i in batch], seeds, sampling), strict=True
-            ):
+        rows: list[tuple[int, _Row]] = []
+        for i, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
+            if len(ids) + sampling.max_new_tokens <= room:
+                states, known = self._memory.find(request.turns[0], ids) if self._plain else (None, 0)
+                rows.append((i, _Row(ids, request.seed, request.turns[0], states, known)))
+        rows.sort(key=lambda row: (len(row[1].ids) - row[1].known, len(row[1].ids)))
+        start, size = 0, self.batch_size
+        while start < len(rows):
+            batch = rows[start : start + size]
+            try:
+                written = self._decode([row for _, row in batch], sampling)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise EngineError(f"out of memory with one prompt of {len(batch[0][1].ids)} tokens") from error
+                size = len(batch) // 2
+                logger.warning("out of memory with %d rows at once; going on with %d", len(batch), size)
+                self._memory.clear()
+                rows[start:] = [(i, replace(row, states=None, known=0)) for i, row in rows[start:]]
+                continue
+            for (i, row), (tokens, finish) in zip(batch, written, strict=True):
                 text = chat.text(tokens)
                 if finish == "stop" and not text:
                     finish = "empty"
-                results[i] = Generation(text, finish, len(prompts[i]), len(tokens))
+                results[i] = Generation(text, finish, len(row.ids), len(tokens))
+            start += len(batch)
         return results
 
     def release(self) -> None:
         self._path = self._model = self._chat = None
+        self._memory.clear()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -85,6 +130,7 @@ class TransformersEngine:
         except (OSError, ValueError) as error:
             raise EngineError(f"cannot load a model from {path}: {error}") from error
         self._model = model.to(device).eval()
+        self._plain = holds_plain_layers(model.config)
         self._chat = Chat(tokenizer)
         eos = model.generation_config.eos_token_id
         self._stops = frozenset(
@@ -95,54 +141,117 @@ class TransformersEngine:
         return self._chat
 
     @torch.inference_mode()
-    def _decode(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling) -> list[tuple[list[int], Finish]]:
+    def _decode(self, batch: Sequence[_Row], sampling: Sampling) -> list[tuple[list[int], Finish]]:
         """Continues each prompt; returns the new tokens without the stop token, and why the row ended."""
-        device, rows, longest, limit = self._model.device, len(prompts), len(prompts[-1]), sampling.max_new_tokens
+        device, rows, limit = self._model.device, len(batch), sampling.max_new_tokens
         stops = torch.tensor(sorted(self._stops), device=device)
-        # Left padding: every row's last token is in the last column, so one column of logits serves all rows.
-        ids = torch.full((rows, longest), int(stops[0]), device=device)
-        mask = torch.ones((rows, longest + limit), dtype=torch.long, device=device)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=device)
-            mask[row, : longest - len(prompt)] = 0
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         # One column of uniform numbers per step, one stream per row, drawn from the row's own seed.
         draws = torch.tensor(
-            np.stack([np.random.default_rng(seed).random(limit, dtype=np.float32) for seed in seeds]), device=device
+            np.stack([np.random.default_rng(row.seed).random(limit, dtype=np.float32) for row in batch]), device=device
         )
-        cache = _preallocated_cache(self._model.config, limit)
+        cache, mask, width, logits = self._prefill(batch, limit)
         written = torch.empty((rows, limit), dtype=torch.long, device=device)
         ended = torch.full((rows,), -1, dtype=torch.long, device=device)  # step at which a row stopped
         active = torch.arange(rows, device=device)
-        inputs, past = ids, 0
         for step in range(limit):
-            width = longest + step
-            logits = self._model(
-                input_ids=inputs,
-                attention_mask=mask[:, :width],
-                position_ids=positions[:, past:width],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
             tokens = _pick(logits, draws[active, step], sampling)
             written[active, step] = tokens
             stopped = torch.isin(tokens, stops) & (ended[active] < 0)
             ended[active[stopped]] = step
             going = ended[active] < 0
             alive = int(going.sum())
-            if alive == 0:
-                break
-            if alive < len(active) * (1 - _COMPACT_ABOVE):
+            last = alive == 0 or step == limit - 1
+            if last or alive < len(active) * (1 - _COMPACT_ABOVE):
+                for place in range(len(active)) if last else (~going).nonzero()[:, 0].tolist():
+                    row = int(active[place])
+                    length = step if going[place] else int(ended[row])  # tokens whose states have been computed
+                    self._remember(batch[row], cache, place, mask[place, : width + length], written[row, :length])
+                if last:
+                    break
                 keep = going.nonzero()[:, 0]
-                active, mask, positions, tokens = active[keep], mask[keep], positions[keep], tokens[keep]
+                active, mask, tokens = active[keep], mask[keep], tokens[keep]
                 cache.batch_select_indices(keep)
-            inputs, past = tokens[:, None], width
+            mask[:, width + step] = True
+            positions = mask[:, : width + step + 1].sum(-1, keepdim=True) - 1
+            logits = self._forward(tokens[:, None], mask[:, : width + step + 1], positions, cache)
         lengths = ended.tolist()
         return [
             (row[:length], "stop") if length >= 0 else (row, "length")
             for row, length in zip(written.tolist(), lengths, strict=True)
         ]
+
+    def _prefill(self, batch: Sequence[_Row], limit: int) -> tuple[Any, torch.Tensor, int, torch.Tensor]:
+        """Computes the states of the prompts, but for what is known of them.
+
+        Returns the cache, the mask (rows, columns) of the columns in use, the column behind the prompts, and the logits
+        (rows, vocabulary) of each prompt's last token. Prompts end in the same column, so that one column of logits
+        serves all rows; between what is known of a prompt and the rest there may be columns out of use.
+        """
+        device = self._model.device
+        groups = _groups([len(row.ids) - row.known for row in batch]) if self._plain else [range(len(batch))]
+        width = max(max(batch[i].known for i in g) + max(len(batch[i].ids) - batch[i].known for i in g) for g in groups)
+        mask = torch.zeros((len(batch), width + limit), dtype=torch.bool, device=device)
+        cache: Any = BatchCache(self._model.config, len(batch), width + limit) if self._plain else None
+        logits = []
+        for group in groups:
+            new = max(len(batch[i].ids) - batch[i].known for i in group)
+            known = max(batch[i].known for i in group) if self._plain else 0
+            ids = torch.full((len(group), new), min(self._stops), device=device)
+            for place, i in enumerate(group):
+                row = batch[i]
+                fresh = len(row.ids) - row.known
+                ids[place, new - fresh :] = torch.tensor(row.ids[row.known :], device=device)
+                mask[i, width - fresh : width] = True
+                if row.states is not None:
+                    mask[i, width - new - row.known : width - new] = True
+                    cache.load(i, width - new, row.states, row.known)
+            rows, start = slice(group[0], group[-1] + 1), width - new - known
+            if self._plain:
+                cache.window(rows, start, width - new)
+            else:
+                cache = DynamicCache(config=self._model.config)
+            self.prefilled += ids.numel()
+            positions = (mask[rows, start:width].cumsum(-1) - 1).clamp(min=0)[:, known:]
+            logits.append(self._forward(ids, mask[rows, start:width], positions, cache))
+        if self._plain:
+            cache.window(slice(0, len(batch)), 0, width)
+        return cache, mask, width, torch.cat(logits)
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        """Logits (rows, vocabulary) of the last column."""
+        logits: torch.Tensor = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits
+
+    def _remember(self, row: _Row, cache: Any, place: int, mask: torch.Tensor, written: torch.Tensor) -> None:
+        """Keeps the states of a row that leaves the batch: of its prompt and of what it wrote."""
+        if self._plain and self._memory.budget:
+            states = cache.take(place, mask.nonzero()[:, 0], row.ids + written.tolist())
+            self._memory.keep(row.name, states)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _groups(sizes: Sequence[int]) -> list[range]:
+    """Neighbouring rows to prefill together: within _PREFILL_TOKENS, and of like size where that is a choice."""
+    groups, start = [], 0
+    for end in range(1, len(sizes) + 1):
+        if end < len(sizes):
+            padded = (end + 1 - start) * max(sizes[start : end + 1])
+            full = sum(sizes[start:end]) >= _LEAST_TOKENS and padded > 1.05 * sum(sizes[start : end + 1])
+            if padded <= _PREFILL_TOKENS and not full:
+                continue
+        groups.append(range(start, end))
+        start = end
+    return groups
 
 
 def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -158,44 +267,3 @@ def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torc
         total = (ordered * within).sum(-1, keepdim=True)
     rank = (cumulative < draws[:, None] * total).sum(-1).clamp(max=logits.shape[-1] - 1)
     return order.gather(-1, rank[:, None])[:, 0]
-
-
-class _PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
-    """Room for the prompt and every new token from the start: a step writes one column instead of copying them all.
-
-    Buffers are (rows, key-value heads, columns, head size); `keys` and `values` are views of the filled columns.
-    """
-
-    def __init__(self, extra: int) -> None:
-        super().__init__()
-        self.extra, self.filled = extra, 0
-        self.keys: Any
-        self.values: Any
-        self.is_initialized: bool
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        rows, heads, columns, size = key_states.shape
-        if not self.is_initialized:
-            self.dtype, self.device = key_states.dtype, key_states.device
-            self.key_buffer = key_states.new_empty((rows, heads, columns + self.extra, size))
-            self.value_buffer = value_states.new_empty((rows, heads, columns + self.extra, value_states.shape[-1]))
-            self.is_initialized = True
-        self.key_buffer[:, :, self.filled : self.filled + columns] = key_states
-        self.value_buffer[:, :, self.filled : self.filled + columns] = value_states
-        self.filled += columns
-        self._view()
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
-        self._view()
-
-    def _view(self) -> None:
-        self.keys, self.values = self.key_buffer[:, :, : self.filled], self.value_buffer[:, :, : self.filled]
-
-
-def _preallocated_cache(config: Any, extra: int) -> DynamicCache:
-    """A cache whose plain layers are preallocated; sliding-window and other layers stay as transformers has them."""
-    cache = DynamicCache(config=config)
-    cache.layers = [_PreallocatedLayer(extra) if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache

@@ -1,0 +1,123 @@
+"""Key-value states: laid out for a batch, and kept from stage to stage of a conversation.
+
+A conversation grows: (p, r) is the beginning of (p, r, critique?, f), so what was computed for it need not be computed
+again. Values do not change by this beyond the last bit of the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+def holds_plain_layers(config: Any) -> bool:
+    """Whether every layer attends to all of the past; sliding windows and recurrent states are not reused."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+
+
+@dataclass(slots=True)
+class States:
+    """Keys and values of the tokens `ids`, each (layers, key-value heads, tokens, head size)."""
+
+    ids: list[int]
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def shared(self, ids: Sequence[int]) -> int:
+        """How many tokens `ids` begins with in common."""
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False)))
+
+
+@dataclass(slots=True)
+class Memory:
+    """The states of conversations, by their first turn, up to `budget` bytes; what does not fit is not kept."""
+
+    budget: int
+    used: int = 0
+    _kept: dict[str, States] = field(default_factory=dict)
+
+    def find(self, name: str, ids: Sequence[int]) -> tuple[States | None, int]:
+        """States to start `ids` from, and how many of its tokens they cover: never all, the last gives the logits."""
+        states = self._kept.get(name)
+        known = min(states.shared(ids), len(ids) - 1) if states else 0
+        return (states, known) if known else (None, 0)
+
+    def keep(self, name: str, states: States) -> None:
+        before = self._kept.get(name)
+        used = self.used - (before.bytes if before else 0) + states.bytes
+        if used <= self.budget:
+            self._kept[name], self.used = states, used
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.used = 0
+
+
+class BatchCache(DynamicCache):  # type: ignore[misc]
+    """States of a batch in buffers of (rows, key-value heads, columns, head size), allocated once.
+
+    A forward pass sees a window: some rows, and the columns from `start` to `filled`; it writes behind `filled`.
+    """
+
+    def __init__(self, config: Any, rows: int, columns: int) -> None:
+        super().__init__(config=config)
+        self.layers: list[_Layer] = [_Layer(rows, columns) for _ in range(len(self.layers))]
+
+    def window(self, rows: slice, start: int, filled: int) -> None:
+        for layer in self.layers:
+            layer.rows, layer.start, layer.filled = rows, start, filled
+
+    def load(self, row: int, column: int, states: States, count: int) -> None:
+        """Puts the first `count` tokens of `states` into the columns of `row` that end before `column`."""
+        for layer, keys, values in zip(self.layers, states.keys, states.values, strict=True):
+            layer.write(slice(row, row + 1), column - count, keys[None, :, :count], values[None, :, :count])
+
+    def take(self, row: int, columns: torch.Tensor, ids: list[int]) -> States:
+        """A copy of some columns of a row."""
+        return States(
+            ids,
+            torch.stack([layer.key_buffer[row].index_select(1, columns) for layer in self.layers]),
+            torch.stack([layer.value_buffer[row].index_select(1, columns) for layer in self.layers]),
+        )
+
+
+class _Layer(DynamicLayer):  # type: ignore[misc]
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.shape = (rows, columns)
+        self.rows, self.start, self.filled = slice(0, rows), 0, 0
+        self.key_buffer: Any = None
+        self.value_buffer: Any = None
+        self.is_initialized = True
+
+    def write(self, rows: slice, column: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if self.key_buffer is None:
+            (count, columns), heads = self.shape, keys.shape[1]
+            # Zeros: what is masked must still be a number, or it would spread through the softmax.
+            self.key_buffer = keys.new_zeros((count, heads, columns, keys.shape[-1]))
+            self.value_buffer = values.new_zeros((count, heads, columns, values.shape[-1]))
+        self.key_buffer[rows, :, column : column + keys.shape[2]] = keys
+        self.value_buffer[rows, :, column : column + keys.shape[2]] = values
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.write(self.rows, self.filled, key_states, value_states)
+        self.filled += key_states.shape[2]
+        view = (self.rows, slice(None), slice(self.start, self.filled))
+        return self.key_buffer[view], self.value_buffer[view]
+
+    def get_seq_length(self) -> int:
+        return self.filled - self.start
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
+        self.rows = slice(0, len(indices))
