@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     model, questions = given.model or demo_model(), read_prompts(given.path, given.prompts)
-    sampling, console = Sampling(given.max_new_tokens), Console()
+    sampling, console = Sampling(given.max_new_tokens), Console(width=120)
     engine = TransformersEngine(given.batch_size, given.dtype)
     engine.generate(model, [Request((questions[0],), 0)], Sampling(2))  # loading is not what is measured
     reference = Generate(model, given.batch_size, given.dtype)
