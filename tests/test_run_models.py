@@ -11,7 +11,7 @@ import pytest
 from runs import KilledError, judged, open_run, scripted
 from selfevo.errors import DataError, RunError, TrainingError
 from selfevo.examples import self_examples
-from selfevo.files import hash_weights
+from selfevo.files import hash_model
 from selfevo.protocols import Model
 from selfevo.records import Example
 from selfevo.trainers.scripted import ScriptedTrainer
@@ -24,14 +24,14 @@ def base(tmp_path: Path) -> Model:
     folder = tmp_path / "base-model"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
-    return Model("base", folder, hash_weights(folder))
+    return Model("base", folder, hash_model(folder))
 
 
 def test_a_model_is_trained_once(root: Path, base: Model) -> None:
     trainer = ScriptedTrainer()
     first = open_run(root, scripted(), trainer).model("meta", base, EXAMPLES)
     again = open_run(root, scripted(), trainer).model("meta", base, EXAMPLES)
-    assert first == again == Model("meta", root / "models/meta", hash_weights(root / "models/meta"))
+    assert first == again == Model("meta", root / "models/meta", hash_model(root / "models/meta"))
     assert len(trainer.calls) == 1
     marker = json.loads((root / "models/meta/selfevo.json").read_text())
     assert (marker["start"], marker["start_weights"], marker["examples"]) == ("base", base.id, {"self": 2})
@@ -112,7 +112,7 @@ def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
         for file, content in files.items():
             (tmp_path / name / f"{file}.safetensors").write_bytes(content)
         (tmp_path / name / "config.json").write_text(name)
-        return hash_weights(tmp_path / name)
+        return hash_model(tmp_path / name)
 
     one = folder("a", model=b"123")
     assert folder("b", model=b"123") == one

@@ -16,6 +16,8 @@ from selfevo.errors import DataError, RunError, SelfevoError
 
 MODEL_MARKER = "selfevo.json"
 
+_WORDS = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
 
 def write_atomic(path: Path, text: str) -> None:
     """All of `text` is at `path` or nothing is, also after a crash. Raises RunError where the disk is full."""
@@ -82,13 +84,16 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_weights(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a model folder, by name. Raises DataError when there are none."""
+def hash_model(folder: Path) -> str:
+    """SHA-256 over what decides a model's words: weights, tokenizer and chat template, by file name.
+
+    Raises DataError when the folder holds no safetensors file.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise DataError(f"{folder} holds no *.safetensors file; give a folder that save_pretrained() wrote")
     total = hashlib.sha256()
-    for path in files:
+    for path in files + [folder / name for name in _WORDS if (folder / name).is_file()]:
         total.update(f"{path.name}:{hash_file(path)}\n".encode())
     return total.hexdigest()
 

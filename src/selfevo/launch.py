@@ -27,7 +27,7 @@ from selfevo.errors import ConfigError, DataError
 from selfevo.evaluate import Outcome, audit, compare, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
-from selfevo.files import exists, hash_weights, read_rows, write_atomic
+from selfevo.files import exists, hash_model, read_rows, write_atomic
 from selfevo.filters import FILTERS
 from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Drafted, Example, Judged, Prompt, Refined
@@ -57,7 +57,7 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
             seed=config.seed,
             progress=progress,
         )
-        base = Model("base", base_path, hash_weights(base_path))
+        base = Model("base", base_path, hash_model(base_path))
         sets = draw_sets(config)
         for name, rows in sets.everything():
             run.save_rows(name, rows)
@@ -332,7 +332,7 @@ def evaluate_model(
                 seed=seed,
                 progress=progress,
             )
-            room = run.room("evaluate", Model("model", folder, hash_weights(folder)))
+            room = run.room("evaluate", Model("model", folder, hash_model(folder)))
             stage = {"name": folder.name, **summary(measure(room, load_task(task), problems))}
             stage |= {"rows": None, "audit": None, "seconds": round(run.seconds(""), 1)}
             results = {"task": task.name, "seed": seed, "policy": None, "stages": [stage], "comparisons": []}

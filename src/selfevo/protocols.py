@@ -15,7 +15,7 @@ Finish = Literal["stop", "length", "overlong", "empty"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model folder and the identity of its weights. `id` changes whenever the weights do."""
+    """A model folder and its identity: `id` changes whenever the weights, the tokenizer or the chat template do."""
 
     name: str
     path: Path

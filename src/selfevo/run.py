@@ -35,7 +35,7 @@ from selfevo.files import (
     MODEL_MARKER,
     file_fault,
     folder_faults,
-    hash_weights,
+    hash_model,
     read_marker,
     read_rows,
     seal,
@@ -102,7 +102,7 @@ class Run:
                 seconds = time.monotonic() - started
                 marker = {
                     "name": name,
-                    "weights": hash_weights(temporary),
+                    "weights": hash_model(temporary),
                     "start": start.name,
                     "start_weights": start.id,
                     "lineage": lineage,
