@@ -119,3 +119,11 @@ def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
     assert len({one, folder("c", model=b"124"), folder("d", m1=b"1", m2=b"23"), folder("e", m1=b"12", m2=b"3")}) == 4
     with pytest.raises(DataError, match=r"holds no \*\.safetensors file"):
         folder("f")
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "generation_config.json"])
+def test_another_template_or_tokenizer_is_another_model(base: Model, name: str) -> None:
+    (base.path / name).write_text("one")
+    one = hash_model(base.path)
+    (base.path / name).write_text("other")
+    assert len({base.id, one, hash_model(base.path)}) == 3
