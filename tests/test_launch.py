@@ -14,20 +14,16 @@ from runs import KilledError, everything, results, small_demo, student, tree
 from selfevo.config import RunConfig, parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
-from selfevo.examples import meta_examples
 from selfevo.files import read_rows
 from selfevo.launch import (
-    baseline_examples,
     draw_sets,
     evaluate_model,
     launch,
-    split_evenly,
-    trainer_of,
 )
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
 from selfevo.protocols import Generation, Request, Sampling
-from selfevo.records import Example, Prompt, Refined
+from selfevo.records import Example
 from selfevo.trainers.scripted import ScriptedTrainer
 
 SKILLS = ("respond", "critique", "refine", "judge")
@@ -264,48 +260,6 @@ def test_two_seeds_are_two_runs(config: RunConfig, tmp_path: Path) -> None:
     # Additions are drawn from millions. Of running totals there are 25,000: one in common, as here, is chance.
     assert not [prompt for prompt in shared if prompt.startswith("Add")]
     assert len(shared) <= 1
-
-
-# --- parts --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("size", "rounds"), [(9, 3), (10, 3), (11, 3), (3, 3), (100, 7)])
-def test_the_pool_is_split_evenly_and_whole(size: int, rounds: int) -> None:
-    pool = [Prompt.of(str(i)) for i in range(size)]
-    parts = split_evenly(pool, rounds)
-    assert [p for part in parts for p in part] == pool
-    assert len(parts) == rounds
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_the_supervised_baseline_trains_on_as_many_tokens(tmp_path: Path) -> None:
-    d_meta = [Refined(str(i), f"prompt {i}", "draft " * 9, "feedback " * 30, f"answer {i}") for i in range(5)]
-    trainer = ScriptedTrainer()
-    baseline = baseline_examples(d_meta, 1.0, tmp_path, trainer)
-    budget, one = trainer.tokens(tmp_path, meta_examples(d_meta, 1.0)), trainer.tokens(tmp_path, baseline[:5])
-    assert budget <= trainer.tokens(tmp_path, baseline) < budget + one
-    assert {e.turns for e in baseline} == {(f"prompt {i}", f"answer {i}") for i in range(5)}
-
-
-def test_epochs_and_learning_rate_of_each_training(config: RunConfig) -> None:
-    changed = parse_config(
-        {
-            **config.model_dump(mode="json"),
-            "trainer": {"num_train_epochs": 3, "round_epochs": 2, "learning_rate": 0.2, "round_learning_rate": 0.1},
-            "corpus": {"task": {"name": "demo"}, "warmup_epochs": 7},
-        },
-        "test",
-    )
-    assert [trainer_of(changed, n).num_train_epochs for n in ("warm-up", "sft", "meta", "round-1", "round-9")] == [
-        7,
-        3,
-        3,
-        2,
-        2,
-    ]
-    assert [trainer_of(changed, n).learning_rate for n in ("warm-up", "sft", "meta", "round-1")] == [0.2, 0.2, 0.2, 0.1]
-    same = parse_config({**changed.model_dump(mode="json"), "trainer": {"num_train_epochs": 3}}, "test")
-    assert trainer_of(same, "round-1") == same.trainer
 
 
 @pytest.mark.parametrize("share", [0.25, 1 / 3, 0.5, 0.75, 1.0])

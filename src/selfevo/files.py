@@ -31,7 +31,7 @@ def write_atomic(path: Path, text: str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
     except RunError:
         temporary.unlink(missing_ok=True)
         raise
@@ -109,7 +109,7 @@ def seal(folder: Path, marker: dict[str, Any]) -> None:
     """Makes a finished folder count: everything on disk, and a marker with the SHA-256 of each file, written last."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
-        _sync(path)
+        sync(path)
     files = {str(path.relative_to(folder)): hash_file(path) for path in paths}
     write_atomic(folder / MODEL_MARKER, json.dumps({**marker, "files": files}, indent=2))
 
@@ -143,12 +143,8 @@ def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
     return [fault for fault in faults if fault]
 
 
-def sync_folder(path: Path) -> None:
-    """After this the names in `path` survive a crash."""
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """The content of a file, or the names in a folder, survive a crash after this."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -27,7 +27,7 @@ from selfevo.errors import ConfigError, DataError
 from selfevo.evaluate import Outcome, audit, compare, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
-from selfevo.files import exists, hash_model, read_rows, write_atomic
+from selfevo.files import exists, hash_model, read_marker, read_rows, write_atomic
 from selfevo.filters import FILTERS
 from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Drafted, Example, Judged, Prompt, Refined
@@ -242,7 +242,7 @@ class Book:
         if not path.exists():
             return {"rows": None, "audit": None, "seconds": round(seconds, 1)}
         rows = list(read_rows(path))
-        start = json.loads((path.parent / "respond.done.json").read_text(encoding="utf-8"))["rows"]["in"]
+        start = read_marker(path.parent / "respond.done.json")["rows"]["in"]
         kept = sum(row["kept"] for row in rows)
         counts = {"in": start, "kept": kept, "rejected": len(rows) - kept, "quarantined": start - len(rows)}
         checked = None

@@ -40,7 +40,7 @@ from selfevo.files import (
     read_rows,
     seal,
     space_for,
-    sync_folder,
+    sync,
     write_atomic,
     write_done,
 )
@@ -116,7 +116,7 @@ class Run:
             shutil.rmtree(temporary, ignore_errors=True)  # gives its space back
             raise
         temporary.rename(final)
-        sync_folder(final.parent)
+        sync(final.parent)
         shutil.rmtree(work, ignore_errors=True)
         self.event("train", stage=name, seconds=seconds, **figures)
         return Model(name, final, str(marker["weights"]))

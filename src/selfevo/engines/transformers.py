@@ -162,10 +162,10 @@ class TransformersEngine:
             alive = int(going.sum())
             last = alive == 0 or step == limit - 1
             if last or alive < len(active) * (1 - _COMPACT_ABOVE):
-                for place in range(len(active)) if last else (~going).nonzero()[:, 0].tolist():
-                    row = int(active[place])
-                    length = step if going[place] else int(ended[row])  # tokens whose states have been computed
-                    self._remember(batch[row], cache, place, mask[place, : width + length], written[row, :length])
+                for place, (row, end) in enumerate(zip(active.tolist(), ended[active].tolist(), strict=True)):
+                    if last or end >= 0:
+                        length = end if end >= 0 else step  # tokens whose states have been computed
+                        self._remember(batch[row], cache, place, mask[place, : width + length], written[row, :length])
                 if last:
                     break
                 keep = going.nonzero()[:, 0]
