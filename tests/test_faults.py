@@ -250,7 +250,7 @@ def test_a_full_disk_is_named_and_costs_nothing(config: RunConfig, tmp_path: Pat
         assert all(
             tree(roomy.output)[name] == content
             for name, content in good.items()
-            if "partial" not in name and "/." not in name
+            if not any(word in name for word in ("partial", "growing", "/."))
         )
         os.truncate(filler, max(0, filler.stat().st_size - pages_to_free(places) * 4096))
     assert tree(cramped.output) == tree(roomy.output)

@@ -25,7 +25,7 @@ LAYERS = [
     {"errors"},
     {"records", "prompts", "progress", "files"},
     {"protocols", "filters", "chat", "data", "torch_setup"},
-    {"config", "examples", "skills"},
+    {"config", "examples", "skills", "stage"},
     {"run", "tasks", "engines", "trainers", "teachers"},
     {"evaluate", "evolution", "ledger"},
     {"report", "table"},

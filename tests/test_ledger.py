@@ -151,7 +151,8 @@ def test_a_run_that_was_emptied_still_stands_and_says_what_it_cannot_do(copy: Ru
     engine, trainer = ScriptedEngine(student(copy)), ScriptedTrainer()
     launch(copy, Silent(), engine, trainer)
     assert (engine.calls, trainer.calls) == ([], [])
-    (copy.output / "stages/round-1/judge.done.json").unlink()
+    for name in ("judge.jsonl", "judge.done.json"):
+        (copy.output / "stages/round-1" / name).unlink()
     with pytest.raises(RunError, match=r"models/meta is needed again, but its files were removed by selfevo gc"):
         launch(copy, Silent(), engine, trainer)
 

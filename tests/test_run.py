@@ -51,7 +51,7 @@ def uninterrupted(tmp_path: Path) -> dict[str, bytes]:
 
 
 def test_rows_come_back_in_input_order_and_the_others_are_on_disk_with_their_reason(tmp_path: Path) -> None:
-    drafted = open_run(tmp_path, scripted()).room("round-1", MODEL).rows(RESPOND, PROMPTS)
+    drafted = list(open_run(tmp_path, scripted()).room("round-1", MODEL).rows(RESPOND, PROMPTS))
     assert [row.id for row in drafted] == [p.id for i, p in enumerate(PROMPTS) if i not in (5, 10)]
     assert drafted[0] == Drafted(PROMPTS[0].id, PROMPTS[0].prompt, str(reply(Path(), (PROMPTS[0].prompt,))))
     rows = list(read_rows(tmp_path / "stages/round-1/respond.jsonl"))
@@ -152,6 +152,7 @@ def test_a_finished_stage_is_read_and_not_asked_again(tmp_path: Path) -> None:
     first = open_run(tmp_path, scripted()).room("round-1", MODEL).rows(RESPOND, PROMPTS)
     engine = scripted()
     assert open_run(tmp_path, engine).room("round-1", MODEL).rows(RESPOND, PROMPTS) == first
+    assert len(first) == len(list(first)) == 18
     assert engine.calls == []
 
 
@@ -227,7 +228,9 @@ def test_partial_answers_of_other_weights_are_not_used(tmp_path: Path) -> None:
 def test_finished_answers_of_other_weights_are_refused(tmp_path: Path) -> None:
     open_run(tmp_path, scripted()).room("round-1", MODEL).rows(RESPOND, PROMPTS)
     other = open_run(tmp_path, scripted()).room("round-1", Model("base", Path("base"), "weights-1"))
-    with pytest.raises(RunError, match=r"round-1 holds answers .* use a new --output"):
+    with pytest.raises(
+        RunError, match=r"respond\.jsonl holds results for other rows, from another model .* use a new --output"
+    ):
         other.rows(RESPOND, PROMPTS)
 
 
@@ -244,7 +247,7 @@ def test_each_request_has_its_own_seed_that_does_not_depend_on_the_order(tmp_pat
 
 def test_a_stage_without_rows_ends(tmp_path: Path) -> None:
     run = open_run(tmp_path, scripted())
-    assert run.room("round-1", MODEL).rows(CRITIQUE, []) == []
+    assert list(run.room("round-1", MODEL).rows(CRITIQUE, [])) == []
     assert json.loads((tmp_path / "stages/round-1/critique.done.json").read_text())["rows"]["in"] == 0
 
 
@@ -262,7 +265,8 @@ def test_an_engine_that_answers_too_few_is_caught(tmp_path: Path) -> None:
 def test_a_rejected_row_stays_on_disk_with_its_reason(tmp_path: Path) -> None:
     rows = [judged(1, "Verdict: qualified"), judged(2, "Verdict: not qualified"), judged(3, "what?")]
     room = open_run(tmp_path, scripted()).room("round-1", MODEL)
-    assert room.keep(rows, by_verdict) == rows[:1]
+    kept = room.keep(rows, by_verdict)
+    assert (len(kept), list(kept)) == (1, rows[:1])
     lines = list(read_rows(tmp_path / "stages/round-1/filter.jsonl"))
     assert [(line["id"], line["kept"], line["reason"]) for line in lines] == [
         ("1", True, None),

@@ -18,6 +18,7 @@ from selfevo.filters import Filter
 from selfevo.protocols import Model
 from selfevo.records import Example, Judged, Prompt, Refined
 from selfevo.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
+from selfevo.stage import Rows
 
 Policy = Literal["restart", "continual-mixed", "continual-latest"]
 In = TypeVar("In", bound=Prompt)
@@ -27,9 +28,9 @@ Out = TypeVar("Out", bound=Prompt)
 class Room(Protocol):
     """Where one model works through rows; every row is on disk, with its reason if it does not go on."""
 
-    def rows(self, skill: Skill[In, Out], rows: Sequence[In]) -> list[Out]: ...
+    def rows(self, skill: Skill[In, Out], rows: Rows[In]) -> Rows[Out]: ...
 
-    def keep(self, rows: Sequence[Judged], filter: Filter) -> list[Judged]: ...
+    def keep(self, rows: Rows[Judged], filter: Filter) -> Rows[Judged]: ...
 
 
 class Workshop(Protocol):
@@ -44,7 +45,7 @@ def evolve(
     work: Workshop,
     base: Model,
     d_meta: Sequence[Refined],
-    pools: Sequence[Sequence[Prompt]],
+    pools: Sequence[Rows[Prompt]],
     *,
     beta: float,
     policy: Policy,

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ MODEL_MARKER = "selfevo.json"
 _WORDS = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """All of `text` is at `path` or nothing is, also after a crash. Raises RunError where the disk is full."""
-    content = text.encode("utf-8")
+def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
+    """All of `content` is at `path` or nothing is, also after a crash. Raises RunError where the disk is full."""
+    pieces = [content.encode("utf-8")] if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with space_for(path, len(content)):
+        with space_for(path, len(content) if isinstance(content, str) else 2**16):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                file.write(content)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -98,11 +98,35 @@ def hash_model(folder: Path) -> str:
     return total.hexdigest()
 
 
-def write_done(path: Path, text: str, marker: dict[str, Any]) -> None:
-    """Writes X.jsonl and then, with its SHA-256, the X.done.json that makes it count."""
-    write_atomic(path, text)
-    marker = {**marker, "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
-    write_atomic(path.with_suffix(".done.json"), json.dumps(marker, indent=2))
+def append(path: Path, text: str) -> None:
+    """Adds whole lines to a file; they survive a crash after this. Raises RunError where the disk is full."""
+    content = text.encode("utf-8")
+    with space_for(path, len(content)), path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_done(path: Path, lines: Iterable[str], marker: Callable[[], dict[str, Any]]) -> None:
+    """Writes X.jsonl line by line and then, with its SHA-256, the X.done.json that makes it count.
+
+    `marker` is asked when the last line has been written.
+    """
+    digest = hashlib.sha256()
+
+    def encoded() -> Iterator[bytes]:
+        for line in lines:
+            content = line.encode("utf-8") + b"\n"
+            digest.update(content)
+            yield content
+
+    write_atomic(path, encoded())
+    mark_done(path, marker(), digest.hexdigest())
+
+
+def mark_done(path: Path, marker: dict[str, Any], sha256: str) -> None:
+    """Writes X.done.json beside X.jsonl."""
+    write_atomic(path.with_suffix(".done.json"), json.dumps({**marker, "sha256": sha256}, indent=2))
 
 
 def seal(folder: Path, marker: dict[str, Any]) -> None:

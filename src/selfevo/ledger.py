@@ -96,7 +96,7 @@ def verify(root: Path) -> tuple[int, list[str]]:
         checked += 1
         faults += _fault(marker)
     for path in sorted(root.glob("data/*.jsonl")) + sorted(root.glob("stages/*/*.jsonl")):
-        if not path.name.endswith(".partial.jsonl") and not path.with_suffix(".done.json").exists():
+        if not path.stem.endswith((".partial", ".growing")) and not path.with_suffix(".done.json").exists():
             faults.append(f"{path} has no {path.with_suffix('.done.json').name} beside it")
     for folder in sorted(path for path in (root / "models").glob("[!.]*") if path.is_dir()):
         checked += 1
@@ -147,15 +147,29 @@ def _run(root: Path) -> Path:
 
 
 def _stages(root: Path) -> Iterator[Entry]:
+    begun: dict[str, Entry] = {}
     for path in sorted((root / "stages").glob("*/*.jsonl")):
-        name = f"{path.parent.name}/{path.name.removesuffix('.jsonl').removesuffix('.partial')}"
-        if path.name.endswith(".partial.jsonl"):
-            yield Entry(name, "begun", rows=sum(1 for _ in read_rows(path)))
-            continue
-        rows = list(read_rows(path))
-        lost = Counter(row["reason"] for row in rows if row.get("status") == "quarantined" or row.get("kept") is False)
-        done = path.with_suffix(".done.json").exists()
-        yield Entry(name, "done" if done else "begun", len(rows), len(rows) - lost.total(), lost)
+        name = f"{path.parent.name}/{path.name.partition('.')[0]}"
+        if path.with_suffix(".done.json").exists():
+            rows, lost = _lost(path)
+            yield Entry(name, "done", rows, rows - lost.total(), lost)
+        elif path.name.endswith(".partial.jsonl"):
+            begun.setdefault(name, Entry(name, "begun")).rows += sum(1 for _ in read_rows(path))
+        else:
+            rows, lost = _lost(path)
+            entry = begun.setdefault(name, Entry(name, "begun"))
+            entry.rows, entry.out, entry.lost = entry.rows + rows, rows - lost.total(), lost
+    yield from begun.values()
+
+
+def _lost(path: Path) -> tuple[int, Counter[str]]:
+    """How many rows a file of a stage has, and how many of them went no further, by reason."""
+    rows, lost = 0, Counter[str]()
+    for row in read_rows(path):
+        rows += 1
+        if row.get("status") == "quarantined" or row.get("kept") is False:
+            lost[row["reason"]] += 1
+    return rows, lost
 
 
 def _models(root: Path) -> list[Path]:

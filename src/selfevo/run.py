@@ -5,30 +5,28 @@
       manifest.json          versions, platform, base model
       events.jsonl           what was done and how long it took, one line per committed piece of work
       data/*.jsonl           prompts, problems, D_meta
-      stages/ROOM/SKILL.jsonl    one row per input row, in input order; ROOM/filter.jsonl: kept or rejected, with reason
+      stages/ROOM/SKILL.jsonl    one row per input row, in input order (stage.py); ROOM/filter.jsonl: kept or rejected,
+                                 with the reason
       models/NAME/           a plain transformers folder; its selfevo.json holds the SHA-256 of each file
       results.json, report.html
 
-Beside each X.jsonl of data/ and stages/ an X.done.json with its counts and SHA-256 is written last: without it, rows
-are owed. A model's folder appears under its name when it is whole.
-
-Rows are committed batch by batch to SKILL.partial.jsonl and put in input order when the stage ends, so a
-killed run ends with the same bytes as one that was not. A row is known by the hash of the weights, the skill, the
+A model's folder appears under its name when it is whole. A row is known by the hash of the model, the skill, the
 conversation, the sampling and the seed: a later round can never be served an earlier round's answer.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from selfevo.errors import EngineError, RunError, SelfevoError, TrainingError
 from selfevo.files import (
@@ -48,6 +46,7 @@ from selfevo.filters import Filter
 from selfevo.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
 from selfevo.records import Example, Judged, Prompt, Quarantined, content_id
 from selfevo.skills import Skill
+from selfevo.stage import Rows, fill
 
 In = TypeVar("In", bound=Prompt)
 Out = TypeVar("Out", bound=Prompt)
@@ -144,15 +143,40 @@ class Run:
         events = read_rows(path) if path.exists() else iter(())
         return sum(float(e["seconds"]) for e in events if f"{e['stage']}/".startswith(f"{stage}/" if stage else ""))
 
-    def save_rows(self, name: str, rows: Iterable[Any]) -> None:
+    def save_rows(self, name: str, rows: Rows[Any]) -> None:
         """Writes records under data/, once: a resume must find the same content."""
         path = self.root / "data" / f"{name}.jsonl"
-        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-        text = "".join(lines)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        marker = path.with_suffix(".done.json")
+        if not marker.exists():
+            lines = (json.dumps(asdict(row), ensure_ascii=False) for row in rows)
+            write_done(path, lines, lambda: {"rows": {"in": len(rows)}})
+            return
+        digest = hashlib.sha256()
+        for row in rows:
+            digest.update(json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n")
+        if fault := file_fault(path, read_marker(marker)["sha256"]):
+            raise RunError(f"{fault}; restore it, or delete {marker} to have it written again")
+        if read_marker(marker)["sha256"] != digest.hexdigest():
             raise RunError(f"{path} holds other rows than the configuration now gives; use a new --output")
-        if not path.with_suffix(".done.json").exists():
-            write_done(path, text, {"rows": {"in": len(lines)}})
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Generic[Out]):
+    """The rows of a finished file that went on, read anew each time: they need not fit into memory."""
+
+    path: Path
+    record: type[Out]
+    count: int
+    went_on: tuple[str, Any] = ("status", "ok")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Out]:
+        names, (column, value) = [field.name for field in fields(self.record)], self.went_on
+        for row in read_rows(self.path):
+            if row[column] == value:
+                yield self.record(*(row[name] for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,86 +187,96 @@ class Room:
     name: str
     model: Model
 
-    def rows(self, skill: Skill[In, Out], rows: Sequence[In]) -> list[Out]:
-        """Runs `skill` on every row and returns those that came back whole; the others are on disk, quarantined."""
-        generations = self.generations(skill, rows)
-        return [skill.build(row, g.text) for row, g in zip(rows, generations, strict=True) if g.finish == "stop"]
+    def rows(self, skill: Skill[In, Out], rows: Rows[In]) -> Stored[Out]:
+        """Runs `skill` on every row and gives those that came back whole; the others are on disk, quarantined."""
+        path = self._fill(skill, rows)
+        return Stored(path, skill.record, read_marker(path.with_suffix(".done.json"))["rows"]["out"])
 
-    def generations(self, skill: Skill[In, Out], rows: Sequence[In]) -> list[Generation]:
-        """One generation per row, in order, from disk where it is already there."""
+    def generations(self, skill: Skill[In, Out], rows: Rows[In]) -> list[Generation]:
+        """One generation per row, in order."""
+        return [Generation(**row["generation"]) for row in read_rows(self._fill(skill, rows))]
+
+    def keep(self, rows: Rows[Judged], filter: Filter) -> Stored[Judged]:
+        """Applies a filter; kept and rejected rows both stay on disk, the rejected with the reason."""
+        counts = {"in": 0, "kept": 0, "rejected": 0}
+
+        def lines() -> Iterator[str]:
+            for row in rows:
+                reason = filter(row)
+                counts["in"] += 1
+                counts["kept" if reason is None else "rejected"] += 1
+                yield json.dumps({**asdict(row), "kept": reason is None, "reason": reason}, ensure_ascii=False)
+
+        path = self._path("filter")
+        write_done(path, lines(), lambda: {"rows": counts})
+        return Stored(path, Judged, counts["kept"], ("kept", True))
+
+    def _fill(self, skill: Skill[In, Out], rows: Rows[In]) -> Path:
         sampling = self.run.sampling[skill.name]
-        turns = [skill.turns(row) for row in rows]
-        seeds = [int(content_id(self.run.seed, self.name, skill.name, row.id), 16) for row in rows]
-        keys = [
-            content_id(self.model.id, skill.name, t, asdict(sampling), s) for t, s in zip(turns, seeds, strict=True)
-        ]
-        final = self._path(skill.name, "jsonl")
-        marker = self._path(skill.name, "done.json")
-        if marker.exists():
-            self._check_marker(marker, final, keys)
-            self._path(skill.name, "partial.jsonl").unlink(missing_ok=True)
-            return [Generation(**row["generation"]) for row in read_rows(final)]
-        partial = self._path(skill.name, "partial.jsonl")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        done = {row["key"]: Generation(**row["generation"]) for row in read_rows(partial)} if partial.exists() else {}
-        done = {key: done[key] for key in keys if key in done}
-        self._rewrite(partial, done)
-        # Rows of like length share a batch, and the grain of a commit is the batch: what is in flight is all a kill
-        # can cost. Batches are cut before looking at what is done, so that a resume forms the very same ones.
+
+        def key(row: In) -> str:
+            return content_id(self.model.id, skill.name, skill.turns(row), asdict(sampling), self._seed(skill, row))
+
+        def line(row: In, generation: Mapping[str, Any]) -> Mapping[str, Any]:
+            whole = generation["finish"] == "stop"
+            record = skill.build(row, generation["text"]) if whole else Quarantined(row.id, generation["finish"])
+            return {**asdict(record), "status": "ok" if whole else "quarantined", "generation": generation}
+
+        path = self._path(skill.name)
+        fill(
+            path,
+            rows,
+            key=key,
+            work=lambda window, done: self._generate(skill, sampling, window, done),
+            line=line,
+            marker={"model": self.model.id},
+            progress=self.run.progress,
+        )
+        return path
+
+    def _generate(
+        self, skill: Skill[In, Out], sampling: Sampling, window: Mapping[str, In], done: Mapping[str, Any]
+    ) -> Iterator[tuple[dict[str, Any], str]]:
+        """The owed generations of a window, batch by batch.
+
+        Rows of like length share a batch, and a batch is what is committed: what is in flight is all that a kill can
+        cost. Batches are cut before looking at what is done, so that a resume forms the very same ones.
+        """
         known = {
-            key: text for row, key in zip(rows, keys, strict=True) if (text := self._known(skill, row)) is not None
+            key: asdict(Generation(text, "stop", 0, 0))
+            for key, row in window.items()
+            if (text := self._known(skill, row)) is not None
         }
-        asked = [i for i in range(len(rows)) if keys[i] not in known]
-        order = sorted(asked, key=lambda i: (sum(map(len, turns[i])), keys[i]))
+        if known.keys() - done.keys():
+            yield {key: known[key] for key in known.keys() - done.keys()}, ""
+        turns = {key: skill.turns(row) for key, row in window.items() if key not in known}
+        order = sorted(turns, key=lambda key: (sum(map(len, turns[key])), key))
         size = self.run.engine.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
-        self.run.progress.start(f"{self.name} {skill.name}", len(asked), len(done))
-        for batch in batches:
-            owed = [i for i in batch if keys[i] not in done]
+        for batch in (order[i : i + size] for i in range(0, len(order), size)):
+            owed = [key for key in batch if key not in done]
             if not owed:
                 continue
             started = time.monotonic()
             check_present(self.model)
-            requests = [Request(turns[i], seeds[i]) for i in owed]
+            requests = [Request(turns[key], self._seed(skill, window[key])) for key in owed]
             answers = self.run.engine.generate(self.model.path, requests, sampling)
             seconds = time.monotonic() - started
             if len(answers) != len(owed):
                 raise EngineError(f"the engine returned {len(answers)} answers to {len(owed)} requests; none was kept")
-            lines = [_partial_line(keys[i], generation) for i, generation in zip(owed, answers, strict=True)]
-            with space_for(partial, sum(map(len, lines))), partial.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            done |= {keys[i]: generation for i, generation in zip(owed, answers, strict=True)}
-            tokens = sum(g.new_tokens for g in answers)
+            tokens = sum(generation.new_tokens for generation in answers)
+            rate = f"{tokens / max(seconds, 1e-9):.0f} tokens/s"
+            yield {key: asdict(generation) for key, generation in zip(owed, answers, strict=True)}, rate
             self.run.event(
                 "generate",
                 stage=f"{self.name}/{skill.name}",
                 seconds=seconds,
                 rows=len(owed),
-                prompt_tokens=sum(g.prompt_tokens for g in answers),
+                prompt_tokens=sum(generation.prompt_tokens for generation in answers),
                 new_tokens=tokens,
             )
-            self.run.progress.advance(len(owed), f"{tokens / max(seconds, 1e-9):.0f} tokens/s")
-        done |= {key: Generation(text, "stop", 0, 0) for key, text in known.items()}
-        generations = [done[key] for key in keys]
-        self._finish(skill, rows, keys, generations)
-        partial.unlink()
-        bad = sum(g.finish != "stop" for g in generations)
-        self.run.progress.finish(f"{len(rows)} in, {len(rows) - bad} out, {bad} quarantined")
-        return generations
 
-    def keep(self, rows: Sequence[Judged], filter: Filter) -> list[Judged]:
-        """Applies a filter; kept and rejected rows both stay on disk, the rejected with the reason."""
-        reasons = [filter(row) for row in rows]
-        lines = [
-            json.dumps({**asdict(row), "kept": reason is None, "reason": reason}, ensure_ascii=False)
-            for row, reason in zip(rows, reasons, strict=True)
-        ]
-        kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-        counts = {"in": len(rows), "kept": len(kept), "rejected": len(rows) - len(kept)}
-        write_done(self._path("filter", "jsonl"), "".join(line + "\n" for line in lines), {"rows": counts})
-        return kept
+    def _seed(self, skill: Skill[In, Out], row: In) -> int:
+        return int(content_id(self.run.seed, self.name, skill.name, row.id), 16)
 
     def _known(self, skill: Skill[In, Out], row: In) -> str | None:
         """The text of a conversation that an earlier skill has already continued, the same way and greedily."""
@@ -251,40 +285,8 @@ class Room:
         same = source is not None and sampling.temperature == 0 and self.run.sampling[source[0]] == sampling
         return source[1] if source is not None and same else None
 
-    def _finish(self, skill: Skill[In, Out], rows: Sequence[In], keys: list[str], answers: list[Generation]) -> None:
-        lines = []
-        for row, key, generation in zip(rows, keys, answers, strict=True):
-            whole = generation.finish == "stop"
-            record = skill.build(row, generation.text) if whole else Quarantined(row.id, generation.finish)
-            status = "ok" if whole else "quarantined"
-            lines.append(
-                json.dumps(
-                    {**asdict(record), "status": status, "key": key, "generation": asdict(generation)},
-                    ensure_ascii=False,
-                )
-                + "\n"
-            )
-        quarantined = sum(g.finish != "stop" for g in answers)
-        counts = {"in": len(rows), "out": len(rows) - quarantined, "quarantined": quarantined}
-        marker = {"rows": counts, "model": self.model.id, "keys": content_id(keys)}
-        write_done(self._path(skill.name, "jsonl"), "".join(lines), marker)
-
-    def _check_marker(self, marker: Path, final: Path, keys: list[str]) -> None:
-        expected = read_marker(marker)
-        if fault := file_fault(final, expected["sha256"]):
-            raise RunError(f"{fault}; restore it, or delete {marker} to have its rows generated again")
-        if expected["keys"] != content_id(keys):
-            raise RunError(
-                f"{marker.parent} holds answers to other prompts, from another model or with other sampling than "
-                "this run now asks for; use a new --output"
-            )
-
-    def _rewrite(self, partial: Path, done: dict[str, Generation]) -> None:
-        """Cuts a torn tail off, so that the next row does not grow onto it."""
-        write_atomic(partial, "".join(_partial_line(key, generation) for key, generation in done.items()))
-
-    def _path(self, stage: str, suffix: str) -> Path:
-        return self.run.root / "stages" / self.name / f"{stage}.{suffix}"
+    def _path(self, stage: str) -> Path:
+        return self.run.root / "stages" / self.name / f"{stage}.jsonl"
 
 
 def check_present(model: Model) -> None:
@@ -374,7 +376,3 @@ class _Named:
 
     def finish(self, summary: str = "") -> None:
         self.inner.finish(summary)
-
-
-def _partial_line(key: str, generation: Generation) -> str:
-    return json.dumps({"key": key, "generation": asdict(generation)}, ensure_ascii=False) + "\n"
