@@ -36,7 +36,6 @@ from selfevo.progress import Silent
 from selfevo.prompts import CRITIQUE, REFINE, Turns
 from selfevo.records import Example, Refined
 from selfevo.tasks import load_task
-from selfevo.teachers.oracle import OracleTeacher
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.trainers.trl import TRLTrainer
 
@@ -95,12 +94,11 @@ def trajectories(count: int) -> list[Refined]:
     """Annotated wrong answers: the solution of another problem."""
     task = load_task(TaskConfig(name="demo"))
     problems = task.problems(count + 1, 0, frozenset())
-    teacher = OracleTeacher(task, problems)
     rows = []
     for problem, other in itertools.pairwise(problems):
-        response = teacher.solved(other).refinement
-        feedback, refinement = teacher.annotate(problem.prompt, response)
-        rows.append(Refined(problem.prompt.id, problem.prompt.prompt, response, feedback, refinement))
+        prompt, response = problem.prompt, task.solution(other)
+        feedback, refinement = task.explain(problem, response), task.solution(problem)
+        rows.append(Refined(prompt.id, prompt.prompt, response, feedback, refinement))
     return rows
 
 

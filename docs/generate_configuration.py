@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -24,7 +25,7 @@ def render() -> str:
     pending: list[tuple[str, type[BaseModel]]] = [("", RunConfig)]
     while pending:
         place, section = pending.pop(0)
-        parts.append(f"\n## {f'`{place}`' if place else 'Top level'}\n\n{(section.__doc__ or '').strip()}\n")
+        parts.append(f"\n## {f'`{place}`' if place else 'Top level'}\n\n{inspect.cleandoc(section.__doc__ or '')}\n")
         parts.append("\n| key | type | default | meaning |\n|---|---|---|---|\n")
         for name, info in section.model_fields.items():
             inner = nested(info.annotation)

@@ -46,9 +46,8 @@ def main() -> None:
         different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         faults = verify(run)[1]
         runs.append({"deaths": deaths, "different": different, "faults": faults})
-        print(
-            f"run {len(runs)}: killed in {', '.join(deaths) or 'nothing'}: {f'DIFFERS: {different}' if different else 'the same'}"
-        )
+        outcome = f"DIFFERS: {', '.join(different)}" if different else "the same"
+        print(f"run {len(runs)}: killed in {', '.join(deaths) or 'nothing'}: {outcome}")
     result = {"undisturbed_seconds": round(whole), "files": len(expected), "runs": runs}
     (given.output / "kill_matrix.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     kills = sum(len(run["deaths"]) for run in runs if isinstance(run["deaths"], list))

@@ -138,7 +138,7 @@ def test_the_installed_command_exits_with_the_code_of_its_error(tmp_path: Path) 
     [
         ({"polcy": "restart"}, "unknown key 'polcy'; did you mean 'policy'?"),
         ({"rounds": 0}, "rounds is 0"),
-        ({"corpus": {}}, "give exactly one of path and task"),
+        ({"corpus": {}}, "give exactly one of path, prompts and task"),
         ({"model": "./nowhere"}, "./nowhere does not exist"),
         ({"prompts": {"path": "absent.jsonl"}}, "absent.jsonl does not exist"),
         ({"prompts": {"path": "pool.jsonl", "column": "text"}}, "no column 'text'; it has 'prompt'"),

@@ -68,14 +68,14 @@ def test_a_minimal_configuration_is_the_papers_method(tmp_path: Path) -> None:
             ['evaluation.stages.0 is "bse"', "'base'"],
         ),
         ({"evaluation": {"count": 5}}, ["'evaluation.task' is missing"]),
-        ({"prompts": {}}, ["prompts", "exactly one of path and task", "neither is given"]),
+        ({"prompts": {}}, ["prompts", "exactly one of path and task", "none is given"]),
         (
             {"prompts": {"path": "a", "task": {"name": "demo"}}},
             ["prompts", "exactly one of path and task", "path, task is given"],
         ),
         (
             {"corpus": {"path": "a", "task": {"name": "demo"}}},
-            ["corpus", "exactly one of path and task", "path, task is given"],
+            ["corpus", "exactly one of path, prompts and task", "path, task is given"],
         ),
         ({"corpus": {"path": "a", "columns": {"promt": "x"}}}, ["'corpus.columns.promt'", "did you mean 'prompt'?"]),
     ],

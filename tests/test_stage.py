@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -75,10 +76,8 @@ def test_a_stage_killed_anywhere_ends_with_the_same_bytes(
     asked: list[int] = []
     for lives in deaths:
         worker = Worker(lives)
-        try:
+        with contextlib.suppress(KilledError):
             squares(root / "killed", worker)
-        except KilledError:
-            pass
         asked += worker.asked
         partial = root / "killed/stages/room/square.partial.jsonl"
         if torn and partial.exists():

@@ -4,6 +4,7 @@ Importing this package is cheap: torch and transformers load with the adapters t
 """
 
 from selfevo.errors import (
+    BudgetError,
     ConfigError,
     DataError,
     EngineError,
@@ -14,10 +15,24 @@ from selfevo.errors import (
 )
 from selfevo.evolution import evolve
 from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Engine, Generation, Model, Problem, Progress, Request, Sampling, Task, Teacher, Trainer
+from selfevo.protocols import (
+    Annotation,
+    Engine,
+    Generation,
+    Model,
+    Problem,
+    Progress,
+    Request,
+    Sampling,
+    Task,
+    Teacher,
+    Trainer,
+)
 from selfevo.records import Critiqued, Drafted, Example, Judged, Prompt, Refined
 
 __all__ = [
+    "Annotation",
+    "BudgetError",
     "ConfigError",
     "Critiqued",
     "DataError",

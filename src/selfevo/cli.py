@@ -108,6 +108,33 @@ def run(
         _launch(settings)
 
 
+@app.command(
+    epilog="Examples: `selfevo annotate config.yaml --dry-run`   "
+    "`selfevo annotate config.yaml --set corpus.annotator.max_dollars=5`"
+)
+def annotate(
+    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with corpus.task or corpus.prompts.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the size, the cost and one call, then stop.")
+    ] = False,
+) -> None:
+    """Builds D_meta alone: the model answers, the annotator criticises and refines. `run` goes on from there."""
+    settings = load_config(config, set_ or [])
+    if dry_run:
+        from selfevo.preview import preview_annotation
+
+        preview_annotation(settings, console)
+        return
+    from selfevo.annotation import balance
+    from selfevo.launch import build_d_meta
+    from selfevo.progress import Live
+
+    path, rows = build_d_meta(settings, Live(console))
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(balance(rows).items()))
+    console.print(f"{path}: {len(rows)} rows, responses judged: {counts}", highlight=False)
+
+
 @app.command(epilog="Example: `selfevo init my-run.yaml`")
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("selfevo.yaml"),

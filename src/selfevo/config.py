@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -59,14 +61,72 @@ class ColumnsConfig(_Strict):
     refinement: str = "refinement"
 
 
+class EndpointConfig(_Strict):
+    """A model behind a server that speaks the OpenAI protocol."""
+
+    model: str = Field(description="the name the server knows it by")
+    base_url: str = Field("https://api.openai.com/v1", description="where the server is")
+    api_key_env: str | None = Field("OPENAI_API_KEY", description="variable that holds the key; null if none is asked")
+    max_concurrency: Positive = Field(16, description="calls at once")
+    timeout_seconds: float = Field(120, gt=0, description="of one attempt")
+    max_retries: int = Field(6, ge=0, description="after a 429, a 5xx, a timeout or a broken reply")
+    max_dollars: float | None = Field(None, gt=0, description="stop before more is spent")
+    max_total_tokens: Positive | None = Field(None, description="the same in tokens, read and written")
+    input_price: float | None = Field(None, ge=0, description="dollars per million tokens; default: known prices")
+    output_price: float | None = Field(None, ge=0, description="the same for what it writes")
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secrets(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("give the server's address, http://... or https://...")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "an address with a user name, password or query could hold a key; name its variable in api_key_env"
+            )
+        return value.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", value):
+            raise ValueError("name an environment variable, such as OPENAI_API_KEY; a key itself is never written here")
+        return value
+
+
+class AnnotatorConfig(EndpointConfig):
+    """A stronger model that writes feedback and refinement."""
+
+    max_new_tokens: Positive = Field(2048, description="of one annotation")
+    temperature: float | None = Field(None, ge=0, description="by default the server's")
+    response_format: Literal["json_schema", "json_object", "text"] = Field(
+        "json_schema", description="how the server is asked for JSON; text only asks in words"
+    )
+
+
+# What may be changed between a start and a resume: none of it decides what a row says.
+RESUMABLE = tuple(
+    f"corpus.annotator.{key}"
+    for key in ("max_concurrency", "timeout_seconds", "max_retries", "max_dollars", "max_total_tokens", "api_key_env")
+)
+
+
 class CorpusConfig(_Strict):
-    """D_meta: recorded trajectories in a file, or made here by an annotator program that holds a task's answers."""
+    """D_meta: recorded trajectories in a file, or made here: the model answers, an annotator criticises and refines.
+
+    With a task the annotator is a program that holds its answers; with `annotator` a model behind a server, which is
+    told the answers where there are any.
+    """
 
     path: str | None = Field(None, description="rows with prompt, response, feedback, refinement")
+    prompts: str | None = Field(None, description="prompts without answers, for an annotator: file, folder or data set")
+    column: str = Field("prompt", description="with prompts: the text column")
     columns: ColumnsConfig = Field(ColumnsConfig(), description="with path: your names for the four columns")
     max_bad_share: Share = Field(MAX_BAD_SHARE, description="with path: share of unusable rows that stops the run")
     task: TaskConfig | None = None
-    labels: Positive = Field(240, description="with task: annotated prompts")
+    annotator: AnnotatorConfig | None = Field(None, description="a model that annotates, with task or prompts")
+    labels: Positive = Field(240, description="with task or prompts: annotated prompts")
     samples_per_prompt: Positive = Field(
         8, description="with task: responses sampled per prompt; one right and one wrong of them are criticised"
     )
@@ -74,11 +134,15 @@ class CorpusConfig(_Strict):
         0.5, description="with task: share of the labels on which a throw-away model first learns to answer at all"
     )
     warmup_epochs: float = Field(8, gt=0, description="with task: epochs of that warm-up; warmup_share 0 leaves it out")
-    temperature: float = Field(0.8, ge=0, description="with task: at which the responses are sampled")
+    temperature: float = Field(0.8, ge=0, description="at which the responses that are criticised are sampled")
 
     @model_validator(mode="after")
     def _one_source(self) -> CorpusConfig:
-        _exactly_one(self, ("path", "task"))
+        _exactly_one(self, ("path", "prompts", "task"))
+        if self.prompts and not self.annotator:
+            raise ValueError("prompts have no answers a program could check; add an annotator, or give a task")
+        if self.path and self.annotator:
+            raise ValueError("the rows of path are annotated already; remove annotator, or give prompts instead")
         return self
 
 
@@ -252,4 +316,6 @@ def _field_names(place: Sequence[str]) -> list[str]:
 def _exactly_one(section: Any, names: tuple[str, ...]) -> None:
     given = [name for name in names if getattr(section, name) is not None]
     if len(given) != 1:
-        raise ValueError(f"give exactly one of {' and '.join(names)}; {', '.join(given) or 'neither'} is given")
+        raise ValueError(
+            f"give exactly one of {', '.join(names[:-1])} and {names[-1]}; {', '.join(given) or 'none'} is given"
+        )

@@ -6,7 +6,8 @@ SelfevoError                 exit code 1
 ├── MissingExtraError        exit code 2   an optional package is not installed
 ├── RunError                 exit code 3   the run directory does not fit what is asked of it
 ├── EngineError              exit code 4   generation failed
-└── TrainingError            exit code 5   training failed, or produced something that must not be kept
+├── TrainingError            exit code 5   training failed, or produced something that must not be kept
+└── BudgetError              exit code 6   the next call could cost more than was allowed
 """
 
 from __future__ import annotations
@@ -52,3 +53,9 @@ class TrainingError(SelfevoError):
     """Training stopped: non-finite loss, nothing to learn from, or an unusable base model."""
 
     exit_code = 5
+
+
+class BudgetError(SelfevoError):
+    """The budget of money or tokens is used up; everything paid for is kept."""
+
+    exit_code = 6

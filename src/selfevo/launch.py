@@ -11,9 +11,9 @@ import importlib.metadata
 import json
 import math
 import platform
-import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from typing import Any
 import yaml
 
 from selfevo import data
-from selfevo.config import CorpusConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
+from selfevo.annotation import annotate, spent
+from selfevo.config import RESUMABLE, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.evaluate import Outcome, audit, compare, measure, summary
@@ -30,7 +31,7 @@ from selfevo.examples import answer_examples, meta_examples
 from selfevo.files import exists, hash_model, read_marker, read_rows, write_atomic
 from selfevo.filters import FILTERS
 from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Teacher, Trainer
-from selfevo.records import Drafted, Example, Judged, Prompt, Refined
+from selfevo.records import Example, Judged, Prompt, Refined
 from selfevo.report.page import write_report
 from selfevo.run import Run, claim, locked
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
@@ -44,24 +45,8 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
 
     `engine` and `trainer` replace the ones the configuration names: for tests, and for trying things out.
     """
-    with locked(config.output):
-        base_path = resolve_model(config.model)
-        settings = config.model_dump(mode="json")
-        manifest = {"selfevo": importlib.metadata.version("selfevo"), "platform": describe_platform()}
-        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False))
-        run = Run(
-            root=config.output,
-            engine=engine or TransformersEngine(**config.engine.model_dump()),
-            trainer=lambda name: trainer or TRLTrainer(trainer_of(config, name)),
-            sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
-            seed=config.seed,
-            progress=progress,
-        )
-        base = Model("base", base_path, hash_model(base_path))
-        sets = draw_sets(config)
-        for name, rows in sets.everything():
-            run.save_rows(name, rows)
-        d_meta = sets.d_meta or annotate(run, base, config.corpus, sets.labelled)
+    with begin(config, progress, engine, trainer) as (run, base, sets):
+        d_meta = sets.d_meta or write_d_meta(config, run, base, sets)
         run.save_rows("d_meta", d_meta)
         book = Book(config, run, sets)
         stages = config.evaluation.stages if config.evaluation else ()
@@ -84,6 +69,58 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
         return config.output
 
 
+def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = None) -> tuple[Path, list[Refined]]:
+    """The beginning of a run alone: writes D_meta and returns its file and rows. `launch` goes on from there."""
+    if config.corpus.path:
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
+    with begin(config, progress, engine, None) as (run, base, sets):
+        d_meta = write_d_meta(config, run, base, sets)
+        run.save_rows("d_meta", d_meta)
+        return config.output / "data" / "d_meta.jsonl", d_meta
+
+
+@contextmanager
+def begin(
+    config: RunConfig, progress: Progress, engine: Engine | None, trainer: Trainer | None
+) -> Iterator[tuple[Run, Model, Sets]]:
+    """The run directory, held by this process, with the base model and everything that is given."""
+    with locked(config.output):
+        base_path = resolve_model(config.model)
+        settings = config.model_dump(mode="json")
+        manifest = {"selfevo": importlib.metadata.version("selfevo"), "platform": describe_platform()}
+        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE)
+        run = Run(
+            root=config.output,
+            engine=engine or TransformersEngine(**config.engine.model_dump()),
+            trainer=lambda name: trainer or TRLTrainer(trainer_of(config, name)),
+            sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
+            seed=config.seed,
+            progress=progress,
+        )
+        base = Model("base", base_path, hash_model(base_path))
+        sets = draw_sets(config)
+        for name, rows in sets.everything():
+            run.save_rows(name, rows)
+        yield run, base, sets
+
+
+def write_d_meta(config: RunConfig, run: Run, base: Model, sets: Sets) -> list[Refined]:
+    """Has D_meta written by the annotator that the configuration names."""
+    corpus = config.corpus
+    task = load_task(corpus.task) if corpus.task else None
+    problems = {problem.prompt.id: problem for problem in sets.labelled}
+    teacher: Teacher
+    if corpus.annotator:
+        from selfevo.endpoint import Endpoint  # an extra
+        from selfevo.teachers.openai import OpenAITeacher
+
+        teacher = OpenAITeacher(corpus.annotator, Endpoint(corpus.annotator, *spent(run)), task, problems)
+    else:
+        assert task is not None  # CorpusConfig sees to it
+        teacher = OracleTeacher(task, problems)
+    return annotate(run, base, corpus, sets.to_annotate(), teacher, task, problems)
+
+
 @dataclass(frozen=True, slots=True)
 class Sets:
     """Everything a run is given, before any model has written a word. `pool_answers` is for the audit alone."""
@@ -91,14 +128,19 @@ class Sets:
     pool: list[Prompt]
     pool_answers: dict[str, Problem]
     labelled: list[Problem]
+    unlabelled: list[Prompt]  # to be annotated by somebody who is not told the answers
     d_meta: list[Refined]
     evaluation: list[Problem]
     quarantined: list[data.BadRow]
+
+    def to_annotate(self) -> list[Prompt]:
+        return self.unlabelled or [problem.prompt for problem in self.labelled]
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
         sets: dict[str, Sequence[Any]] = {
             "pool": self.pool,
             "labelled": self.labelled,
+            "unlabelled": self.unlabelled,
             "evaluation": self.evaluation,
             "quarantined": self.quarantined,
         }
@@ -120,6 +162,10 @@ def draw_sets(config: RunConfig) -> Sets:
     labelled = draw(corpus.task, corpus.labels, 2) if corpus.task else []
     quarantined: list[data.BadRow] = []
     d_meta: list[Refined] = []
+    unlabelled: list[Prompt] = []
+    if corpus.prompts:
+        found = data.load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share)
+        unlabelled, quarantined = found.rows[: corpus.labels], found.quarantined
     if corpus.path:
         loaded = data.load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share)
         d_meta, quarantined = loaded.rows, loaded.quarantined
@@ -134,47 +180,11 @@ def draw_sets(config: RunConfig) -> Sets:
         raise DataError(f"the pool has {len(pool)} prompts for rounds={config.rounds}; add prompts or lower rounds")
     data.check_disjoint(
         pool=pool,
-        annotated=[p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
+        annotated=unlabelled or [p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
         evaluation=[p.prompt for p in evaluation],
         allow_empty=() if config.evaluation else ("evaluation",),
     )
-    return Sets(pool, answers, labelled, d_meta, evaluation, quarantined)
-
-
-def annotate(run: Run, base: Model, corpus: CorpusConfig, problems: Sequence[Problem]) -> list[Refined]:
-    """D_meta: the model that will learn answers, the annotator criticises and refines.
-
-    An untrained base model may not answer in the right form at all, and feedback on that teaches little. So a
-    throw-away model first learns from the gold solutions of a share of the labels; on that share it is mostly right,
-    on the rest mostly wrong, and D_meta gets both. No label is spent twice: SFT is given the same ones.
-    """
-    assert corpus.task is not None
-    task = load_task(corpus.task)
-    teacher = OracleTeacher(task, problems)
-    taught = random.Random(run.seed).sample(problems, round(len(problems) * corpus.warmup_share))
-    lessons = answer_examples(teacher.solved(problem) for problem in taught)
-    author = run.model("warm-up", base, lessons) if lessons else base
-    limit = run.sampling[RESPOND.name].max_new_tokens
-    sampled = replace(run, sampling={**run.sampling, RESPOND.name: Sampling(limit, corpus.temperature)})
-    drafts: dict[str, dict[str, Drafted]] = {problem.prompt.id: {} for problem in problems}
-    for sample in range(corpus.samples_per_prompt):
-        room = sampled.room(f"d_meta-{sample + 1}", author)
-        for draft in room.rows(RESPOND, [problem.prompt for problem in problems]):
-            drafts[draft.id].setdefault(draft.response, draft)
-    rows = []
-    for problem in problems:
-        right = [d for d in drafts[problem.prompt.id].values() if task.is_correct(problem, d.response)]
-        wrong = [d for d in drafts[problem.prompt.id].values() if not task.is_correct(problem, d.response)]
-        # One of each: a critic that has seen six wrong answers for a right one learns to always say no. Where no
-        # sample was right, the gold solution stands in, as the answer the model will give once it has learnt.
-        rows.append(teacher.solved(problem) if not right else annotated(teacher, right[0]))
-        rows += [annotated(teacher, draft) for draft in wrong[:1]]
-    return rows
-
-
-def annotated(teacher: Teacher, draft: Drafted) -> Refined:
-    feedback, refinement = teacher.annotate(draft, draft.response)
-    return Refined(draft.id, draft.prompt, draft.response, feedback, refinement)
+    return Sets(pool, answers, labelled, unlabelled, d_meta, evaluation, quarantined)
 
 
 def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, trainer: Trainer) -> list[Example]:

@@ -14,12 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from selfevo import prompts
 from selfevo.chat import Chat
 from selfevo.config import RunConfig
+from selfevo.errors import ConfigError
 from selfevo.examples import answer_examples, meta_examples
 from selfevo.launch import draw_sets, resolve_model, trainer_of
 from selfevo.prompts import Turns
-from selfevo.records import Example, Refined
+from selfevo.protocols import AnnotatedTask, Problem
+from selfevo.records import Drafted, Example, Refined
 from selfevo.tasks import load_task
-from selfevo.teachers.oracle import OracleTeacher
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype
 
 _SAMPLES = 3
@@ -35,8 +36,7 @@ def preview(config: RunConfig, console: Console) -> None:
     sets = draw_sets(config)
     d_meta = sets.d_meta
     if config.corpus.task:
-        teacher = OracleTeacher(load_task(config.corpus.task), sets.labelled)
-        d_meta = [teacher.solved(problem) for problem in sets.labelled]
+        d_meta = solved(load_task(config.corpus.task), sets.labelled)
         console.print(
             "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
         )
@@ -54,6 +54,47 @@ def preview(config: RunConfig, console: Console) -> None:
     for name, view in views:
         show(console, f"asked: {name}", rows, lambda row, view=view: Text(visible(chat, chat.prompt(view(row)))))
     estimate(config, chat, sets.pool, d_meta, skills + answers, len(sets.evaluation), console)
+
+
+def preview_annotation(config: RunConfig, console: Console) -> None:
+    """Prints how much an annotator would be asked, what it can cost, and the first call. Asks nobody."""
+    corpus = config.corpus
+    if corpus.path:
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
+    sets = draw_sets(config)
+    prompts = sets.to_annotate()
+    calls = len(prompts) * (2 if corpus.task else 1)
+    console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate", highlight=False)
+    if corpus.annotator is None:
+        console.print("by a program that holds the answers: costs nothing", highlight=False)
+        return
+    from selfevo.endpoint import Endpoint, most, price  # an extra
+    from selfevo.teachers.openai import OpenAITeacher
+
+    annotator = corpus.annotator
+    task = load_task(corpus.task) if corpus.task else None
+    teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in sets.labelled})
+    # The responses are not known yet: as long as they may be.
+    asks = [teacher.ask(Drafted(p.id, p.prompt, "x" * 4 * config.skills.respond.max_new_tokens)) for p in prompts]
+    read, written = (sum(most(ask)[i] for ask in asks) * calls // len(asks) for i in (0, 1))
+    cost = price(annotator, read, written)
+    shown = f"${cost:.2f}" if cost is not None else "price unknown, give input_price and output_price"
+    console.print(f"at most {read:,} tokens to read and {written:,} to write: {shown}", highlight=False)
+    if cost and annotator.max_dollars and cost > annotator.max_dollars:
+        console.print(f"max_dollars={annotator.max_dollars} could stop it before the end", style="yellow")
+    console.rule("the first call", align="left")
+    first = teacher.ask(Drafted(prompts[0].id, prompts[0].prompt, "(the model's response)"))
+    for message in first.messages:
+        console.print(f"[dim]{message['role']}[/]", message["content"], soft_wrap=True, highlight=False)
+
+
+def solved(task: AnnotatedTask, problems: Sequence[Problem]) -> list[Refined]:
+    """The trajectories of a model that is right at once."""
+    answers = [(problem, task.solution(problem)) for problem in problems]
+    return [
+        Refined(problem.prompt.id, problem.prompt.prompt, answer, task.explain(problem, answer), answer)
+        for problem, answer in answers
+    ]
 
 
 def show(console: Console, title: str, rows: Sequence[object], render: Callable[..., Text]) -> None:

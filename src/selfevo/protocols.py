@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from selfevo.prompts import Turns
-from selfevo.records import Example, Prompt
+from selfevo.records import Drafted, Example, Prompt
 
 Finish = Literal["stop", "length", "overlong", "empty"]
 
@@ -125,9 +125,42 @@ class Task(Protocol):
     def is_correct(self, problem: Problem, response: str) -> bool: ...
 
 
+class AnnotatedTask(Task, Protocol):
+    """A task that can also teach: it holds the gold answers, so it can say what is wrong with a response."""
+
+    def solution(self, problem: Problem) -> str:
+        """The gold answer as a model should write it."""
+        ...
+
+    def explain(self, problem: Problem, response: str) -> str:
+        """Feedback in words on a response: names each error, ends in a verdict."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """Feedback `f` that ends in a verdict, and the refined response `r^`.
+
+    `reason` says why they cannot be used, "" if they can; then `reply` is what was written instead. Cost is in tokens
+    and US dollars.
+    """
+
+    feedback: str
+    refinement: str
+    reason: str = ""
+    reply: str = ""
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    dollars: float = 0.0
+
+
 class Teacher(Protocol):
     """The annotator: writes D_meta."""
 
-    def annotate(self, prompt: Prompt, response: str) -> tuple[str, str]:
-        """Feedback `f` ending in a verdict, and the refined response `r^`. Raises DataError when it cannot."""
+    def key(self, draft: Drafted) -> str:
+        """A hash of all that decides what it writes on `draft`."""
+        ...
+
+    def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
+        """Annotations by position in `drafts`, as they come; each position comes once."""
         ...

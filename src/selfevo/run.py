@@ -22,7 +22,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -336,8 +336,12 @@ def in_use(root: Path) -> bool:
     return False
 
 
-def claim(root: Path, config: dict[str, Any], manifest: dict[str, Any], config_text: str) -> None:
+def claim(
+    root: Path, config: dict[str, Any], manifest: dict[str, Any], config_text: str, may_change: Collection[str] = ()
+) -> None:
     """Makes `root` the run directory of this configuration, or checks that it already is.
+
+    `may_change`: dotted keys whose values decide no row.
 
     Raises RunError when it belongs to another configuration (the message lists the keys) or to something else.
     """
@@ -345,7 +349,7 @@ def claim(root: Path, config: dict[str, Any], manifest: dict[str, Any], config_t
     if path.exists():
         # Where it stands is no part of a run: one that was moved or copied goes on.
         old = {**read_marker(path), "output": config.get("output")}
-        differences = differing_keys(old, config)
+        differences = [line for line in differing_keys(old, config) if line.partition(":")[0] not in may_change]
         if differences:
             raise RunError(
                 f"{root} was started with another configuration ({'; '.join(differences)}); "

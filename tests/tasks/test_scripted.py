@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from selfevo.errors import DataError
 from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Teacher
-from selfevo.records import Prompt
+from selfevo.protocols import Annotation, Teacher
+from selfevo.records import Drafted, Prompt
 from selfevo.tasks import AnnotatedTask
 from selfevo.tasks.scripted import ScriptedTask
 from selfevo.teachers.oracle import OracleTeacher
@@ -35,14 +35,17 @@ def test_it_has_no_more_problems_than_its_table() -> None:
 @given(st.text())
 def test_an_annotator_can_be_built_on_it(response: str) -> None:
     problems = TASK.problems(3, 0, frozenset())
-    feedback, refinement = OracleTeacher(TASK, problems).annotate(problems[0].prompt, response)
+    prompt = problems[0].prompt
+    teacher = OracleTeacher(TASK, {prompt.id: problems[0]})
+    [[(position, annotation)]] = teacher.annotate([Drafted(prompt.id, prompt.prompt, response)])
     right = TASK.is_correct(problems[0], response)
-    assert parse_verdict(feedback) is (Verdict.QUALIFIED if right else Verdict.NOT_QUALIFIED)
-    assert TASK.is_correct(problems[0], refinement)
+    assert position == 0
+    assert parse_verdict(annotation.feedback) is (Verdict.QUALIFIED if right else Verdict.NOT_QUALIFIED)
+    assert TASK.is_correct(problems[0], annotation.refinement)
 
 
 def test_the_scripted_annotator_says_what_it_is_told_to_and_remembers() -> None:
     scripted = ScriptedTeacher(lambda prompt, response: (f"{response}? No.", prompt.upper()))
     teacher: Teacher = scripted
-    assert teacher.annotate(Prompt.of("why"), "because") == ("because? No.", "WHY")
+    assert list(teacher.annotate([Drafted("0", "why", "because")])) == [[(0, Annotation("because? No.", "WHY"))]]
     assert scripted.calls == [("why", "because")]

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from typing import Protocol
 
 from selfevo.config import TaskConfig
 from selfevo.errors import ConfigError
-from selfevo.protocols import Problem, Task
+from selfevo.protocols import AnnotatedTask
 from selfevo.tasks import steps
 
 WORD_PROBLEMS = ("gsm8k", "svamp")
-
-
-class AnnotatedTask(Task, Protocol):
-    """A task that can also teach: it holds the gold answers, so it can say what is wrong with a response."""
-
-    def solution(self, problem: Problem) -> str:
-        """The gold answer as a model should write it."""
-        ...
-
-    def explain(self, problem: Problem, response: str) -> str:
-        """Feedback in words on a response: names each error, ends in a verdict."""
-        ...
 
 
 def load_task(config: TaskConfig) -> AnnotatedTask:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from selfevo.errors import DataError
-from selfevo.protocols import Problem
-from selfevo.records import Prompt, Refined
-from selfevo.tasks import AnnotatedTask
+from selfevo.protocols import AnnotatedTask, Annotation, Problem
+from selfevo.records import Drafted, content_id
+
+_AT_ONCE = 256
 
 
 class OracleTeacher:
-    """Annotates responses to `problems` of `task`."""
+    """Annotates responses to `problems` of `task`; they are given by prompt id."""
 
-    def __init__(self, task: AnnotatedTask, problems: Sequence[Problem]) -> None:
-        self.task = task
-        self.problems = {problem.prompt.id: problem for problem in problems}
+    def __init__(self, task: AnnotatedTask, problems: Mapping[str, Problem]) -> None:
+        self.task, self.problems = task, problems
 
-    def annotate(self, prompt: Prompt, response: str) -> tuple[str, str]:
-        problem = self.problems.get(prompt.id)
-        if problem is None:
-            raise DataError(f"the annotator holds no answer to prompt {prompt.id} ({prompt.prompt[:60]!r})")
-        feedback = self.task.explain(problem, response)
+    def key(self, draft: Drafted) -> str:
+        return content_id(self.task.name, self._problem(draft).answer, draft.prompt, draft.response)
+
+    def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
+        for start in range(0, len(drafts), _AT_ONCE):
+            yield [(start + i, self._one(draft)) for i, draft in enumerate(drafts[start : start + _AT_ONCE])]
+
+    def _one(self, draft: Drafted) -> Annotation:
+        problem = self._problem(draft)
+        feedback = self.task.explain(problem, draft.response)
         # Where the response is right it stands, word for word: a right answer must not be taught to change.
-        return feedback, response if self.task.is_correct(problem, response) else self.task.solution(problem)
+        right = self.task.is_correct(problem, draft.response)
+        return Annotation(feedback, draft.response if right else self.task.solution(problem))
 
-    def solved(self, problem: Problem) -> Refined:
-        """The trajectory of a model that was right at once."""
-        answer = self.task.solution(problem)
-        return Refined(problem.prompt.id, problem.prompt.prompt, answer, self.task.explain(problem, answer), answer)
+    def _problem(self, draft: Drafted) -> Problem:
+        problem = self.problems.get(draft.id)
+        if problem is None:
+            raise DataError(f"the annotator holds no answer to prompt {draft.id} ({draft.prompt[:60]!r})")
+        return problem

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from selfevo.records import Prompt
+from selfevo.protocols import Annotation
+from selfevo.records import Drafted, content_id
 
 
 @dataclass(slots=True)
@@ -15,6 +16,10 @@ class ScriptedTeacher:
     write: Callable[[str, str], tuple[str, str]]
     calls: list[tuple[str, str]] = field(default_factory=list)
 
-    def annotate(self, prompt: Prompt, response: str) -> tuple[str, str]:
-        self.calls.append((prompt.prompt, response))
-        return self.write(prompt.prompt, response)
+    def key(self, draft: Drafted) -> str:
+        return content_id("scripted", draft.prompt, draft.response)
+
+    def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
+        for position, draft in enumerate(drafts):
+            self.calls.append((draft.prompt, draft.response))
+            yield [(position, Annotation(*self.write(draft.prompt, draft.response)))]

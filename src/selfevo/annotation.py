@@ -1,0 +1,136 @@
+"""D_meta: the model that will learn answers, an annotator criticises and refines.
+
+Every response that is annotated is on disk with what became of it, in stages/d_meta/annotate.jsonl; those that came
+back whole are data/d_meta.jsonl, which any run can take as `corpus.path`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from selfevo.config import CorpusConfig
+from selfevo.errors import DataError
+from selfevo.examples import answer_examples
+from selfevo.files import read_rows
+from selfevo.prompts import parse_verdict
+from selfevo.protocols import AnnotatedTask, Annotation, Model, Problem, Sampling, Teacher
+from selfevo.records import Drafted, Prompt, Refined
+from selfevo.run import Run, Stored
+from selfevo.skills import RESPOND
+from selfevo.stage import fill
+
+ROOM = "d_meta"
+
+
+def annotate(
+    run: Run,
+    base: Model,
+    corpus: CorpusConfig,
+    prompts: Sequence[Prompt],
+    teacher: Teacher,
+    task: AnnotatedTask | None,
+    problems: Mapping[str, Problem],
+) -> list[Refined]:
+    """The rows of D_meta for `prompts`. Raises DataError when not one of them could be annotated."""
+    drafts = list(_chosen(run, base, corpus, prompts, task, problems))
+    path = run.root / "stages" / ROOM / "annotate.jsonl"
+
+    def line(draft: Drafted, result: Mapping[str, Any]) -> dict[str, Any]:
+        row = asdict(Refined(draft.id, draft.prompt, draft.response, result["feedback"], result["refinement"]))
+        return {**row, "status": "quarantined" if result["reason"] else "ok", **result}
+
+    def work(window: Mapping[str, Drafted], done: Mapping[str, Any]) -> Iterator[tuple[dict[str, dict[str, Any]], str]]:
+        owed = [key for key in window if key not in done]
+        spent, started = 0.0, time.monotonic()
+        for batch in teacher.annotate([window[key] for key in owed]):
+            annotations = [annotation for _, annotation in batch]
+            spent += sum(annotation.dollars for annotation in annotations)
+            rows = {owed[position]: asdict(annotation) for position, annotation in batch}
+            yield rows, f"${spent:.2f}" if spent else ""
+            now = time.monotonic()
+            run.event("annotate", stage=f"{ROOM}/annotate", seconds=now - started, **_figures(annotations))
+            started = now
+
+    fill(path, drafts, key=teacher.key, work=work, line=line, marker={}, progress=run.progress)
+    rows = list(Stored(path, Refined, len(drafts)))
+    if not rows:
+        reasons = Counter(row["reason"] for row in read_rows(path))
+        raise DataError(
+            f"not one of {len(drafts)} responses was annotated: "
+            + "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
+            + f"; the replies are in {path}"
+        )
+    return rows
+
+
+def spent(run: Run) -> tuple[int, float]:
+    """Tokens and dollars that annotation has cost this run so far, over all its processes."""
+    path = run.root / "events.jsonl"
+    events = [event for event in read_rows(path) if event["event"] == "annotate"] if path.exists() else []
+    return (
+        sum(event["prompt_tokens"] + event["new_tokens"] for event in events),
+        sum(event["dollars"] for event in events),
+    )
+
+
+def balance(rows: Iterable[Refined]) -> Counter[str]:
+    """How many responses are judged qualified, and how many are not."""
+    return Counter(parse_verdict(row.feedback).value for row in rows)
+
+
+def _chosen(
+    run: Run,
+    base: Model,
+    corpus: CorpusConfig,
+    prompts: Sequence[Prompt],
+    task: AnnotatedTask | None,
+    problems: Mapping[str, Problem],
+) -> Iterator[Drafted]:
+    """The responses worth annotating. Where answers are known, a right and a wrong one for each prompt.
+
+    An untrained base model may not answer in the right form at all, and feedback on that teaches little. So a
+    throw-away model first learns from the gold solutions of a share of the labels; on that share it is mostly right,
+    on the rest mostly wrong, and D_meta gets both. No label is spent twice: SFT is given the same ones.
+    """
+    author, samples = base, 1
+    if task is not None:
+        samples = corpus.samples_per_prompt
+        taught = random.Random(run.seed).sample(prompts, round(len(prompts) * corpus.warmup_share))
+        solved = [_solved(task, problems[prompt.id]) for prompt in taught]
+        lessons = answer_examples(Refined(d.id, d.prompt, d.response, "", d.response) for d in solved)
+        author = run.model("warm-up", base, lessons) if lessons else base
+    limit = run.sampling[RESPOND.name].max_new_tokens
+    sampled = replace(run, sampling={**run.sampling, RESPOND.name: Sampling(limit, corpus.temperature)})
+    drafts: dict[str, dict[str, Drafted]] = {prompt.id: {} for prompt in prompts}
+    for sample in range(samples):
+        for draft in sampled.room(f"{ROOM}-{sample + 1}", author).rows(RESPOND, prompts):
+            drafts[draft.id].setdefault(draft.response, draft)
+    for prompt in prompts:
+        if task is None:
+            yield from drafts[prompt.id].values()
+            continue
+        problem = problems[prompt.id]
+        right = [d for d in drafts[prompt.id].values() if task.is_correct(problem, d.response)]
+        wrong = [d for d in drafts[prompt.id].values() if not task.is_correct(problem, d.response)]
+        # One of each: a critic that has seen six wrong answers for a right one learns to always say no. Where no
+        # sample was right, the gold solution stands in, as the answer the model will give once it has learnt.
+        yield right[0] if right else _solved(task, problem)
+        yield from wrong[:1]
+
+
+def _solved(task: AnnotatedTask, problem: Problem) -> Drafted:
+    return Drafted(problem.prompt.id, problem.prompt.prompt, task.solution(problem))
+
+
+def _figures(annotations: Sequence[Annotation]) -> dict[str, float]:
+    return {
+        "rows": len(annotations),
+        "prompt_tokens": sum(annotation.prompt_tokens for annotation in annotations),
+        "new_tokens": sum(annotation.new_tokens for annotation in annotations),
+        "dollars": round(sum(annotation.dollars for annotation in annotations), 9),
+    }

@@ -1,0 +1,126 @@
+"""An annotator behind an API: a stronger model that criticises and refines, told the gold answer where there is one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from selfevo.config import AnnotatorConfig
+from selfevo.endpoint import Ask, Endpoint, Reply
+from selfevo.prompts import Verdict, parse_verdict, verdict_line
+from selfevo.protocols import AnnotatedTask, Annotation, Problem
+from selfevo.records import Drafted, content_id
+
+
+class Written(BaseModel):
+    """What the annotator is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feedback: str
+    verdict: Literal["qualified", "not qualified"]
+    refinement: str
+
+
+class OpenAITeacher:
+    """`problems`: gold answers by prompt id, with the task that checks them; empty where nobody has them.
+
+    What it writes is checked before it counts: it must be the JSON asked for, and agree with the gold answer.
+    """
+
+    def __init__(
+        self,
+        config: AnnotatorConfig,
+        endpoint: Endpoint,
+        task: AnnotatedTask | None = None,
+        problems: Mapping[str, Problem] | None = None,
+    ) -> None:
+        self.config, self.endpoint, self.task, self.problems = config, endpoint, task, problems or {}
+
+    def key(self, draft: Drafted) -> str:
+        settings = [self.config.base_url, self.config.model, self.config.temperature, self.config.max_new_tokens]
+        return content_id(settings, self._messages(draft))
+
+    def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
+        for replies in self.endpoint.ask([self.ask(draft) for draft in drafts]):
+            yield [(position, self._annotation(drafts[position], reply)) for position, reply in replies]
+
+    def ask(self, draft: Drafted) -> Ask:
+        """The call for one draft."""
+        options: dict[str, Any] = {}
+        if self.config.temperature is not None:
+            options["temperature"] = self.config.temperature
+        if self.config.response_format == "json_object":
+            options["response_format"] = {"type": "json_object"}
+        elif self.config.response_format == "json_schema":
+            schema = {"name": "annotation", "strict": True, "schema": Written.model_json_schema()}
+            options["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return Ask(self._messages(draft), self.config.max_new_tokens, options)
+
+    def _messages(self, draft: Drafted) -> list[dict[str, str]]:
+        content = {"instruction": draft.prompt, "response": draft.response}
+        if (problem := self.problems.get(draft.id)) is not None:
+            assert self.task is not None
+            content["correct_answer"] = self.task.solution(problem)
+        # As JSON, so that nothing in a response can pass for a part of the request.
+        asked = json.dumps(content, ensure_ascii=False)
+        return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
+
+    def _annotation(self, draft: Drafted, reply: Reply) -> Annotation:
+        figures = (reply.prompt_tokens, reply.new_tokens, reply.dollars)
+        if reply.fault:
+            return Annotation("", "", f"no reply: {reply.fault}", "", *figures)
+        if reply.finish == "length":
+            return Annotation("", "", "the reply was cut off at max_new_tokens", reply.text, *figures)
+        written = _parse(reply.text)
+        if written is None:
+            return Annotation("", "", "the reply is not the JSON asked for", reply.text, *figures)
+        feedback, refinement, reason = self._checked(draft, written)
+        return Annotation(feedback, refinement, reason, reply.text if reason else "", *figures)
+
+    def _checked(self, draft: Drafted, written: Written) -> tuple[str, str, str]:
+        """Feedback and refinement of a row of D_meta, and why they cannot be used: "" if they can."""
+        verdict = Verdict(written.verdict)
+        feedback = f"{written.feedback.strip()}\n{verdict_line(verdict)}"
+        # Where the response is qualified it stands, word for word: a right answer must not be taught to change.
+        refinement = draft.response if verdict is Verdict.QUALIFIED else written.refinement.strip()
+        if not written.feedback.strip() or not refinement:
+            return feedback, refinement, "feedback or refinement is empty"
+        if "\0" in feedback + refinement:
+            return feedback, refinement, "feedback or refinement holds a NUL character"
+        if parse_verdict(feedback) is not verdict:
+            return feedback, refinement, "the feedback holds a verdict line of its own"
+        if verdict is Verdict.NOT_QUALIFIED and refinement == draft.response.strip():
+            return feedback, refinement, "the refinement repeats a response that is judged not qualified"
+        if (problem := self.problems.get(draft.id)) is not None:
+            assert self.task is not None
+            if self.task.is_correct(problem, draft.response) != (verdict is Verdict.QUALIFIED):
+                return feedback, refinement, "the verdict contradicts the gold answer"
+            if not self.task.is_correct(problem, refinement):
+                return feedback, refinement, "the refinement contradicts the gold answer"
+        return feedback, refinement, ""
+
+
+def _parse(text: str) -> Written | None:
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json")
+    try:
+        return Written.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+INSTRUCTION = """\
+You teach a language model to find and mend its own errors. You are given, as JSON, an instruction, the model's
+response, and sometimes the correct answer. Reply with one JSON object of three strings:
+"feedback": language feedback on the response, addressed to its author, in a few sentences: what is right; each error,
+where it is and why it is one; how to mend it. Work from the instruction alone: never mention that you were given the
+correct answer. Do not state the verdict here.
+"verdict": "qualified" if the response follows the instruction and is correct, else "not qualified".
+"refinement": the improved response that follows from the feedback, complete, as the model should have written it, in
+the form of the response and, where a correct answer is given, ending as that does. If the verdict is "qualified",
+repeat the response."""
