@@ -211,7 +211,7 @@ LOGITS = torch.log(torch.tensor([[0.1, 0.5, 0.05, 0.35]]))
 
 
 @pytest.mark.parametrize(
-    ("draw", "token"), [(0.0, 1), (0.49, 1), (0.51, 3), (0.84, 3), (0.86, 0), (0.94, 0), (0.96, 2), (0.9999999, 2)]
+    ("draw", "token"), [(0.0, 0), (0.09, 0), (0.11, 1), (0.59, 1), (0.61, 2), (0.64, 2), (0.66, 3), (0.9999999, 3)]
 )
 def test_sampling_inverts_the_distribution(draw: float, token: int) -> None:
     assert _pick(LOGITS, torch.tensor([draw]), Sampling(1, temperature=1.0)).tolist() == [token]
@@ -235,7 +235,16 @@ def test_a_token_of_the_vocabulary_is_picked_whatever_is_drawn(seed: int, temper
     draws = torch.tensor([0.0, 1 - 2**-24, random_.random(), 0.5], dtype=torch.float32)
     picked = _pick(logits, draws, Sampling(1, temperature=temperature, top_p=top_p))
     assert ((picked >= 0) & (picked < 50)).all()
-    assert picked[0] == logits[0].argmax(), "the draw 0 is the most likely token"
+    if top_p < 1:
+        assert picked[0] == logits[0].argmax(), "the draw 0 is the most likely token"
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.99])
+@pytest.mark.parametrize("draw", [0.0, 0.5, 1 - 2**-24])
+def test_a_token_without_probability_is_never_picked(draw: float, top_p: float) -> None:
+    logits = torch.tensor([[-torch.inf, -torch.inf, 1.0, -torch.inf, 2.0, -torch.inf]])
+    picked = _pick(logits, torch.tensor([draw]), Sampling(1, temperature=1.0, top_p=top_p))
+    assert picked.tolist()[0] in (2, 4)
 
 
 def test_a_low_temperature_sharpens_and_zero_is_greedy() -> None:

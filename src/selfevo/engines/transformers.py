@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from selfevo.chat import Chat
 from selfevo.engines.cache import BatchCache, Memory, States, holds_plain_layers
+from selfevo.engines.kernels import argmax, speed_up
 from selfevo.errors import EngineError
 from selfevo.protocols import Finish, Generation, Request, Sampling
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
@@ -130,6 +131,7 @@ class TransformersEngine:
         except (OSError, ValueError) as error:
             raise EngineError(f"cannot load a model from {path}: {error}") from error
         self._model = model.to(device).eval()
+        speed_up(self._model)
         self._plain = holds_plain_layers(model.config)
         self._chat = Chat(tokenizer)
         eos = model.generation_config.eos_token_id
@@ -257,13 +259,18 @@ def _groups(sizes: Sequence[int]) -> list[range]:
 def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Next token per row from logits (rows, vocabulary) and one uniform number per row: greedy, or inverse-CDF."""
     if sampling.temperature == 0:
-        return logits.argmax(-1)
+        return argmax(logits)
     probabilities = torch.softmax(logits.float() / sampling.temperature, -1)
+    if sampling.top_p == 1:  # then the order of the tokens does not matter, and sorting them is most of the work
+        return _invert(probabilities.cumsum(-1), draws)
     ordered, order = probabilities.sort(-1, descending=True)
-    cumulative = ordered.cumsum(-1)
+    before = ordered.cumsum(-1) - ordered
+    within = ordered * (before < sampling.top_p)  # the token that crosses top_p included
+    return order.gather(-1, _invert(within.cumsum(-1), draws)[:, None])[:, 0]
+
+
+def _invert(cumulative: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """The column into which each row's number in [0, 1) falls; never one that adds nothing to what is before it."""
     total = cumulative[:, -1:]
-    if sampling.top_p < 1:  # the smallest set whose mass reaches top_p, the token that crosses it included
-        within = (cumulative - ordered) < sampling.top_p
-        total = (ordered * within).sum(-1, keepdim=True)
-    rank = (cumulative < draws[:, None] * total).sum(-1).clamp(max=logits.shape[-1] - 1)
-    return order.gather(-1, rank[:, None])[:, 0]
+    columns = torch.searchsorted(cumulative, draws[:, None] * total, right=True)
+    return columns.minimum(torch.searchsorted(cumulative, total))[:, 0]

@@ -1,0 +1,99 @@
+"""Faster arithmetic on a CPU, with the same results bit by bit."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+logger = logging.getLogger(__name__)
+
+_NAME = "selfevo_sdpa"
+_BLOCK = 256  # columns
+
+
+def speed_up(model: Any) -> None:
+    """Changes `model` in place where it is on a CPU: it can write after this, no longer be trained or saved."""
+    if model.device.type != "cpu":
+        return
+    if model.dtype == torch.bfloat16:
+        _pack(model)
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(_NAME)
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer whose weights were laid out for the matrix unit once, not at every call.
+
+    The operators are those that torch.compile emits for a frozen model. Measured with AMX and 128 rows: 1.6 to 1.8
+    times as fast as torch.nn.Linear (benchmarks/trajectories.py measures the whole).
+    """
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+        return result
+
+
+def argmax(rows: torch.Tensor) -> torch.Tensor:
+    """The column of the first largest value of each row, of a matrix (rows, columns).
+
+    Two passes of which the first only compares are five to eight times as fast as torch.argmax in bf16 on a CPU.
+    """
+    whole = rows.shape[1] // _BLOCK * _BLOCK
+    if rows.device.type != "cpu" or whole == 0:
+        return rows.argmax(-1)
+    blocks = rows[:, :whole].reshape(len(rows), -1, _BLOCK)
+    first = blocks.amax(-1).argmax(-1)
+    at = torch.arange(len(rows))
+    column: torch.Tensor = first * _BLOCK + blocks[at, first].argmax(-1)
+    if whole < rows.shape[1]:
+        rest = rows[:, whole:].argmax(-1) + whole
+        column = torch.where(rows[at, rest] > rows[at, column], rest, column)
+    return column
+
+
+def _pack(model: torch.nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear:
+                try:
+                    setattr(module, name, PackedLinear(child))
+                except (AttributeError, RuntimeError) as error:  # a processor or a torch build without them
+                    logger.debug("weights stay as they are: %s", error)
+                    return
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention with grouped heads that repeats no key or value: on a CPU that copy is most of the work."""
+    if attention_mask is None or any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "cache")):
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return result
+    attended = scaled_dot_product_attention(
+        query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
