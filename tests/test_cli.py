@@ -61,7 +61,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
         return "4" if turns[-1] == REFINE else "3"
 
     engine = ScriptedEngine(answer)
-    monkeypatch.setattr(selfevo.launch, "TransformersEngine", lambda **settings: engine)
+    monkeypatch.setattr(selfevo.launch, "TransformersEngine", lambda *settings: engine)
     monkeypatch.setattr(selfevo.launch, "TRLTrainer", lambda *settings: ScriptedTrainer())
     return engine
 

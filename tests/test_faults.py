@@ -168,7 +168,7 @@ class Slow(ScriptedEngine):
         time.sleep(0.2)
         return super().generate(*arguments)
 
-selfevo.launch.TransformersEngine = lambda **settings: Slow(student(load_config(Path(sys.argv[2]))), batch_size={batch})
+selfevo.launch.TransformersEngine = lambda *settings: Slow(student(load_config(Path(sys.argv[2]))), batch_size={batch})
 selfevo.launch.TRLTrainer = lambda *settings: ScriptedTrainer()
 cli.main()
 """

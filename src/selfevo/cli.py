@@ -164,7 +164,8 @@ def report(run_directory: Run) -> None:
 @app.command(
     name="eval",
     epilog="Examples: `selfevo eval runs/demo-seed0/models/round-3 --task demo`   "
-    "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`",
+    "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`   "
+    "`selfevo eval my-name --base-url http://localhost:8000/v1 --task svamp --path svamp.json`",
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
@@ -174,10 +175,13 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Per answer and per feedback.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    base_url: Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")] = None,
+    api_key_env: Annotated[str, typer.Option(help="With --base-url: the variable that holds the key.")] = "",
     output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
 ) -> None:
     """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
-    from selfevo.config import EngineConfig, TaskConfig
+    from selfevo.config import EndpointConfig, EngineConfig, TaskConfig, parse
     from selfevo.launch import evaluate_model
     from selfevo.progress import Live
     from selfevo.table import print_results
@@ -188,9 +192,14 @@ def evaluate(
         count=count,
         seed=seed,
         max_new_tokens=max_new_tokens,
-        engine_config=EngineConfig(batch_size=batch_size),
+        engine_config=parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine"),
         output=output,
         progress=Live(console),
+        endpoint=parse(
+            EndpointConfig, {"model": model, "base_url": base_url, "api_key_env": api_key_env or None}, "--base-url"
+        )
+        if base_url
+        else None,
     )
     print_results(console, results)
 

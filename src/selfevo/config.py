@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
@@ -21,6 +21,7 @@ from selfevo.data import MAX_BAD_SHARE
 from selfevo.errors import ConfigError
 from selfevo.protocols import Sampling
 
+Section = TypeVar("Section", bound=BaseModel)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -208,9 +209,10 @@ class TrainerConfig(_Strict):
 
 
 class EngineConfig(_Strict):
-    """Generation with a transformers model."""
+    """Who generates. vLLM needs an environment of its own: requirements-vllm.txt."""
 
-    batch_size: Positive = 128
+    kind: Literal["transformers", "vllm"] = "transformers"
+    batch_size: Positive = Field(128, description="rows at once, and what a kill can cost; vLLM likes more")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field("auto", description="auto, cpu or cuda")
     kv_cache_gib: float = Field(
@@ -218,6 +220,7 @@ class EngineConfig(_Strict):
         ge=0,
         description="memory for states of conversations kept from stage to stage; 0 turns it off",
     )
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="with vllm: share of the device's memory")
 
 
 class RunConfig(_Strict):
@@ -276,8 +279,13 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 def parse_config(data: dict[str, Any], source: str) -> RunConfig:
+    return parse(RunConfig, data, source)
+
+
+def parse(section: type[Section], data: dict[str, Any], source: str) -> Section:
+    """`data` as a section of the configuration. Raises ConfigError with the source, the key, the value, the remedy."""
     try:
-        return RunConfig.model_validate(data)
+        return section.model_validate(data)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(e, source) for e in error.errors()[:3])) from None
 

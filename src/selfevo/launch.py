@@ -22,7 +22,7 @@ import yaml
 
 from selfevo import data
 from selfevo.annotation import annotate, spent
-from selfevo.config import RESUMABLE, EngineConfig, RunConfig, TaskConfig, TrainerConfig
+from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.evaluate import Outcome, audit, compare, measure, summary
@@ -31,7 +31,7 @@ from selfevo.examples import answer_examples, meta_examples
 from selfevo.files import exists, hash_model, read_marker, read_rows, write_atomic
 from selfevo.filters import FILTERS
 from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Teacher, Trainer
-from selfevo.records import Example, Judged, Prompt, Refined
+from selfevo.records import Example, Judged, Prompt, Refined, content_id
 from selfevo.report.page import write_report
 from selfevo.run import Run, claim, locked
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
@@ -91,7 +91,7 @@ def begin(
         claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE)
         run = Run(
             root=config.output,
-            engine=engine or TransformersEngine(**config.engine.model_dump()),
+            engine=engine or build_engine(config.engine),
             trainer=lambda name: trainer or TRLTrainer(trainer_of(config, name)),
             sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
             seed=config.seed,
@@ -185,6 +185,15 @@ def draw_sets(config: RunConfig) -> Sets:
         allow_empty=() if config.evaluation else ("evaluation",),
     )
     return Sets(pool, answers, labelled, unlabelled, d_meta, evaluation, quarantined)
+
+
+def build_engine(config: EngineConfig) -> Engine:
+    """The engine a configuration names. Raises MissingExtraError where it is not installed."""
+    if config.kind == "vllm":
+        from selfevo.engines.vllm import VLLMEngine  # an extra
+
+        return VLLMEngine(config.batch_size, config.dtype, config.gpu_memory_utilization, config.kv_cache_gib)
+    return TransformersEngine(config.batch_size, config.dtype, config.device, config.kv_cache_gib)
 
 
 def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, trainer: Trainer) -> list[Example]:
@@ -319,13 +328,23 @@ def evaluate_model(
     engine_config: EngineConfig,
     output: Path | None,
     progress: Progress,
+    endpoint: EndpointConfig | None = None,
     engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Measures one model on `count` problems; returns what results.json of a run has, with one stage.
 
-    With `output`, every row is kept there and a second call goes on where the first was stopped.
+    `model` is a folder or a hub id, or stands behind `endpoint`. With `output`, every row is kept there and a second
+    call goes on where the first was stopped.
     """
-    folder = resolve_model(model)
+    if endpoint is not None:
+        from selfevo.engines.openai import OpenAIEngine  # an extra
+
+        subject = Model("model", Path(model), content_id(endpoint.base_url, model))
+        engine = engine or OpenAIEngine(endpoint)
+    else:
+        folder = resolve_model(model)
+        subject = Model("model", folder, hash_model(folder))
+        engine = engine or build_engine(engine_config)
     problems = load_task(task).problems(count, 1000 * seed + 1, frozenset())
     limits = Sampling(max_new_tokens)
     with tempfile.TemporaryDirectory() as scratch:
@@ -333,17 +352,18 @@ def evaluate_model(
         with locked(root):
             settings = {"model": model, "task": task.model_dump(mode="json"), "count": count, "seed": seed}
             settings |= {"max_new_tokens": max_new_tokens, "engine": engine_config.model_dump(mode="json")}
+            settings["base_url"] = endpoint.base_url if endpoint else None
             claim(root, settings, {"platform": describe_platform()}, yaml.safe_dump(settings, sort_keys=False))
             run = Run(
                 root=root,
-                engine=engine or TransformersEngine(**engine_config.model_dump()),
+                engine=engine,
                 trainer=lambda name: TRLTrainer(TrainerConfig()),
                 sampling={skill.name: limits for skill in (RESPOND, CRITIQUE, REFINE)},
                 seed=seed,
                 progress=progress,
             )
-            room = run.room("evaluate", Model("model", folder, hash_model(folder)))
-            stage = {"name": folder.name, **summary(measure(room, load_task(task), problems))}
+            room = run.room("evaluate", subject)
+            stage = {"name": subject.path.name, **summary(measure(room, load_task(task), problems))}
             stage |= {"rows": None, "audit": None, "seconds": round(run.seconds(""), 1)}
             results = {"task": task.name, "seed": seed, "policy": None, "stages": [stage], "comparisons": []}
             write_atomic(root / "results.json", json.dumps(results, indent=2))

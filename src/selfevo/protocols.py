@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from selfevo.prompts import Turns
 from selfevo.records import Drafted, Example, Prompt
 
-Finish = Literal["stop", "length", "overlong", "empty"]
+Finish = Literal["stop", "length", "overlong", "empty", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Generation:
     """What came back for one request.
 
     `finish`: "stop" the model ended its turn; "length" cut at max_new_tokens; "overlong" the prompt does not fit the
-    context, nothing was generated; "empty" the model ended without a visible character. Counts are in tokens; of an
-    overlong prompt, at least so many.
+    context, nothing was generated; "empty" the model ended without a visible character; "failed" a server
+    gave no answer. Counts are in tokens; of an overlong prompt, at least so many.
     """
 
     text: str

@@ -271,6 +271,6 @@ def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torc
 
 def _invert(cumulative: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """The column into which each row's number in [0, 1) falls; never one that adds nothing to what is before it."""
-    total = cumulative[:, -1:]
+    total = cumulative[:, -1:].contiguous()
     columns = torch.searchsorted(cumulative, draws[:, None] * total, right=True)
     return columns.minimum(torch.searchsorted(cumulative, total))[:, 0]

@@ -1,0 +1,150 @@
+"""Generation with vLLM, offline: prefix caching shares what conversations have in common, and pages hold many rows.
+
+vLLM lives in a process of its own, one per model, which ends when another model is asked for or training needs the
+memory: that is the one way of changing weights that leaves nothing behind. It is given token ids, so that chat
+template and control tokens are handled as everywhere else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from selfevo.chat import Chat
+from selfevo.errors import EngineError, MissingExtraError
+from selfevo.protocols import Finish, Generation, Request, Sampling
+from selfevo.torch_setup import load_tokenizer
+
+
+@dataclass(slots=True)
+class VLLMEngine:
+    """`dtype` as vLLM names it; `gpu_memory_utilization`: share of the device's memory; `kv_cache_gib`: on a CPU."""
+
+    batch_size: int = 512
+    dtype: str = "auto"
+    gpu_memory_utilization: float = 0.9
+    kv_cache_gib: float = 2.0
+    _path: Path | None = None
+    _chat: Chat | None = None
+    _room: int = 0  # tokens of the context
+    _process: Any = None
+    _pipe: Connection | None = None
+    _settings: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if find_spec("vllm") is None:
+            raise MissingExtraError(
+                "engine.kind is vllm, which is not installed; it needs an environment of its own: "
+                "pip install -r requirements-vllm.txt"
+            )
+        self._settings = {"dtype": self.dtype, "gpu_memory_utilization": self.gpu_memory_utilization}
+
+    def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
+        chat = self._start(model)
+        prompts = [chat.prompt(request.turns) for request in requests]
+        results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) + sampling.max_new_tokens <= self._room]
+        written = self._call([prompts[i] for i in fitting], [requests[i].seed for i in fitting], sampling, chat.stop_id)
+        for i, (tokens, reason) in zip(fitting, written, strict=True):
+            text = chat.text(tokens)
+            finish: Finish = "length" if reason == "length" else "stop" if text else "empty"
+            results[i] = Generation(text, finish, len(prompts[i]), len(tokens))
+        return results
+
+    def release(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()  # the child takes the end of the pipe for its own
+            self._process.join(timeout=30)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+        self._pipe = self._process = self._path = self._chat = None
+
+    def _start(self, path: Path) -> Chat:
+        if self._path == path and self._chat is not None:
+            return self._chat
+        self.release()
+        self._chat = Chat(load_tokenizer(path))
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(self.kv_cache_gib))))
+        self._process = context.Process(target=_serve, args=(theirs, str(path), self._settings))
+        self._process.start()
+        theirs.close()
+        self._room = self._receive(f"cannot load a model from {path}")
+        self._path = path
+        return self._chat
+
+    def _call(
+        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, stop: int
+    ) -> list[tuple[list[int], str]]:
+        assert self._pipe is not None
+        if not prompts:
+            return []
+        self._pipe.send((prompts, seeds, sampling, stop))
+        answers: list[tuple[list[int], str]] = self._receive("generation failed")
+        return answers
+
+    def _receive(self, trouble: str) -> Any:
+        assert self._pipe is not None
+        try:
+            while not self._pipe.poll(1):
+                if not self._process.is_alive():
+                    raise EOFError
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            self.release()
+            raise EngineError(f"{trouble}: the process of vLLM ended; its own words are above") from error
+        if isinstance(answer, EngineError):
+            self.release()
+            raise EngineError(f"{trouble}: {answer}")
+        return answer
+
+
+def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
+    """The child: loads, then answers until the pipe ends."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one child is enough, and its random numbers are ours
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        import torch
+        from vllm import LLM, SamplingParams, TokensPrompt
+        from vllm.platforms import current_platform
+
+        model = LLM(path, enable_prefix_caching=True, disable_log_stats=True, trust_remote_code=False, **settings)
+        pipe.send(int(model.llm_engine.model_config.max_model_len))
+        # A seed for each request ends vLLM's CPU engine; there a batch has one.
+        seeded = not current_platform.is_cpu()
+        while True:
+            prompts, seeds, sampling, stop = pipe.recv()
+            if not seeded:
+                torch.manual_seed(seeds[0] % 2**63)
+            parameters = [
+                SamplingParams(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_new_tokens,
+                    stop_token_ids=[stop],
+                    seed=seed % 2**31 if seeded else None,
+                    detokenize=False,
+                )
+                for seed in seeds
+            ]
+            outputs = model.generate(
+                [TokensPrompt(prompt_token_ids=ids) for ids in prompts], parameters, use_tqdm=False
+            )
+            answers = []
+            for output in outputs:
+                [written] = output.outputs
+                tokens = [token for token in written.token_ids if token != stop]
+                answers.append((tokens, str(written.finish_reason)))
+            pipe.send(answers)
+    except EOFError:
+        pass
+    except Exception as error:  # whatever it is, the parent says it
+        pipe.send(EngineError(" ".join(f"{type(error).__name__}: {error}".split())[:500]))
