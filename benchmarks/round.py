@@ -2,8 +2,9 @@
 
     python benchmarks/round.py [--prompts 64] [--repeats 5] [--model FOLDER] [--json FILE]
 
-Both read and continue the same conversations, then train on the same D_meta and the same refined answers. --model is
-best a model of a run that has learnt the meta-skills, for answers of ordinary length.
+Both read and continue the same conversations, then train for as many steps on the same D_meta and refined
+answers. --model is best
+a model of a run that has learnt the meta-skills, for answers of ordinary length.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from training import as_conversations, train_ours, train_trl
+from training import as_conversations, steps_of, train_ours, train_trl
 from training import trajectories as annotated
 from trajectories import Generate, ours
 
@@ -52,20 +53,21 @@ def main() -> None:
         turns, texts, _ = ours(engine, model, questions, sampling)
         generated = time.perf_counter()
         examples = meta_examples(d_meta, 1.0) + learnt(questions, texts[2])
+        pairs: list[Turns] = [(p, s) for p, s in zip(questions, texts[2], strict=True) if s]
+        conversations = as_conversations(d_meta) + pairs
         engine.release()
         with tempfile.TemporaryDirectory() as scratch:
-            train_ours(model, Path(scratch), repeat, examples)
+            train_ours(model, Path(scratch), repeat, examples, steps_of(conversations))
         ended = time.perf_counter()
         run = {"ours_generate": generated - begun, "ours_train": ended - generated, "ours": ended - begun}
         begun = time.perf_counter()
         naive = Generate(model, given.batch_size, "auto")
-        for conversations in turns:
-            naive.generate(conversations, given.max_new_tokens)
+        for asked in turns:
+            naive.generate(asked, given.max_new_tokens)
         del naive
         generated = time.perf_counter()
-        pairs: list[Turns] = [(p, s) for p, s in zip(questions, texts[2], strict=True) if s]
         with tempfile.TemporaryDirectory() as scratch:
-            train_trl(model, Path(scratch), repeat, as_conversations(d_meta) + pairs)
+            train_trl(model, Path(scratch), repeat, conversations)
         ended = time.perf_counter()
         run |= {"naive_generate": generated - begun, "naive_train": ended - generated, "naive": ended - begun}
         runs.append(run)

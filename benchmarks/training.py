@@ -1,10 +1,11 @@
-"""Training on D_meta: the trainer against TRL's SFTTrainer with its defaults, one epoch of the same trajectories.
+"""Training on D_meta: the trainer against TRL's SFTTrainer with its defaults, as many steps on the same trajectories.
 
     python benchmarks/training.py [--trajectories 64] [--repeats 5] [--json FILE]
 
 TRL's side is what its documentation shows: conversations as prompt and completion, one for each of log P(f | p, r),
 log P(r^ | p, r, f) and log P(r^ | p), defaults for everything but batch size, learning rate, schedule and precision,
-which are ours. The two alternate; the loss is that of the same held-out trajectories under the weights each has saved.
+which are ours. TRL takes one epoch of them; ours takes as many steps of its own sequences, which hold f and r^ at
+once. The two alternate; the loss is that of the same held-out trajectories under the weights each has saved.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -53,9 +55,11 @@ def main() -> None:
     model, console = given.model or demo_model(), Console()
     rows = trajectories(given.trajectories + 32)
     d_meta, held_out = rows[:-32], meta_examples(rows[-32:], 1.0)
+    examples, conversations = meta_examples(d_meta, 1.0), as_conversations(d_meta)
+    steps = steps_of(conversations)
     trainers = {
-        "ours": partial(train_ours, examples=meta_examples(d_meta, 1.0)),
-        "TRL defaults": partial(train_trl, conversations=as_conversations(d_meta)),
+        "ours": partial(train_ours, examples=examples, steps=steps),
+        "TRL defaults": partial(train_trl, conversations=conversations),
     }
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
     for repeat in range(given.repeats):
@@ -67,18 +71,25 @@ def main() -> None:
                 seconds = time.perf_counter() - begun
                 runs[name].append({"seconds": seconds, "loss": loss(folder / "out", held_out)})
             console.print(f"repeat {repeat + 1}, {name}: {seconds:.1f} s", highlight=False)
-    tokens = TRLTrainer(CONFIG).tokens(model, meta_examples(d_meta, 1.0))
-    result: dict[str, Any] = {"trajectories": len(d_meta), "repeats": given.repeats, "platform": describe_platform()}
+    chat = Chat(load_tokenizer(model))
+    read = {
+        "ours": steps / steps_of(examples) * sum(len(chat.sequence(e.turns, e.weights)[0]) for e in examples),
+        "TRL defaults": sum(len(chat.sequence(t, (1.0,) * (len(t) // 2))[0]) for t in conversations),
+    }
+    result: dict[str, Any] = {"trajectories": len(d_meta), "steps": steps, "repeats": given.repeats}
+    result["platform"] = describe_platform()
     for name, measured in runs.items():
         seconds = statistics.median(run["seconds"] for run in measured)
         result[name] = {
             "seconds": seconds,
             "all_seconds": [run["seconds"] for run in measured],
-            "tokens_per_second": tokens / seconds,  # of our sequences: the same work, however it is cut up
+            "tokens_per_second": read[name] / seconds,
             "held_out_loss": statistics.mean(run["loss"] for run in measured),
         }
     result["ratio_vs_trl"] = result["TRL defaults"]["seconds"] / result["ours"]["seconds"]
-    table = Table(title=f"one epoch of {len(d_meta)} trajectories, medians of {given.repeats}", title_justify="left")
+    table = Table(
+        title=f"{steps} steps on {len(d_meta)} trajectories, medians of {given.repeats}", title_justify="left"
+    )
     for column in ("", "seconds", "tokens/s", "held-out loss"):
         table.add_column(column, justify="right" if column else "left")
     for name in trainers:
@@ -102,10 +113,18 @@ def trajectories(count: int) -> list[Refined]:
     return rows
 
 
-def train_ours(model: Path, folder: Path, seed: int, examples: Sequence[Example]) -> None:
+def steps_of(sequences: Sequence[object]) -> int:
+    """Steps of one epoch."""
+    return math.ceil(len(sequences) / CONFIG.per_device_train_batch_size)
+
+
+def train_ours(model: Path, folder: Path, seed: int, examples: Sequence[Example], steps: int) -> None:
     for name in ("out", "work"):
         (folder / name).mkdir()
-    TRLTrainer(CONFIG).train(model, examples, folder / "out", work=folder / "work", seed=seed, progress=Silent())
+    config = CONFIG.model_copy(update={"num_train_epochs": (steps - 0.5) / steps_of(examples)})
+    trainer = TRLTrainer(config)
+    figures = trainer.train(model, examples, folder / "out", work=folder / "work", seed=seed, progress=Silent())
+    assert figures["steps"] == steps, figures
 
 
 def as_conversations(d_meta: Sequence[Refined]) -> list[Turns]:

@@ -1,23 +1,27 @@
-"""Trajectories per second: the engine against four separate calls of transformers' generate, same turns, greedy.
+"""Trajectories per second: the engine against four separate calls of transformers' generate, greedy, and against vLLM.
 
     python benchmarks/trajectories.py [--prompts 128] [--repeats 5] [--path gsm8k/train.jsonl] [--json FILE]
 
 Ours writes (p, r, f, r^, v) for every prompt; generate then continues the very same conversations, skill by skill, with
-the same batch size, precision and limits. The two alternate, each repeat starts from nothing, medians are reported.
-Prompts come from --path (rows with "question"), else from reasoning-gym's gsm_symbolic.
+the same batch size, precision and limits; vLLM, where it is installed (requirements-vllm.txt), writes trajectories of
+its own with prefix caching. Each lives in a process of its own. They alternate, each repeat starts from nothing,
+medians are reported. Prompts come from --path (rows with "question"), else from reasoning-gym's gsm_symbolic.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -30,9 +34,9 @@ from selfevo.demo import demo_model
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.launch import describe_platform
 from selfevo.prompts import Turns
-from selfevo.protocols import Request, Sampling
+from selfevo.protocols import Engine, Request, Sampling
 from selfevo.tasks import load_task
-from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype
+from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 
 
 def main() -> None:
@@ -46,38 +50,102 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    model, questions = given.model or demo_model(), read_prompts(given.path, given.prompts)
-    sampling, console = Sampling(given.max_new_tokens), Console(width=120)
-    engine = TransformersEngine(given.batch_size, given.dtype)
-    engine.generate(model, [Request((questions[0],), 0)], Sampling(2))  # loading is not what is measured
-    reference = Generate(model, given.batch_size, given.dtype)
-    reference.generate([(questions[0],)], 2)
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "generate": []}
+    given.model = given.model or demo_model()
+    questions, console = read_prompts(given.path, given.prompts), Console(width=120)
+    chat, sampling = Chat(load_tokenizer(given.model)), Sampling(given.max_new_tokens)
+    contenders = {"ours": Contender("ours", given), "generate": Contender("generate", given)}
+    if find_spec("vllm"):
+        contenders["vllm"] = Contender("vllm", given)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     same = total = 0
     for repeat in range(given.repeats):
-        engine._memory.clear()
-        engine.prefilled, begun = 0, time.perf_counter()
-        turns, texts, new = ours(engine, model, questions, sampling)
-        runs["ours"].append({"seconds": time.perf_counter() - begun, "tokens": new, "prefilled": engine.prefilled})
-        begun, new, prefilled = time.perf_counter(), 0, 0
-        for skill, conversations in enumerate(turns):
-            written, tokens, filled = reference.generate(conversations, given.max_new_tokens)
-            new, prefilled = new + tokens, prefilled + filled
-            same += sum(a == b for a, b in zip(written, texts[skill], strict=True))
-            total += len(written)
-        runs["generate"].append({"seconds": time.perf_counter() - begun, "tokens": new, "prefilled": prefilled})
-        console.print(
-            f"repeat {repeat + 1}: ours {runs['ours'][-1]['seconds']:.1f} s, generate "
-            f"{runs['generate'][-1]['seconds']:.1f} s",
-            highlight=False,
-        )
-    needed = count_needed(reference.chat, turns, texts)
-    result = summarise(runs, needed, len(questions), reference.model, pick_dtype(given.dtype, pick_device("auto")))
+        turns, texts = contenders["ours"].run((questions, sampling), runs["ours"])
+        for name, contender in contenders.items():
+            if name == "generate":
+                _, written = contender.run((turns, sampling), runs[name])
+                same += sum(a == b for w, t in zip(written, texts, strict=True) for a, b in zip(w, t, strict=True))
+                total += sum(map(len, written))
+            elif name == "vllm":
+                contender.run((questions, sampling), runs[name])
+        spent = ", ".join(f"{name} {measured[-1]['seconds']:.1f} s" for name, measured in runs.items())
+        console.print(f"repeat {repeat + 1}: {spent}", highlight=False)
+    needed = count_needed(chat, turns, texts)
+    dtype = pick_dtype(given.dtype, pick_device("auto"))
+    result = summarise(runs, needed, len(questions), given.model, dtype)
+    for name, contender in contenders.items():
+        result["engines"][name]["peak_memory_mib"] = contender.end()
     result |= {"same_texts": same / total, "prompts": len(questions), "repeats": given.repeats}
     result |= {"max_new_tokens": given.max_new_tokens, "batch_size": given.batch_size, "platform": describe_platform()}
     show(console, result)
     if given.json:
         given.json.write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+class Contender:
+    """One engine in a process of its own."""
+
+    def __init__(self, name: str, given: argparse.Namespace) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=contend, args=(theirs, name, given))
+        self.process.start()
+        self.pipe.recv()  # loading is not what is measured
+
+    def run(self, job: object, runs: list[dict[str, float]]) -> tuple[Any, Any]:
+        self.pipe.send(job)
+        measured, turns, texts = self.pipe.recv()
+        runs.append(measured)
+        return turns, texts
+
+    def end(self) -> float:
+        """Ends it; returns the most memory it and its children had in use, in MiB."""
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        peak = sum(peak_memory(member.pid) for member in family)
+        self.pipe.send(None)
+        self.process.join()
+        return peak
+
+
+def peak_memory(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def contend(pipe: Connection, name: str, given: argparse.Namespace) -> None:
+    """The process of a contender: does jobs until there is none."""
+    quiet()
+    engine: Any
+    if name == "generate":
+        engine = Generate(given.model, given.batch_size, given.dtype)
+        engine.generate([("Hello",)], 2)
+    elif name == "vllm":
+        from selfevo.engines.vllm import VLLMEngine
+
+        engine = VLLMEngine(given.batch_size, given.dtype, kv_cache_gib=4)
+        engine.generate(given.model, [Request(("Hello",), 0)], Sampling(2))
+    else:
+        engine = TransformersEngine(given.batch_size, given.dtype)
+        engine.generate(given.model, [Request(("Hello",), 0)], Sampling(2))
+    pipe.send("ready")
+    while (job := pipe.recv()) is not None:
+        subject, sampling = job
+        begun = time.perf_counter()
+        if name == "generate":
+            turns, texts, new, prefilled = subject, [], 0, 0
+            for conversations in subject:
+                written, tokens, filled = engine.generate(conversations, sampling.max_new_tokens)
+                texts.append(written)
+                new, prefilled = new + tokens, prefilled + filled
+        else:
+            if name == "ours":
+                engine._memory.clear()
+                engine.prefilled = 0
+            turns, texts, new = ours(engine, given.model, subject, sampling)
+            prefilled = engine.prefilled if name == "ours" else 0
+        seconds = time.perf_counter() - begun
+        pipe.send(({"seconds": seconds, "tokens": new, "prefilled": prefilled}, turns, texts))
+    if name == "vllm":
+        engine.release()
 
 
 def read_prompts(path: Path | None, count: int) -> list[str]:
@@ -89,7 +157,7 @@ def read_prompts(path: Path | None, count: int) -> list[str]:
 
 
 def ours(
-    engine: TransformersEngine, model: Path, questions: Sequence[str], sampling: Sampling
+    engine: Engine, model: Path, questions: Sequence[str], sampling: Sampling
 ) -> tuple[list[list[Turns]], list[list[str]], int]:
     """The conversations of each skill, the text that continues each, and the number of tokens written."""
     turns: list[list[Turns]] = []
@@ -165,10 +233,10 @@ def shared(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def summarise(
-    runs: dict[str, list[dict[str, float]]], needed: int, prompts: int, model: Any, dtype: torch.dtype
+    runs: dict[str, list[dict[str, float]]], needed: int, prompts: int, folder: Path, dtype: torch.dtype
 ) -> dict[str, Any]:
-    parameters = sum(p.numel() for p in model.parameters())
-    peak = matmul_flops(model.device, dtype)
+    parameters = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).num_parameters()
+    peak = matmul_flops(pick_device("auto"), dtype)
     engines = {}
     for name, measured in runs.items():
         seconds = statistics.median(run["seconds"] for run in measured)
@@ -184,10 +252,10 @@ def summarise(
     return {
         "engines": engines,
         "ratio_vs_generate": engines["generate"]["seconds"] / engines["ours"]["seconds"],
+        "ratio_vs_vllm": engines["vllm"]["seconds"] / engines["ours"]["seconds"] if "vllm" in engines else None,
         "prefilled_per_needed": engines["ours"]["prefilled_per_needed"],
         "dtype": str(dtype),
         "peak_flops": peak,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
@@ -207,7 +275,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 def show(console: Console, result: dict[str, Any]) -> None:
     table = Table(title=f"{result['prompts']} trajectories, medians of {result['repeats']}", title_justify="left")
-    for column in ("", "seconds", "trajectories/s", "tokens/s", "prefilled/needed", "share of roofline"):
+    for column in ("", "seconds", "trajectories/s", "tokens/s", "prefilled/needed", "share of roofline", "MiB"):
         table.add_column(column, justify="right" if column else "left")
     for name, row in result["engines"].items():
         table.add_row(
@@ -215,13 +283,15 @@ def show(console: Console, result: dict[str, Any]) -> None:
             f"{row['seconds']:.1f}",
             f"{row['trajectories_per_second']:.2f}",
             f"{row['tokens_per_second']:.0f}",
-            f"{row['prefilled_per_needed']:.2f}",
+            f"{row['prefilled_per_needed']:.2f}" if row["prefilled_per_needed"] else "?",
             f"{row['share_of_roofline']:.2f}",
+            f"{row['peak_memory_mib']:.0f}",
         )
     console.print(table)
+    versus = f", vllm {result['ratio_vs_vllm']:.2f}" if result["ratio_vs_vllm"] else ""
     console.print(
-        f"ratio {result['ratio_vs_generate']:.2f}, same texts {result['same_texts']:.1%}, "
-        f"{result['dtype']}, peak {result['peak_memory_mib']:.0f} MiB (both engines)",
+        f"times as fast as generate {result['ratio_vs_generate']:.2f}{versus}; same texts as generate "
+        f"{result['same_texts']:.1%}, {result['dtype']}",
         highlight=False,
     )
 

@@ -97,12 +97,13 @@ class TRLTrainer:
             disable_tqdm=True,
             report_to="none",
         )
+        collator = _Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
         watch = _Watch(progress, config.save_minutes)
         trainer = _WeightedTrainer(
             model=model,
             args=arguments,
             train_dataset=Dataset.from_list(rows),
-            data_collator=_Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0),
+            data_collator=collator,
             processing_class=tokenizer,
             callbacks=[watch],
             peft_config=_lora(config),
@@ -130,6 +131,7 @@ class TRLTrainer:
             "sequences": float(len(rows)),
             "dropped_overlong": float(dropped),
             "tokens": float(tokens),
+            "padding_share": round(collator.padding / max(1, collator.padding + collator.tokens), 4),
             "labelled_tokens": float(sum(w > 0 for row in rows for w in row["weights"]) * epochs),
             "steps": float(len(losses)),
             "loss_first": round(losses[0], 4) if losses else math.nan,
@@ -226,9 +228,11 @@ def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Collator:
     pad_token_id: int
+    tokens: int = 0  # seen so far, and padding among what was computed
+    padding: int = 0
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Right-padded (rows, columns) tensors, and the row ids, for error messages.
@@ -243,6 +247,8 @@ class _Collator:
             ids[i, : row["length"]] = torch.tensor(row["input_ids"])
             weights[i, : row["length"]] = torch.tensor(row["weights"])
             mask[i, : row["length"]] = 1
+        self.tokens += int(mask.sum())
+        self.padding += int((mask == 0).sum())
         labels = torch.where(weights > 0, ids, torch.tensor(IGNORED))
         names = tuple(row["id"] for row in rows)
         return {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels, "ids": names}
