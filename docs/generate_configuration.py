@@ -35,16 +35,16 @@ def render() -> str:
             meaning = (
                 info.description or (inner.__doc__ or "").strip().split("\n")[0] if inner else info.description
             ) or ""
-            kind = "section" if inner else type_name(info.annotation)
+            many = type_name(info.annotation).startswith("int or") if inner else False
+            kind = ("int or list of sections" if many else "section") if inner else type_name(info.annotation)
             parts.append(f"| `{name}` | {kind} | {default} | {meaning} |\n")
     return "".join(parts)
 
 
 def nested(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := nested(argument))), None)
 
 
 def type_name(annotation: Any) -> str:

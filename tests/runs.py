@@ -11,12 +11,12 @@ from typing import Any
 from selfevo.config import RunConfig, parse_config
 from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.launch import draw_sets
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
 from selfevo.protocols import Engine, Generation, Model, Problem, Sampling
 from selfevo.records import Judged, Prompt
 from selfevo.run import Run
+from selfevo.sets import draw_sets
 from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,11 @@ from selfevo.filters import Filter, by_verdict, keep_all
 from selfevo.protocols import Model
 from selfevo.records import Example, Judged, Prompt, Refined
 from selfevo.skills import Skill
+
+
+def given(pool: Sequence[Prompt]) -> Callable[[Model], Sequence[Prompt]]:
+    return lambda model: pool
+
 
 BASE = Model("base", Path("base"), "w0")
 D_META = [Refined("m1", "q1", "r", "f", "s"), Refined("m2", "q2", "r", "f", "s")]
@@ -67,7 +72,16 @@ class Room:
 
 def play(policy: Policy, *, beta: float = 1.0, filter: Filter = by_verdict) -> tuple[Workshop, Model]:
     shop = Workshop()
-    last = evolve(shop, BASE, D_META, POOLS, beta=beta, policy=policy, filter=filter, observe=shop.observe)
+    last = evolve(
+        shop,
+        BASE,
+        D_META,
+        [given(pool) for pool in POOLS],
+        beta=beta,
+        policy=policy,
+        filter=filter,
+        observe=shop.observe,
+    )
     return shop, last
 
 

@@ -15,15 +15,12 @@ from selfevo.config import RunConfig, parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.files import read_rows
-from selfevo.launch import (
-    draw_sets,
-    evaluate_model,
-    launch,
-)
+from selfevo.launch import evaluate_model, launch
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
 from selfevo.protocols import Generation, Request, Sampling
 from selfevo.records import Example
+from selfevo.sets import draw_sets
 from selfevo.trainers.scripted import ScriptedTrainer
 
 SKILLS = ("respond", "critique", "refine", "judge")
@@ -69,7 +66,8 @@ def test_results_have_the_documented_schema(config: RunConfig) -> None:
     assert [stage["name"] for stage in content["stages"]] == ["base", "sft", "meta", "round-1", "round-2", "round-3"]
     for stage in content["stages"]:
         assert stage.keys() == {
-            *("name", "direct", "refined", "transitions", "verdict", "by_kind", "rows", "audit", "seconds")
+            *("name", "direct", "refined", "consistency", "both", "transitions", "verdict", "by_kind"),
+            *("rows", "audit", "seconds"),
         }
         for mode in ("direct", "refined"):
             rate = stage[mode]

@@ -13,9 +13,7 @@ from selfevo.config import RunConfig, TaskConfig, parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, TrainingError
 from selfevo.files import read_rows
-from selfevo.launch import (
-    launch,
-)
+from selfevo.launch import launch
 from selfevo.progress import Silent
 from selfevo.prompts import REFINE, Turns
 from selfevo.tasks import load_task

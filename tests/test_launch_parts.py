@@ -9,12 +9,9 @@ import pytest
 from runs import small_demo
 from selfevo.config import RunConfig, parse_config
 from selfevo.examples import meta_examples
-from selfevo.launch import (
-    baseline_examples,
-    split_evenly,
-    trainer_of,
-)
+from selfevo.launch import baseline_examples, trainer_of
 from selfevo.records import Prompt, Refined
+from selfevo.sets import split_evenly
 from selfevo.trainers.scripted import ScriptedTrainer
 
 

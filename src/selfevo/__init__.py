@@ -3,6 +3,7 @@
 Importing this package is cheap: torch and transformers load with the adapters that need them.
 """
 
+from selfevo.answering import Answer, Refiner
 from selfevo.errors import (
     BudgetError,
     ConfigError,
@@ -32,6 +33,7 @@ from selfevo.records import Critiqued, Drafted, Example, Judged, Prompt, Refined
 
 __all__ = [
     "Annotation",
+    "Answer",
     "BudgetError",
     "ConfigError",
     "Critiqued",
@@ -48,6 +50,7 @@ __all__ = [
     "Progress",
     "Prompt",
     "Refined",
+    "Refiner",
     "Request",
     "RunError",
     "Sampling",

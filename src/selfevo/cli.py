@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from selfevo.cli_models import app as model_commands
 from selfevo.config import RunConfig, load_config
 from selfevo.errors import ConfigError, RunError, SelfevoError
+from selfevo.progress import complain, console
 
 app = typer.Typer(
     name="selfevo",
@@ -22,8 +23,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-# A table needs its width where there is no terminal to ask, in a log for example.
-console = Console(width=None if sys.stdout.isatty() else 140)
+app.add_typer(model_commands)
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
@@ -37,10 +37,10 @@ def main() -> None:
     try:
         app()
     except SelfevoError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(error.exit_code)
     except _StoppedError as stopped:
-        _complain("stopped; the same command goes on from here")
+        complain("stopped; the same command goes on from here")
         sys.exit(128 + stopped.number)
 
 
@@ -56,12 +56,6 @@ def _stop(number: int, frame: object) -> None:
     raise _StoppedError(number)
 
 
-def _complain(message: str) -> None:
-    error = Console(stderr=True)
-    error.show_cursor()  # a progress bar may have hidden it
-    error.print(f"selfevo: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-
-
 def _version(value: bool) -> None:
     if value:
         console.print(installed_version("selfevo"), highlight=False)
@@ -75,17 +69,18 @@ def _options(
     pass
 
 
-@app.command(epilog="Examples: `selfevo demo --smoke`   `selfevo demo --seed 1 --output runs/demo-1`")
+@app.command(epilog="Examples: `selfevo demo --smoke`   `selfevo demo --task instructions --seed 1 --output runs/try`")
 def demo(
     smoke: Annotated[bool, typer.Option("--smoke", help="The same path with few rows: minutes, no evidence.")] = False,
+    task: Annotated[str, typer.Option(help="demo: small sums; instructions: general, checkable ones.")] = "demo",
     seed: Annotated[int, typer.Option(help="Draws problems, sampling and training order.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Run directory; the same one resumes.")] = None,
 ) -> None:
     """SmolLM2-135M improves itself on small problems, on this machine, in one command."""
     from selfevo.demo import demo_config, demo_model
 
-    folder = output or Path("runs") / f"demo{'-smoke' if smoke else ''}-seed{seed}"
-    _launch(demo_config(demo_model(), folder, seed, smoke))
+    folder = output or Path("runs") / f"{task}{'-smoke' if smoke else ''}-seed{seed}"
+    _launch(demo_config(demo_model(), folder, seed, smoke, task))
 
 
 @app.command(
@@ -159,49 +154,6 @@ def report(run_directory: Run) -> None:
     if results.is_file():
         print_results(console, json.loads(results.read_text(encoding="utf-8")))
     console.print(f"report: {page}", highlight=False)
-
-
-@app.command(
-    name="eval",
-    epilog="Examples: `selfevo eval runs/demo-seed0/models/round-3 --task demo`   "
-    "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`   "
-    "`selfevo eval my-name --base-url http://localhost:8000/v1 --task svamp --path svamp.json`",
-)
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
-    task: Annotated[str, typer.Option(help="demo, add-to-each, ..., gsm8k, svamp, gym:NAME.")],
-    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k and svamp.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
-    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Per answer and per feedback.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
-    base_url: Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")] = None,
-    api_key_env: Annotated[str, typer.Option(help="With --base-url: the variable that holds the key.")] = "",
-    output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
-) -> None:
-    """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
-    from selfevo.config import EndpointConfig, EngineConfig, TaskConfig, parse
-    from selfevo.launch import evaluate_model
-    from selfevo.progress import Live
-    from selfevo.table import print_results
-
-    results = evaluate_model(
-        model,
-        TaskConfig(name=task, path=path),
-        count=count,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        engine_config=parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine"),
-        output=output,
-        progress=Live(console),
-        endpoint=parse(
-            EndpointConfig, {"model": model, "base_url": base_url, "api_key_env": api_key_env or None}, "--base-url"
-        )
-        if base_url
-        else None,
-    )
-    print_results(console, results)
 
 
 @app.command(epilog="Example: `selfevo runs runs`")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from selfevo.data import MAX_BAD_SHARE
 from selfevo.errors import ConfigError
@@ -33,7 +33,7 @@ class _Strict(BaseModel):
 class TaskConfig(_Strict):
     """Problems whose answers a program can check."""
 
-    name: str = Field(description="demo, or one of its kinds; gsm8k, svamp; gym:NAME for reasoning-gym")
+    name: str = Field(description="demo or one of its kinds; instructions; gsm8k, svamp; gym:NAME for reasoning-gym")
     path: Path | None = Field(None, description="file of problems, for gsm8k and svamp")
     options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator")
 
@@ -152,6 +152,7 @@ class EvaluationConfig(_Strict):
 
     task: TaskConfig
     count: Positive = Field(300, description="problems, the same for every model")
+    consistency: Positive = Field(1, description="above 1: so many samples vote too, before and after refinement")
     stages: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
         ("base", "sft", "meta", "rounds"), description="which models; sft trains the supervised baseline"
     )
@@ -223,22 +224,88 @@ class EngineConfig(_Strict):
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="with vllm: share of the device's memory")
 
 
+class SelfInstructConfig(_Strict):
+    """Prompts of a round that the current model writes itself, from those it has seen."""
+
+    count: Positive = Field(description="how many, at most")
+    tries: Positive = Field(0, validate_default=False, description="proposals; by default twice count")
+    examples: Positive = Field(4, description="prompts shown in a request")
+    temperature: float = Field(1.0, gt=0)
+    min_words: Positive = 3
+    max_words: Positive = 150
+    max_similarity: float = Field(
+        0.8, gt=0, lt=1, description="Jaccard, of character 5-grams; above it: near duplicate"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _twice(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("count"), int) and not data.get("tries"):
+            return {**data, "tries": 2 * data["count"]}
+        return data
+
+
+class RoundConfig(_Strict):
+    """Where the prompts of one round come from."""
+
+    prompts: PromptsConfig | None = Field(None, description="as prompts of the run; a text is its path")
+    self_instruct: SelfInstructConfig | None = None
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RoundConfig:
+        _exactly_one(self, ("prompts", "self_instruct"))
+        return self
+
+
+# Tagged, so that a mistake is told of the one or the other, not of both.
+_TAGS = ("rounds as a number", "rounds as a list")
+Rounds = Annotated[
+    Annotated[Positive, Tag(_TAGS[0])] | Annotated[tuple[RoundConfig, ...], Tag(_TAGS[1])],
+    Discriminator(lambda value: _TAGS[isinstance(value, list | tuple)]),
+]
+
+
 class RunConfig(_Strict):
     """One run of the SELF loop."""
 
     model: str = Field(description="the base model: a folder or a hub id")
     output: Path = Field(description="the run directory; the same one resumes")
     seed: int = 0
-    prompts: PromptsConfig
+    prompts: PromptsConfig | None = Field(None, description="the pool of unlabelled prompts")
     corpus: CorpusConfig
     evaluation: EvaluationConfig | None = None
-    rounds: Positive = Field(3, description="the pool is split evenly between them")
+    rounds: Rounds = Field(
+        3, description="how many, prompts split evenly between them; or a list, the source of each, without prompts"
+    )
+    decontaminate: tuple[str, ...] = Field(
+        (), description="further evaluation sets (file, folder, data set) whose prompts no pool may hold"
+    )
     policy: Literal["restart", "continual-mixed", "continual-latest"] = "restart"
     beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
     filter: Literal["verdict", "none"] = "verdict"
     skills: SkillsConfig = SkillsConfig()
     trainer: TrainerConfig = TrainerConfig()
     engine: EngineConfig = EngineConfig()
+
+    @property
+    def round_count(self) -> int:
+        return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
+
+    @model_validator(mode="after")
+    def _one_pool(self) -> RunConfig:
+        if isinstance(self.rounds, int):
+            if self.prompts is None:
+                raise ValueError("'prompts' is missing; add it, or give each of the rounds its own")
+        elif self.prompts is not None:
+            raise ValueError("both prompts and a list of rounds are given; move prompts into the first round")
+        elif not self.rounds or self.rounds[0].prompts is None:
+            raise ValueError("the first round needs prompts; a model writes new ones from those it has seen")
+        return self
 
     @field_validator("output")
     @classmethod
@@ -291,7 +358,7 @@ def parse(section: type[Section], data: dict[str, Any], source: str) -> Section:
 
 
 def _explain(error: Any, source: str) -> str:
-    place = [str(part) for part in error["loc"]]
+    place = [str(part) for part in error["loc"] if part not in _TAGS]
     key = ".".join(place)
     match error["type"]:
         case "extra_forbidden":

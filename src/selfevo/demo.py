@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
+def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "demo") -> RunConfig:
     """The demo as a configuration like any other; `smoke` is the same path with fewer rows."""
     return parse_config(
         {
@@ -34,14 +34,14 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool) -> RunConfig:
             "output": str(output),
             "seed": seed,
             "corpus": {
-                "task": {"name": "demo"},
+                "task": {"name": task},
                 "labels": 12 if smoke else 80,
                 "samples_per_prompt": 2 if smoke else 4,
                 "warmup_epochs": 2 if smoke else 6,
                 "temperature": 1.0,
             },
-            "prompts": {"task": {"name": "demo"}, "count": 12 if smoke else 720},
-            "evaluation": {"task": {"name": "demo"}, "count": 12 if smoke else 300},
+            "prompts": {"task": {"name": task}, "count": 12 if smoke else 720},
+            "evaluation": {"task": {"name": task}, "count": 12 if smoke else 300},
             "rounds": 3,
             "policy": "continual-mixed",
             "beta": 1.0,

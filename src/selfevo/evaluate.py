@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from selfevo.answers import answer_key, vote
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Generation, Problem, Task
 from selfevo.records import Critiqued, Drafted, Judged
@@ -29,13 +30,38 @@ class Outcome:
     verdict: Verdict
     right: bool
     right_refined: bool
+    right_voted: bool | None = None  # of several samples the majority, where asked for
+    right_both: bool | None = None  # the majority of the refined samples
 
 
-def measure(room: Room, task: Task, problems: Sequence[Problem]) -> list[Outcome]:
+def measure(
+    room: Room, task: Task, problems: Sequence[Problem], consistency: int = 1, temperature: float = 0.7
+) -> list[Outcome]:
     """Answers every problem greedily, lets the model criticise each answer, and refine those it judges not qualified.
 
     The refined answer is r^ where the verdict on r was "not qualified", else r: a model that cannot tell says nothing.
+    With `consistency` above 1 so many samples are drawn besides, and vote, before and after refinement (answers.vote).
     """
+    outcomes = _once(room, task, problems)
+    if consistency == 1:
+        return outcomes
+    respond = room.run.sampling[RESPOND.name]
+    sampling = {**room.run.sampling, RESPOND.name: replace(respond, temperature=temperature)}
+    warm = replace(room.run, sampling=sampling)
+    samples = [
+        _once(warm.room(f"{room.name}-sample-{number}", room.model), task, problems)
+        for number in range(1, consistency + 1)
+    ]
+    voted = []
+    for greedy, *drawn in zip(outcomes, *samples, strict=True):
+        verdicts = [sample.verdict for sample in drawn]
+        plain = drawn[vote([answer_key(sample.response) for sample in drawn], verdicts)]
+        both = drawn[vote([answer_key(sample.refined) for sample in drawn], verdicts)]
+        voted.append(replace(greedy, right_voted=plain.right, right_both=both.right_refined))
+    return voted
+
+
+def _once(room: Room, task: Task, problems: Sequence[Problem]) -> list[Outcome]:
     responses = room.generations(RESPOND, [problem.prompt for problem in problems])
     drafted = [Drafted(p.prompt.id, p.prompt.prompt, g.text) for p, g in zip(problems, responses, strict=True)]
     whole = [i for i, g in enumerate(responses) if g.finish == "stop"]
@@ -68,10 +94,14 @@ def measure(room: Room, task: Task, problems: Sequence[Problem]) -> list[Outcome
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The numbers of one model, as results.json holds them."""
     direct, refined = [o.right for o in outcomes], [o.right_refined for o in outcomes]
+    voted = [o.right_voted for o in outcomes if o.right_voted is not None]
+    both = [o.right_both for o in outcomes if o.right_both is not None]
     said_yes = [o for o in outcomes if o.verdict is Verdict.QUALIFIED]
     return {
         "direct": rate(direct),
         "refined": rate(refined),
+        "consistency": rate(voted) if voted else None,
+        "both": rate(both) if both else None,
         "transitions": {
             f"{'right' if a else 'wrong'}_{'right' if b else 'wrong'}": sum(
                 (x, y) == (a, b) for x, y in zip(direct, refined, strict=True)
@@ -143,7 +173,7 @@ def share(values: Sequence[bool]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval for a proportion, 95 % by default (Wilson 1927). (0, 1) when n is 0: nothing is known."""
     if n == 0:
         return (0.0, 1.0)

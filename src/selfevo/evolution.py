@@ -45,21 +45,24 @@ def evolve(
     work: Workshop,
     base: Model,
     d_meta: Sequence[Refined],
-    pools: Sequence[Rows[Prompt]],
+    pools: Sequence[Callable[[Model], Rows[Prompt]]],
     *,
     beta: float,
     policy: Policy,
     filter: Filter,
     observe: Callable[[Model], None],
 ) -> Model:
-    """Runs stage 1 and one round of stage 2 per pool of unlabelled prompts; returns the last model."""
+    """Runs stage 1 and one round of stage 2 per pool of unlabelled prompts; returns the last model.
+
+    A pool is asked for with the model at hand, which may write the prompts itself.
+    """
     lessons = meta_examples(d_meta, beta)  # L_meta
     model = work.model("meta", base, lessons)  # M_0
     observe(model)
     evolved: list[Example] = []
     for t, prompts in enumerate(pools, start=1):
         room = work.room(f"round-{t}", model)
-        drafted = room.rows(RESPOND, prompts)  # r  ~ M(p)
+        drafted = room.rows(RESPOND, prompts(model))  # r  ~ M(p)
         critiqued = room.rows(CRITIQUE, drafted)  # f  ~ M(p, r)
         refined = room.rows(REFINE, critiqued)  # r^ ~ M(p, r, f)
         judged = room.rows(JUDGE, refined)  # v  ~ M(p, r^)

@@ -20,20 +20,20 @@ from typing import Any
 
 import yaml
 
-from selfevo import data
 from selfevo.annotation import annotate, spent
 from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
-from selfevo.errors import ConfigError, DataError
+from selfevo.errors import ConfigError
 from selfevo.evaluate import Outcome, audit, compare, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
 from selfevo.files import exists, hash_model, read_marker, read_rows, write_atomic
 from selfevo.filters import FILTERS
-from selfevo.protocols import Engine, Model, Problem, Progress, Sampling, Teacher, Trainer
-from selfevo.records import Example, Judged, Prompt, Refined, content_id
+from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
+from selfevo.records import Example, Judged, Refined, content_id
 from selfevo.report.page import write_report
 from selfevo.run import Run, claim, locked
+from selfevo.sets import Sets, draw_sets, sources_of_prompts
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task
 from selfevo.teachers.oracle import OracleTeacher
@@ -58,7 +58,7 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
             run,
             base,
             d_meta,
-            split_evenly(sets.pool, config.rounds),
+            sources_of_prompts(config, run, sets, d_meta),
             beta=config.beta,
             policy=config.policy,
             filter=FILTERS[config.filter],
@@ -121,73 +121,7 @@ def write_d_meta(config: RunConfig, run: Run, base: Model, sets: Sets) -> list[R
     return annotate(run, base, corpus, sets.to_annotate(), teacher, task, problems)
 
 
-@dataclass(frozen=True, slots=True)
-class Sets:
-    """Everything a run is given, before any model has written a word. `pool_answers` is for the audit alone."""
-
-    pool: list[Prompt]
-    pool_answers: dict[str, Problem]
-    labelled: list[Problem]
-    unlabelled: list[Prompt]  # to be annotated by somebody who is not told the answers
-    d_meta: list[Refined]
-    evaluation: list[Problem]
-    quarantined: list[data.BadRow]
-
-    def to_annotate(self) -> list[Prompt]:
-        return self.unlabelled or [problem.prompt for problem in self.labelled]
-
-    def everything(self) -> list[tuple[str, Sequence[Any]]]:
-        sets: dict[str, Sequence[Any]] = {
-            "pool": self.pool,
-            "labelled": self.labelled,
-            "unlabelled": self.unlabelled,
-            "evaluation": self.evaluation,
-            "quarantined": self.quarantined,
-        }
-        return [(name, rows) for name, rows in sets.items() if rows]
-
-
-def draw_sets(config: RunConfig) -> Sets:
-    """Draws or reads evaluation problems, labelled problems or D_meta, and the pool, and checks that none overlap."""
-    taken: frozenset[str] = frozenset()
-
-    def draw(task: TaskConfig, count: int, stream: int) -> list[Problem]:
-        nonlocal taken
-        problems = load_task(task).problems(count, 1000 * config.seed + stream, taken)
-        taken |= {problem.prompt.id for problem in problems}
-        return problems
-
-    evaluation = draw(config.evaluation.task, config.evaluation.count, 1) if config.evaluation else []
-    corpus, prompts = config.corpus, config.prompts
-    labelled = draw(corpus.task, corpus.labels, 2) if corpus.task else []
-    quarantined: list[data.BadRow] = []
-    d_meta: list[Refined] = []
-    unlabelled: list[Prompt] = []
-    if corpus.prompts:
-        found = data.load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share)
-        unlabelled, quarantined = found.rows[: corpus.labels], found.quarantined
-    if corpus.path:
-        loaded = data.load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share)
-        d_meta, quarantined = loaded.rows, loaded.quarantined
-    if prompts.task:
-        problems = draw(prompts.task, prompts.count or 300 * config.rounds, 3)
-        pool, answers = [p.prompt for p in problems], {p.prompt.id: p for p in problems}
-    else:
-        assert prompts.path is not None  # PromptsConfig gives exactly one of the two
-        read = data.load_prompts(prompts.path, prompts.column, prompts.max_bad_share)
-        pool, answers, quarantined = read.rows[: prompts.count], {}, quarantined + read.quarantined
-    if len(pool) < config.rounds:
-        raise DataError(f"the pool has {len(pool)} prompts for rounds={config.rounds}; add prompts or lower rounds")
-    data.check_disjoint(
-        pool=pool,
-        annotated=unlabelled or [p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
-        evaluation=[p.prompt for p in evaluation],
-        allow_empty=() if config.evaluation else ("evaluation",),
-    )
-    return Sets(pool, answers, labelled, unlabelled, d_meta, evaluation, quarantined)
-
-
-def build_engine(config: EngineConfig) -> Engine:
+def build_engine(config: EngineConfig = EngineConfig()) -> Engine:  # noqa: B008  (frozen)
     """The engine a configuration names. Raises MissingExtraError where it is not installed."""
     if config.kind == "vllm":
         from selfevo.engines.vllm import VLLMEngine  # an extra
@@ -215,11 +149,6 @@ def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
     return trainer.model_copy(update={key: value for key, value in own.items() if value is not None})
 
 
-def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
-    """The pool in `rounds` parts whose sizes differ by at most one."""
-    return [list(pool[t * len(pool) // rounds : (t + 1) * len(pool) // rounds]) for t in range(rounds)]
-
-
 @dataclass(slots=True)
 class Book:
     """Measures each model once and keeps results.json and report.html up to date."""
@@ -236,7 +165,7 @@ class Book:
         if evaluation and wanted in evaluation.stages:
             greedy = {name: replace(s, temperature=0.0, top_p=1.0) for name, s in self.run.sampling.items()}
             room = replace(self.run, sampling=greedy).room(f"evaluate-{model.name}", model)
-            outcomes = measure(room, load_task(evaluation.task), self.sets.evaluation)
+            outcomes = measure(room, load_task(evaluation.task), self.sets.evaluation, evaluation.consistency)
             self.outcomes[model.name] = outcomes
             self.stages.append({"name": model.name, **summary(outcomes), **self._round(model.name)})
         self.write()
@@ -267,11 +196,16 @@ class Book:
         checked = None
         if self.sets.pool_answers:
             fields = ("id", "prompt", "response", "feedback", "refinement", "judgement")
+            rows = [row for row in rows if row["id"] in self.sets.pool_answers]  # a model's own prompts have none
             judged = [Judged(*(row[key] for key in fields)) for row in rows]
             kept_rows = [record for record, row in zip(judged, rows, strict=True) if row["kept"]]
-            assert self.config.prompts.task is not None
-            checked = audit(load_task(self.config.prompts.task), self.sets.pool_answers, judged, kept_rows)
+            checked = audit(load_task(self._pool_task()), self.sets.pool_answers, judged, kept_rows) if rows else None
         return {"rows": counts, "audit": checked, "seconds": round(seconds, 1)}
+
+    def _pool_task(self) -> TaskConfig:
+        rounds = self.config.rounds
+        sources = [self.config.prompts] if isinstance(rounds, int) else [each.prompts for each in rounds]
+        return next(source.task for source in sources if source and source.task)
 
     def _comparisons(self) -> list[dict[str, Any]]:
         rounds = [name for name in self.outcomes if name.startswith("round-")]
@@ -325,6 +259,7 @@ def evaluate_model(
     count: int,
     seed: int,
     max_new_tokens: int,
+    consistency: int = 1,
     engine_config: EngineConfig,
     output: Path | None,
     progress: Progress,
@@ -351,7 +286,11 @@ def evaluate_model(
         root = output or Path(scratch)
         with locked(root):
             settings = {"model": model, "task": task.model_dump(mode="json"), "count": count, "seed": seed}
-            settings |= {"max_new_tokens": max_new_tokens, "engine": engine_config.model_dump(mode="json")}
+            settings |= {
+                "max_new_tokens": max_new_tokens,
+                "consistency": consistency,
+                "engine": engine_config.model_dump(mode="json"),
+            }
             settings["base_url"] = endpoint.base_url if endpoint else None
             claim(root, settings, {"platform": describe_platform()}, yaml.safe_dump(settings, sort_keys=False))
             run = Run(
@@ -363,7 +302,8 @@ def evaluate_model(
                 progress=progress,
             )
             room = run.room("evaluate", subject)
-            stage = {"name": subject.path.name, **summary(measure(room, load_task(task), problems))}
+            outcomes = measure(room, load_task(task), problems, consistency)
+            stage = {"name": subject.path.name, **summary(outcomes)}
             stage |= {"rows": None, "audit": None, "seconds": round(run.seconds(""), 1)}
             results = {"task": task.name, "seed": seed, "policy": None, "stages": [stage], "comparisons": []}
             write_atomic(root / "results.json", json.dumps(results, indent=2))

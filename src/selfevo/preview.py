@@ -16,10 +16,11 @@ from selfevo.chat import Chat
 from selfevo.config import RunConfig
 from selfevo.errors import ConfigError
 from selfevo.examples import answer_examples, meta_examples
-from selfevo.launch import draw_sets, resolve_model, trainer_of
+from selfevo.launch import resolve_model, trainer_of
 from selfevo.prompts import Turns
 from selfevo.protocols import AnnotatedTask, Problem
 from selfevo.records import Drafted, Example, Refined
+from selfevo.sets import draw_sets
 from selfevo.tasks import load_task
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype
 
@@ -131,18 +132,18 @@ def estimate(
     cut = sum(length > config.trainer.max_length for length in lengths)
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
-    kept = 0.5 * len(pool) / config.rounds  # nobody knows before the run; half is a start
+    kept = 0.5 * len(pool) / config.round_count  # nobody knows before the run; half is a start
     answer = one * 0.3
     training = known * trainer_of(config, "meta").num_train_epochs
     if config.corpus.task:
         training += one * config.corpus.labels * config.corpus.warmup_share * 0.3 * config.corpus.warmup_epochs
     if config.evaluation and "sft" in config.evaluation.stages:
         training += known * trainer_of(config, "sft").num_train_epochs
-    for t in range(1, config.rounds + 1):
+    for t in range(1, config.round_count + 1):
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
         training += rows * trainer_of(config, f"round-{t}").num_train_epochs
-    trajectories = len(pool) * 1.5 + problems * (config.rounds + 3)
+    trajectories = len(pool) * 1.5 + problems * (config.round_count + 3)
     generated = trajectories * one
     parameters = count_parameters(config)
     speed = measure_flops(config)
@@ -154,7 +155,7 @@ def estimate(
             "D_meta",
             f"{len(d_meta)} trajectories, {known} tokens, {cut} longer than max_length={config.trainer.max_length}",
         ),
-        ("pool", f"{len(pool)} prompts in {config.rounds} rounds, policy {config.policy}"),
+        ("pool", f"{len(pool)} prompts in {config.round_count} rounds, policy {config.policy}"),
         ("tokens to train on", f"about {training / 1e3:.0f} k"),
         ("tokens to generate and read", f"about {generated / 1e3:.0f} k"),
         ("matrix products here", f"{speed / 1e9:.0f} GFLOP/s measured"),

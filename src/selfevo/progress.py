@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+
+# A table needs its width where there is no terminal to ask, in a log for example.
+console = Console(width=None if sys.stdout.isatty() else 140)
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    error = Console(stderr=True)
+    error.show_cursor()  # a progress bar may have hidden it
+    error.print(f"selfevo: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 class Silent:

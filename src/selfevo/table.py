@@ -13,7 +13,9 @@ from selfevo.ledger import Entry, Summary
 
 def print_results(console: Console, results: dict[str, Any]) -> None:
     table = Table(title=f"{results['task']}, seed {results['seed']}, policy {results['policy']}", title_justify="left")
-    for name in ("stage", "direct", "95 % interval", "refined", "95 % interval", "w→r", "r→w"):
+    votes = any(stage.get("consistency") for stage in results["stages"])
+    voted = ("consistency", "both") if votes else ()
+    for name in ("stage", "direct", "95 % interval", "refined", "95 % interval", *voted, "w→r", "r→w"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for name in ("verdict precision", "recall", "unparsed", "rows kept", "time"):
         table.add_column(name, justify="right")
@@ -25,6 +27,7 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
             interval(stage["direct"]["ci"]),
             percent(stage["refined"]["accuracy"]),
             interval(stage["refined"]["ci"]),
+            *(percent(stage[mode]["accuracy"]) if stage.get(mode) else "" for mode in voted),
             str(transitions["wrong_right"]),
             str(transitions["right_wrong"]),
             percent(verdict["precision"]),
@@ -50,6 +53,18 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
             f"({c['gained']} gained, {c['lost']} lost), McNemar exact p = {c['p_value']:.2g}",
             highlight=False,
         )
+
+
+def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any]) -> None:
+    low, high = summary["win_rate_ci"]
+    for line in (
+        f"{a} against {b}: win rate {percent(summary['win_rate'])} ({100 * low:.1f}–{100 * high:.1f}), "
+        f"at equal length {percent(summary['length_controlled'])}",
+        f"{summary['wins']} wins, {summary['ties']} ties, {summary['losses']} losses of {summary['comparisons']}; "
+        f"{summary['unreadable']} unreadable; the choice followed the order in {percent(summary['flipped'])}",
+        *(f"  {name}: {percent(share)}" for name, share in summary["by_category"].items()),
+    ):
+        console.print(line, highlight=False)
 
 
 def print_runs(console: Console, runs: Sequence[Summary]) -> None:

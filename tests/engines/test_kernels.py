@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfevo.engines.kernels import PackedLinear, argmax, speed_up
+from selfevo.engines.kernels import PackedLinear, argmax, speed_up, takes_windows, windows_of
 
 
 @given(
@@ -58,3 +58,35 @@ def test_a_model_that_was_sped_up_says_the_same(dtype: torch.dtype) -> None:
         for given_mask in (None, mask):
             a, b = (model(ids, attention_mask=given_mask).logits[:, 8:] for model in (slow, fast))
             torch.testing.assert_close(b, a, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-2)
+
+
+def test_windows_cover_every_row_and_every_column_in_use() -> None:
+    mask = torch.zeros(37, 50, dtype=torch.bool)
+    for row in range(37):
+        mask[row, 40 - row : 45] = True
+        mask[row, 42 - row : 43 - row] = False  # a gap
+    windows = windows_of(mask, torch.float32)
+    assert [row for window in windows for row in range(37)[window.rows]] == list(range(37))
+    assert len(windows) == 4
+    for window in windows:
+        assert not mask[window.rows, : window.start].any()
+        assert mask[window.rows, window.start].any()
+        assert torch.equal(window.mask[:, 0, 0] == 0, mask[window.rows, window.start :])
+    assert [(w.rows, w.start) for w in windows_of(mask[:3], torch.float32)] == [(slice(0, 3), 38)]
+
+
+def test_attention_through_windows_is_attention() -> None:
+    torch.manual_seed(0)
+    size = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 300}
+    model = LlamaForCausalLM(LlamaConfig(num_attention_heads=4, num_key_value_heads=2, **size)).eval()
+    speed_up(model)
+    assert takes_windows(model)
+    ids, mask = torch.randint(300, (20, 9)), torch.ones(20, 10, dtype=torch.bool)
+    for row in range(20):
+        mask[row, : row // 4] = False
+    logits = []
+    with torch.no_grad():
+        for more in ({}, {"windows": windows_of(mask, torch.float32)}):
+            cache = model(ids, attention_mask=mask[:, :9], use_cache=True).past_key_values
+            logits.append(model(ids[:, :1], attention_mask=mask, past_key_values=cache, **more).logits)
+    torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-6)

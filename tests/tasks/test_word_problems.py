@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfevo.answers import extract_answer, read_number, write_number
 from selfevo.errors import DataError
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Task
-from selfevo.tasks.word_problems import WordProblems, check_equations, extract_answer, read_number, write_number
+from selfevo.tasks.word_problems import WordProblems, check_equations
 
 GSM8K = {
     "question": "Natalia sold clips to 48 friends in April, and half as many in May. How many did she sell?",

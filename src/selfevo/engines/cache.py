@@ -119,5 +119,8 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         return self.filled - self.start
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
+        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
+        if len(moved):
+            for buffer in (self.key_buffer, self.value_buffer):
+                buffer[moved] = buffer[indices[moved]]
         self.rows = slice(0, len(indices))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = "selfevo_sdpa"
 _BLOCK = 256  # columns
+_WINDOWS = 4
 
 
 def speed_up(model: Any) -> None:
@@ -25,6 +29,18 @@ def speed_up(model: Any) -> None:
         _pack(model)
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some rows of a batch, and the first column that any of them attends to: those before it need not be read.
+
+    `mask` (rows, 1, queries, columns from `start` on) is added to the scores, or says what takes part.
+    """
+
+    rows: slice
+    start: int
+    mask: torch.Tensor
 
 
 class PackedLinear(torch.nn.Module):
@@ -62,6 +78,25 @@ def argmax(rows: torch.Tensor) -> torch.Tensor:
     return column
 
 
+def takes_windows(model: Any) -> bool:
+    """Whether `windows`, given to the model, reach its attention."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return model.config._attn_implementation == _NAME and any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def windows_of(mask: torch.Tensor, dtype: torch.dtype) -> list[Window]:
+    """Windows for one step of decoding, from the mask (rows, columns) of the columns in use."""
+    rows = len(mask)
+    size = -(-rows // min(_WINDOWS, max(1, rows // 8)))
+    first = mask.to(torch.uint8).argmax(-1)
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)[:, None, None]
+    found = []
+    for i in range(0, rows, size):
+        start = int(first[i : i + size].min())
+        found.append(Window(slice(i, i + size), start, bias[i : i + size, ..., start:]))
+    return found
+
+
 def _pack(model: torch.nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -81,6 +116,7 @@ def _attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    windows: Sequence[Window] = (),
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention with grouped heads that repeats no key or value: on a CPU that copy is most of the work."""
@@ -89,10 +125,18 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
-    attended = scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-    )
-    return attended.transpose(1, 2).contiguous(), None
+    attended = [
+        scaled_dot_product_attention(
+            query[window.rows],
+            key[window.rows, :, window.start :],
+            value[window.rows, :, window.start :],
+            attn_mask=window.mask,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        for window in windows or [Window(slice(None), 0, attention_mask)]
+    ]
+    return torch.cat(attended).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_NAME, _attention)

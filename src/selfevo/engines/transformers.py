@@ -21,14 +21,14 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from selfevo.chat import Chat
 from selfevo.engines.cache import BatchCache, Memory, States, holds_plain_layers
-from selfevo.engines.kernels import argmax, speed_up
+from selfevo.engines.kernels import argmax, speed_up, takes_windows, windows_of
 from selfevo.errors import EngineError
 from selfevo.protocols import Finish, Generation, Request, Sampling
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 
 # Rows that ended are dropped from the batch when they are more than this share of it: gathering the cache costs a
 # copy, so not at every step.
-_COMPACT_ABOVE = 0.25
+_COMPACT_ABOVE = 0.1
 # Tokens of one prefill, padding included: no more than that, for the memory of its activations; no fewer than the
 # second, which keep the hardware busy, for the sake of rows of like length.
 _PREFILL_TOKENS, _LEAST_TOKENS = 4096, 256
@@ -66,6 +66,7 @@ class TransformersEngine:
     _stops: frozenset[int] = field(default_factory=frozenset)
     _longest: int = 1  # characters of the longest token
     _plain: bool = False
+    _takes_windows: bool = False
     _memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,6 +134,7 @@ class TransformersEngine:
         self._model = model.to(device).eval()
         speed_up(self._model)
         self._plain = holds_plain_layers(model.config)
+        self._takes_windows = self._plain and takes_windows(model)
         self._chat = Chat(tokenizer)
         eos = model.generation_config.eos_token_id
         self._stops = frozenset(
@@ -170,7 +172,7 @@ class TransformersEngine:
                         self._remember(batch[row], cache, place, mask[place, : width + length], written[row, :length])
                 if last:
                     break
-                keep = going.nonzero()[:, 0]
+                keep = _closed_up(going)
                 active, mask, tokens = active[keep], mask[keep], tokens[keep]
                 cache.batch_select_indices(keep)
             mask[:, width + step] = True
@@ -221,6 +223,8 @@ class TransformersEngine:
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Logits (rows, vocabulary) of the last column."""
+        decoding = ids.shape[1] == 1 and self._takes_windows
+        more = {"windows": windows_of(mask, self._model.dtype)} if decoding else {}
         logits: torch.Tensor = self._model(
             input_ids=ids,
             attention_mask=mask,
@@ -228,6 +232,7 @@ class TransformersEngine:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **more,
         ).logits[:, -1]
         return logits
 
@@ -254,6 +259,14 @@ def _groups(sizes: Sequence[int]) -> list[range]:
         groups.append(range(start, end))
         start = end
     return groups
+
+
+def _closed_up(going: torch.Tensor) -> torch.Tensor:
+    """The rows that go on, the last of them moved into the places of those that do not: few have to be copied."""
+    count = int(going.sum())
+    order = torch.arange(count, device=going.device)
+    order[~going[:count]] = going[count:].nonzero()[:, 0] + count
+    return order
 
 
 def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torch.Tensor:

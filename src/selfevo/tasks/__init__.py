@@ -19,6 +19,11 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
         return steps.StepsTask(name, tuple(steps.KINDS))
     if name in steps.KINDS:
         return steps.StepsTask(name, (name,))
+    if name.partition(":")[0] == "instructions":
+        from selfevo.tasks import instructions
+
+        kinds = (name.partition(":")[2],) if ":" in name else tuple(instructions.KINDS)
+        return instructions.InstructionsTask(name, kinds)
     if name in WORD_PROBLEMS:
         from selfevo.tasks.word_problems import WordProblems
 
@@ -29,7 +34,7 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
         from selfevo.tasks.gym import GymTask
 
         return GymTask(name, dict(config.options))
-    known = ["demo", *steps.KINDS, *WORD_PROBLEMS, "gym:NAME"]
+    known = ["demo", *steps.KINDS, "instructions", *WORD_PROBLEMS, "gym:NAME"]
     close = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"unknown task {name!r}; {f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(known)}"

@@ -15,12 +15,13 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from selfevo.answers import DECLARATION, MAX_CHARACTERS, extract_answer, read_number
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
 from selfevo.records import Prompt, content_id
 from selfevo.tasks.child import Child, ChildError
-from selfevo.tasks.word_problems import DECLARATION, MAX_CHARACTERS, explain_answer, extract_answer, read_number
+from selfevo.tasks.word_problems import explain_answer
 
 ACCEPTED = 0.99  # of score_answer, which gives 1 for a right answer and part of it for a near one
 

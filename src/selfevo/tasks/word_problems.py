@@ -1,14 +1,6 @@
 """Arithmetic word problems from a file, such as GSM8K and SVAMP, with checked answers and an annotator's feedback.
 
-How the answer of a text is read, for gold answers and model responses alike:
-
-1. If it declares an answer ("#### x", "answer is x", "answer: x"), the last declaration that holds a number counts:
-   its first number, or the first after its last "=", within its first sentence.
-2. Otherwise the last number of the text counts.
-
-A number is ASCII digits with optional sign, currency sign, thousands commas, decimals, exponent and denominator
-("-$1,234.50", "3/4"). Numbers are compared exactly, as fractions: 42 = 42.0 = 84/2. Only the last MAX_CHARACTERS of a
-text are read, and a number longer than MAX_NUMBER is no answer. Nothing a model writes is ever evaluated as code.
+How the answer of a text is read: answers.py. Nothing a model writes is ever evaluated as code.
 """
 
 from __future__ import annotations
@@ -23,29 +15,28 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from selfevo.answers import (
+    ANNOTATION,
+    CURRENCY,
+    DIGITS,
+    MAX_CHARACTERS,
+    MAX_NUMBER,
+    decimal,
+    extract_answer,
+    read_number,
+    write_number,
+)
 from selfevo.data import BadRow, read_table
 from selfevo.errors import DataError
 from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
 from selfevo.records import Prompt
 
-MAX_CHARACTERS = 20_000
-MAX_NUMBER = 40
 MAX_TOKENS = 40  # of one side of an equation
 _NOISE = Fraction(1, 10**9)  # of a value: 48 * 0.3333333333333333 = 16
 
-_CURRENCY = "$€£¥₹"
-_DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-_NUMBER = re.compile(
-    # A minus is a sign only where it cannot be an operator or a hyphen: not right after a word, a digit or a bracket.
-    rf"(?P<sign>(?<![\w)\]])[-\u2212])?(?:[{_CURRENCY}](?P<inner>[-\u2212])?)?"
-    rf"(?P<digits>{_DIGITS}(?:[eE][+-]?[0-9]{{1,2}}(?![0-9A-Za-z]))?)(?:/(?P<denominator>[0-9]+))?"
-)
-DECLARATION = re.compile(r"####|\banswer(?:\s+is\b\s*:?|\s*:)", re.IGNORECASE)
-_ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator calls
-
 _TOKEN = re.compile(
-    rf"(?P<number>(?:[{_CURRENCY}]\s?)?{_DIGITS}%?)|(?P<operator>[-\u2212\u2013+*/\u00d7÷·()=]|(?<![A-Za-z])x(?![A-Za-z]))"
+    rf"(?P<number>(?:[{CURRENCY}]\s?)?{DIGITS}%?)|(?P<operator>[-\u2212\u2013+*/\u00d7÷·()=]|(?<![A-Za-z])x(?![A-Za-z]))"
     r"|(?P<space>[^\S\n]+)|(?P<other>\*\*|[A-Za-z]+|.|\n)"
 )
 _OPERATORS = {"\u2212": "-", "\u2013": "-", "\u00d7": "*", "x": "*", "·": "*", "÷": "/"}
@@ -57,41 +48,6 @@ _OPEN_RIGHT = re.compile(
     r"[A-Za-z]\b|\s*(?:cents?\b|hundred|thousand|million|billion|dozen|k\b|r\b|remainder|with|and\s+(?:an?\b|[0-9]+/)|[:^!]|,?[0-9])",
     re.IGNORECASE,
 )
-
-
-def read_number(text: str) -> Fraction | None:
-    """The value of a text that is one number and nothing else but white space and a full stop; None if it is not."""
-    match = _NUMBER.fullmatch(text.strip().removesuffix("."))
-    return _value(match) if match else None
-
-
-def extract_answer(text: str) -> Fraction | None:
-    """The answer of `text` by the rule at the top of this file."""
-    text = _ANNOTATION.sub("", text[-MAX_CHARACTERS:])
-    end = len(text)
-    for declaration in reversed(list(DECLARATION.finditer(text))):
-        line = text[declaration.end() : end].lstrip().partition("\n")[0]
-        sentence = re.split(r"\.(?:\s|$)", line, maxsplit=1)[0]
-        if match := _NUMBER.search(sentence, sentence.rfind("=") + 1) or _NUMBER.search(sentence):
-            return _value(match)
-        end = declaration.start()
-    matches = list(_NUMBER.finditer(text))
-    return _value(matches[-1]) if matches else None
-
-
-def write_number(value: Fraction) -> str:
-    """The number exactly: whole, with decimals where they end, else as a fraction."""
-    for places in range(MAX_NUMBER):
-        if 10**places % value.denominator == 0:
-            return _decimal(value, places)
-    return str(value)
-
-
-def _decimal(value: Fraction, places: int) -> str:
-    """Rounded to `places` decimals, in integers: a float would overflow on what a model can write."""
-    digits = str(abs(round(value * 10**places))).zfill(places + 1)
-    whole, part = digits[: len(digits) - places], digits[len(digits) - places :]
-    return ("-" if value < 0 else "") + whole + ("." + part if part else "")
 
 
 def explain_answer(response: str, expected: str, correct: bool) -> str:
@@ -118,7 +74,7 @@ def check_equations(text: str) -> tuple[int, str]:
     Only equations that can be read whole are judged: one within a larger expression, with a variable or with units in
     it is passed over, since wrong feedback teaches worse than none.
     """
-    text = _ANNOTATION.sub("", text[-MAX_CHARACTERS:])
+    text = ANNOTATION.sub("", text[-MAX_CHARACTERS:])
     checked = 0
     for run in _runs(text):
         sides = _sides(run)
@@ -133,7 +89,7 @@ def check_equations(text: str) -> tuple[int, str]:
             if not any(_agrees(value, claim) for value in values if value is not None for claim in claims):
                 written, claimed = (text[side[0].start() : side[-1].end()] for side in (left, right))
                 exact = write_number(value)
-                shown = exact if len(exact.partition(".")[2]) <= 4 and "/" not in exact else _decimal(value, 2)
+                shown = exact if len(exact.partition(".")[2]) <= 4 and "/" not in exact else decimal(value, 2)
                 return checked, f"{written} = {claimed} is wrong: {written} = {shown}."
     return checked, ""
 
@@ -209,7 +165,7 @@ def _read_problem(values: Mapping[str, Any]) -> tuple[str, str, str]:
     answer = write_number(value)
     if equation:
         return question, answer, _work(equation, value, answer)
-    work = _ANNOTATION.sub("", gold).rpartition("####")[0] if "####" in gold else gold
+    work = ANNOTATION.sub("", gold).rpartition("####")[0] if "####" in gold else gold
     return question, answer, "" if read_number(work) is not None else work.strip()
 
 
@@ -219,16 +175,6 @@ def _work(equation: str, value: Fraction, answer: str) -> str:
     written = written.strip().replace("( ", "(").replace(" )", ")")
     tokens = [token for token in _TOKEN.finditer(written) if token.lastgroup != "space"]
     return f"{written} = {answer}" if _evaluate(tokens) == value else ""
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    if len(match.group()) > MAX_NUMBER:
-        return None
-    denominator = int(match["denominator"] or 1)
-    if not denominator:
-        return None
-    value = Fraction(match["digits"].replace(",", "")) / denominator
-    return -value if match["sign"] or match["inner"] else value
 
 
 Tokens = list[re.Match[str]]
@@ -291,7 +237,7 @@ def _agrees(value: Fraction, claim: tuple[Fraction, int]) -> bool:
 
 
 def _amount(number: str) -> Fraction:
-    value = Fraction(number.strip(_CURRENCY + "% ").replace(",", ""))
+    value = Fraction(number.strip(CURRENCY + "% ").replace(",", ""))
     return value / 100 if number.endswith("%") else value
 
 

@@ -1,0 +1,181 @@
+"""The commands that use a model: measure it, have it answer, have its answers judged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfevo.answering import Answer
+from selfevo.errors import ConfigError
+from selfevo.progress import complain, console
+
+app = typer.Typer()
+
+
+@app.command(
+    name="eval",
+    epilog="Examples: `selfevo eval runs/demo-seed0/models/round-3 --task demo`   "
+    "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`   "
+    "`selfevo eval my-name --base-url http://localhost:8000/v1 --task svamp --path svamp.json`",
+)
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
+    task: Annotated[str, typer.Option(help="demo, add-to-each, ..., gsm8k, svamp, gym:NAME.")],
+    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k and svamp.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
+    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Per answer and per feedback.")] = 256,
+    consistency: Annotated[int, typer.Option(min=1, help="Samples that vote, besides the greedy answer.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    base_url: Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")] = None,
+    api_key_env: Annotated[str, typer.Option(help="With --base-url: the variable that holds the key.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
+) -> None:
+    """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
+    from selfevo.config import EndpointConfig, EngineConfig, TaskConfig, parse
+    from selfevo.launch import evaluate_model
+    from selfevo.progress import Live
+    from selfevo.table import print_results
+
+    results = evaluate_model(
+        model,
+        TaskConfig(name=task, path=path),
+        count=count,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        consistency=consistency,
+        engine_config=parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine"),
+        output=output,
+        progress=Live(console),
+        endpoint=parse(
+            EndpointConfig, {"model": model, "base_url": base_url, "api_key_env": api_key_env or None}, "--base-url"
+        )
+        if base_url
+        else None,
+    )
+    print_results(console, results)
+
+
+@app.command(
+    epilog="Examples: `selfevo answer runs/demo-seed0/models/round-3 'Add 4 to each: 15 48 32' --show-work`   "
+    "`selfevo answer my-model --file prompts.jsonl --consistency 5 --json > answers.jsonl`   "
+    "`cat question.txt | selfevo answer my-model`"
+)
+def answer(
+    model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; without it, or with -, standard input is it.")
+    ] = None,
+    file: Annotated[str | None, typer.Option(help="Many prompts: JSONL, parquet, a folder or a data set.")] = None,
+    column: Annotated[str, typer.Option(help="With --file: the text column.")] = "prompt",
+    refine: Annotated[str, typer.Option(help="never, if-judged-wrong or always.")] = "if-judged-wrong",
+    rounds: Annotated[int, typer.Option(min=1, help="Refinements in a row, at most.")] = 1,
+    consistency: Annotated[int, typer.Option(min=1, help="Samples whose majority is the answer.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="With --consistency: at which they are sampled.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Per answer and per feedback.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt, with all drafts.")] = False,
+) -> None:
+    """Answers with a trained model, which criticises itself and refines what it judges wrong."""
+    from dataclasses import asdict
+
+    from selfevo.answering import Refiner
+    from selfevo.config import EngineConfig, parse
+    from selfevo.data import load_prompts
+    from selfevo.launch import build_engine
+
+    if file is not None and prompt is not None:
+        raise ConfigError(f"both a prompt and --file {file} are given; give one of them")
+    if file is not None:
+        loaded = load_prompts(file, column)
+        prompts = [row.prompt for row in loaded.rows]
+        if loaded.quarantined:
+            first = loaded.quarantined[0]
+            complain(f"{len(loaded.quarantined)} rows left out, the first is line {first.line}: {first.reason}")
+    else:
+        prompts = [sys.stdin.read() if prompt in (None, "-") else str(prompt)]
+    if not all(text.strip() for text in prompts):
+        raise ConfigError("the prompt is empty; give it as an argument, on standard input, or many with --file")
+    refiner = Refiner(
+        model,
+        refine=refine,  # type: ignore[arg-type]  # it checks
+        rounds=rounds,
+        consistency=consistency,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        engine=build_engine(parse(EngineConfig, {"kind": engine}, "--engine")),
+    )
+    for start in range(0, len(prompts), refiner.engine.batch_size):
+        for answer in refiner.answer(prompts[start : start + refiner.engine.batch_size]):
+            if as_json:
+                print(json.dumps(asdict(answer), ensure_ascii=False, default=lambda verdict: verdict.value))
+            else:
+                _print_answer(answer, show_work, alone=len(prompts) == 1)
+
+
+def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    if not alone:
+        say(f"> {answer.prompt}", "bold")
+    if show_work:
+        for number, steps in enumerate(answer.work, start=1):
+            for draft, step in enumerate(steps, start=1):
+                say(f"sample {number}, draft {draft}", "dim")
+                say(step.text or "(nothing)")
+                say(step.feedback, "cyan")
+        say(f"elected by {answer.votes} of {len(answer.work)}, verdict {answer.verdict.value}", "dim")
+    say(answer.text or "(the model gave no answer that ends within --max-new-tokens)")
+
+
+@app.command(
+    epilog="Example: `selfevo answer runs/r/models/round-3 --file vicuna.jsonl --json > new.jsonl`, the same with "
+    "`models/sft` > old.jsonl, then `selfevo compare new.jsonl old.jsonl --judge gpt-4.1-mini "
+    "--base-url https://api.openai.com/v1 --api-key-env OPENAI_API_KEY`"
+)
+def compare(
+    a: Annotated[Path, typer.Argument(help="Answers of one model: rows as `answer --json` writes them.")],
+    b: Annotated[Path, typer.Argument(help="Answers of the other to the same prompts.")],
+    judge: Annotated[str, typer.Option(help="A model folder or hub id, or with --base-url a name the server knows.")],
+    base_url: Annotated[str | None, typer.Option(help="The judge is behind this server (OpenAI protocol).")] = None,
+    api_key_env: Annotated[str, typer.Option(help="With --base-url: the variable that holds the key.")] = "",
+    column: Annotated[str, typer.Option(help="The column of the answers.")] = "text",
+    category: Annotated[str, typer.Option(help="A column of A by which results are shown too.")] = "category",
+    candidate: Annotated[str, typer.Option(help="Who answered, to warn of a judge of the same family.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of one judgement.")] = 512,
+    output: Annotated[Path | None, typer.Option(help="Write every comparison here, as JSONL.")] = None,
+) -> None:
+    """Has a judge compare two models' answers in both orders: win rate, raw and at equal length."""
+    from selfevo.config import EndpointConfig, parse
+    from selfevo.files import write_atomic
+    from selfevo.judging import as_rows, compare_answers, read_pairs, same_family, summarise_comparisons
+    from selfevo.launch import build_engine, resolve_model
+    from selfevo.protocols import Engine
+    from selfevo.table import print_comparisons
+
+    pairs, left_out = read_pairs(str(a), str(b), column, category)
+    if left_out:
+        complain(f"{left_out} prompts have an answer in only one of the files and are left out")
+    if family := same_family(judge, candidate or f"{a} {b}"):
+        complain(f"judge and candidate are both of the family {family!r}: it may prefer its own kind")
+    engine: Engine
+    if base_url:
+        from selfevo.engines.openai import OpenAIEngine
+
+        settings = {"model": judge, "base_url": base_url, "api_key_env": api_key_env or None}
+        engine, folder = OpenAIEngine(parse(EndpointConfig, settings, "--base-url")), Path(judge)
+    else:
+        engine, folder = build_engine(), resolve_model(judge)
+    comparisons = compare_answers(engine, folder, pairs, max_new_tokens)
+    if output is not None:
+        write_atomic(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in as_rows(comparisons)))
+    print_comparisons(console, a.stem, b.stem, summarise_comparisons(comparisons))

@@ -1,0 +1,185 @@
+"""Prompts that grow: the current model writes new ones from examples (self-instruct, arXiv 2212.10560).
+
+Every proposal stays on disk with its reason: kept, not an instruction, too short or long, another script than the
+seeds, a duplicate or nearly one (MinHash over character 5-grams), or too near to an evaluation set (decontamination).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from selfevo.config import SelfInstructConfig
+from selfevo.errors import DataError, MissingExtraError
+from selfevo.files import read_marker, write_done
+from selfevo.protocols import Model
+from selfevo.records import Prompt, content_id
+from selfevo.run import Run, Stored
+from selfevo.skills import RESPOND
+
+GRAM = 13  # words that two texts may not share in a row (Brown et al. 2020, appendix C)
+_PERMUTATIONS = 128
+
+
+def grow(
+    run: Run, name: str, model: Model, seeds: Sequence[Prompt], blocked: Decontaminator, config: SelfInstructConfig
+) -> Stored[Prompt]:
+    """`config.count` new prompts by `model`, or as many as pass. Raises DataError when none does.
+
+    `seeds` are shown as examples, a few at a time, and may not be repeated.
+    """
+    dice = random.Random(content_id(run.seed, name, model.id))
+    shown = min(config.examples, len(seeds))
+    requests = {(p := Prompt.of(request(dice.sample(seeds, shown)))).id: p for _ in range(config.tries)}
+    sampling = replace(run.sampling[RESPOND.name], temperature=config.temperature)
+    warm = replace(run, sampling={**run.sampling, RESPOND.name: sampling})
+    room = warm.room(name, model)
+    drafted = room.rows(RESPOND, list(requests.values()))
+    accept = Acceptance(config, seeds, blocked)
+    counts = {"in": 0, "kept": 0, "rejected": 0}
+    reasons = Counter[str]()
+
+    def lines() -> Iterator[str]:
+        for draft in drafted:
+            prompt = Prompt.of(first_instruction(draft.response))
+            reason = "not needed any more" if counts["kept"] == config.count else accept.reason(prompt.prompt)
+            counts["in"] += 1
+            counts["rejected" if reason else "kept"] += 1
+            reasons.update([reason] if reason else [])
+            row = {"id": prompt.id, "prompt": prompt.prompt, "kept": reason is None, "reason": reason}
+            yield json.dumps(row, ensure_ascii=False)
+
+    path = run.root / "stages" / name / "filter.jsonl"
+    if path.with_suffix(".done.json").exists():
+        return Stored(path, Prompt, read_marker(path.with_suffix(".done.json"))["rows"]["kept"], ("kept", True))
+    write_done(path, lines(), lambda: {"rows": counts})
+    if not counts["kept"]:
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise DataError(
+            f"{name}: none of {counts['in']} prompts that {model.name} wrote can be used ({listed}); see {path}; raise "
+            "self_instruct.tries, or give the round prompts"
+        )
+    return Stored(path, Prompt, counts["kept"], ("kept", True))
+
+
+def request(examples: Sequence[Prompt]) -> str:
+    """What the model is asked with."""
+    listed = "\n".join(f"{number}. {example.prompt}" for number, example in enumerate(examples, start=1))
+    return f"Here are {len(examples)} tasks:\n{listed}\nWrite one new task of the same kind. Write only the task."
+
+
+def first_instruction(text: str) -> str:
+    """The first line that says something, without the number or the label it may carry."""
+    for line in text.split("\n"):
+        line = re.sub(r"^\s*(?:[-*]\s|\d+[.)]\s|(?:new )?task\s*\d*\s*:)\s*", "", line, flags=re.IGNORECASE).strip()
+        if line:
+            return line
+    return ""
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """Whether a proposed prompt is taken, one after the other: what was taken counts against the next."""
+
+    config: SelfInstructConfig
+    seeds: Sequence[Prompt]
+    blocked: Decontaminator
+    _seen: set[str] = field(init=False)
+    _scripts: frozenset[str] = field(init=False)
+    _index: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            from datasketch import MinHashLSH
+        except ImportError:
+            raise MissingExtraError(
+                "self_instruct finds near duplicates with datasketch; run: pip install 'selfevo[self-instruct]'"
+            ) from None
+        self._seen, self._scripts = set(), frozenset[str]()
+        self._index = MinHashLSH(threshold=self.config.max_similarity, num_perm=_PERMUTATIONS)
+        for seed in self.seeds:
+            self._take(seed.prompt)
+            self._scripts |= scripts(seed.prompt)
+
+    def reason(self, text: str) -> str | None:
+        """Why `text` is not taken; None if it is."""
+        words = len(text.split())
+        if not any(character.isalnum() for character in text):
+            return "no instruction"
+        if not self.config.min_words <= words <= self.config.max_words:
+            return "too short" if words < self.config.min_words else "too long"
+        if foreign := scripts(text) - self._scripts:
+            return f"another script: {min(foreign)}"
+        if " ".join(normal(text)) in self._seen:
+            return "duplicate"
+        if self._index.query(_minhash(text)):
+            return "near duplicate"
+        if reason := self.blocked.reason(text):
+            return reason
+        self._take(text)
+        return None
+
+    def _take(self, text: str) -> None:
+        key = " ".join(normal(text))
+        if key not in self._seen:
+            self._seen.add(key)
+            self._index.insert(key, _minhash(text), check_duplication=False)
+
+
+class Decontaminator:
+    """Finds texts that an evaluation set knows: the same text, one within the other, or GRAM words in a row.
+
+    Case, punctuation and spacing do not matter. A paraphrase passes: no string comparison sees it.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._grams: set[str] = set()
+        self._whole: set[str] = set()
+        for text in texts:
+            words = normal(text)
+            self._whole.add(" ".join(words))
+            self._grams.update(_grams(words))
+
+    def reason(self, text: str) -> str | None:
+        words = normal(text)
+        joined = f" {' '.join(words)} "
+        if joined.strip() in self._whole:
+            return "in an evaluation set"
+        if any(gram in self._grams for gram in _grams(words)):
+            return f"shares {GRAM} words in a row with an evaluation set"
+        # Problems shorter than a gram have none: look for them whole.
+        if any(len(whole) > 20 and f" {whole} " in joined for whole in self._short()):
+            return "contains a prompt of an evaluation set"
+        return None
+
+    def _short(self) -> Iterator[str]:
+        return (whole for whole in self._whole if whole.count(" ") < GRAM - 1)
+
+
+def normal(text: str) -> list[str]:
+    """The words of a text, whatever its case, punctuation and Unicode form."""
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+
+
+def scripts(text: str) -> frozenset[str]:
+    """The writing systems of its letters, by the first word of their Unicode names: LATIN, CYRILLIC, CJK, ..."""
+    return frozenset(unicodedata.name(letter, "UNKNOWN").split()[0] for letter in text if letter.isalpha())
+
+
+def _grams(words: Sequence[str]) -> Iterator[str]:
+    return (" ".join(words[i : i + GRAM]) for i in range(len(words) - GRAM + 1))
+
+
+def _minhash(text: str) -> Any:
+    from datasketch import MinHash
+
+    joined = " ".join(normal(text))
+    found = MinHash(num_perm=_PERMUTATIONS, seed=1)
+    found.update_batch([joined[i : i + 5].encode() for i in range(max(1, len(joined) - 4))])
+    return found

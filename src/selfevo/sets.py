@@ -1,0 +1,145 @@
+"""Everything a run is given, drawn or read before any model has written a word, and checked to be disjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfevo import data
+from selfevo.config import RunConfig, TaskConfig
+from selfevo.errors import DataError
+from selfevo.protocols import Model, Problem
+from selfevo.records import Prompt, Refined
+from selfevo.run import Run
+from selfevo.selfinstruct import Decontaminator, grow
+from selfevo.stage import Rows
+from selfevo.tasks import load_task
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Everything a run is given, before any model has written a word. `pool_answers` is for the audit alone."""
+
+    pools: list[list[Prompt]]  # one for each round, empty where the model writes its own
+    pool: list[Prompt]
+    pool_answers: dict[str, Problem]
+    labelled: list[Problem]
+    unlabelled: list[Prompt]  # to be annotated by somebody who is not told the answers
+    d_meta: list[Refined]
+    evaluation: list[Problem]
+    quarantined: list[data.BadRow]
+    blocked: Decontaminator
+
+    def to_annotate(self) -> list[Prompt]:
+        return self.unlabelled or [problem.prompt for problem in self.labelled]
+
+    def everything(self) -> list[tuple[str, Sequence[Any]]]:
+        sets: dict[str, Sequence[Any]] = {
+            "pool": self.pool,
+            "labelled": self.labelled,
+            "unlabelled": self.unlabelled,
+            "evaluation": self.evaluation,
+            "quarantined": self.quarantined,
+        }
+        return [(name, rows) for name, rows in sets.items() if rows]
+
+
+def draw_sets(config: RunConfig) -> Sets:
+    """Draws or reads evaluation problems, labelled problems or D_meta, and the pool, and checks that none overlap."""
+    taken: frozenset[str] = frozenset()
+
+    def draw(task: TaskConfig, count: int, stream: int) -> list[Problem]:
+        nonlocal taken
+        problems = load_task(task).problems(count, 1000 * config.seed + stream, taken)
+        taken |= {problem.prompt.id for problem in problems}
+        return problems
+
+    evaluation = draw(config.evaluation.task, config.evaluation.count, 1) if config.evaluation else []
+    corpus = config.corpus
+    labelled = draw(corpus.task, corpus.labels, 2) if corpus.task else []
+    quarantined: list[data.BadRow] = []
+    d_meta: list[Refined] = []
+    unlabelled: list[Prompt] = []
+    if corpus.prompts:
+        found = data.load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share)
+        unlabelled, quarantined = found.rows[: corpus.labels], found.quarantined
+    if corpus.path:
+        loaded = data.load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share)
+        d_meta, quarantined = loaded.rows, loaded.quarantined
+    answers: dict[str, Problem] = {}
+    pools: list[list[Prompt]] = []
+    sources = [config.prompts] if isinstance(config.rounds, int) else [each.prompts for each in config.rounds]
+    for number, source in enumerate(sources):
+        pool: list[Prompt] = []
+        if source and source.task:
+            problems = draw(source.task, source.count or 300 * config.round_count // len(sources), 3 + number)
+            answers |= {p.prompt.id: p for p in problems}
+            pool = [p.prompt for p in problems]
+        elif source and source.path:
+            read = data.load_prompts(source.path, source.column, source.max_bad_share)
+            pool, quarantined = read.rows[: source.count], quarantined + read.quarantined
+        pools.append(pool)
+    blocked = Decontaminator(
+        [p.prompt.prompt for p in evaluation]
+        + [row.prompt for path in config.decontaminate for row in data.load_prompts(path).rows]
+    )
+    pools, contaminated = decontaminated(pools, blocked if config.decontaminate else None)
+    quarantined += contaminated
+    if isinstance(config.rounds, int):
+        if len(pools[0]) < config.rounds:
+            raise DataError(
+                f"the pool has {len(pools[0])} prompts for rounds={config.rounds}; add prompts or lower rounds"
+            )
+        pools = split_evenly(pools[0], config.rounds)
+    pool = [prompt for each in pools for prompt in each]
+    data.check_disjoint(
+        pool=pool,
+        annotated=unlabelled or [p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
+        evaluation=[p.prompt for p in evaluation],
+        allow_empty=() if config.evaluation else ("evaluation",),
+    )
+    return Sets(pools, pool, answers, labelled, unlabelled, d_meta, evaluation, quarantined, blocked)
+
+
+def decontaminated(
+    pools: Sequence[Sequence[Prompt]], blocked: Decontaminator | None
+) -> tuple[list[list[Prompt]], list[data.BadRow]]:
+    """The pools without what an evaluation set knows, and that with its reason."""
+    if blocked is None:
+        return [list(pool) for pool in pools], []
+    reasons = {prompt.id: blocked.reason(prompt.prompt) for pool in pools for prompt in pool}
+    clean = [[prompt for prompt in pool if reasons[prompt.id] is None] for pool in pools]
+    rows = [
+        data.BadRow(f"pool of round {number}", line, f"decontaminated: {reasons[prompt.id]}")
+        for number, pool in enumerate(pools, start=1)
+        for line, prompt in enumerate(pool, start=1)
+        if reasons[prompt.id] is not None
+    ]
+    return clean, rows
+
+
+def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
+    """The pool in `rounds` parts whose sizes differ by at most one."""
+    return [list(pool[t * len(pool) // rounds : (t + 1) * len(pool) // rounds]) for t in range(rounds)]
+
+
+def sources_of_prompts(
+    config: RunConfig, run: Run, sets: Sets, d_meta: Sequence[Refined]
+) -> list[Callable[[Model], Rows[Prompt]]]:
+    """For each round, what gives the model its prompts: a pool, or the model itself."""
+    seeds = list({row.id: Prompt(row.id, row.prompt) for row in d_meta}.values())
+
+    def source(number: int) -> Callable[[Model], Rows[Prompt]]:
+        if isinstance(config.rounds, int) or (own := config.rounds[number].self_instruct) is None:
+            return lambda model: sets.pools[number]
+
+        def written(model: Model) -> Rows[Prompt]:
+            grown = grow(run, f"self-instruct-{number + 1}", model, [*seeds, *sets.pool, *later], sets.blocked, own)
+            later.extend(grown)
+            return grown
+
+        return written
+
+    later: list[Prompt] = []  # what earlier rounds wrote
+    return [source(number) for number in range(config.round_count)]
