@@ -1,6 +1,6 @@
 """A whole round against the naive composition: four calls of generate, then TRL's SFTTrainer with its defaults.
 
-    python benchmarks/round.py [--prompts 64] [--repeats 5] [--model FOLDER] [--json FILE]
+    python benchmarks/round.py [--prompts 64] [--trajectories 20] [--repeats 5] [--model FOLDER] [--json FILE]
 
 Both read and continue the same conversations, then train for as many steps on the same D_meta and refined
 answers. --model is best
@@ -36,6 +36,7 @@ from selfevo.torch_setup import quiet
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--trajectories", type=int, default=20, help="of D_meta, which every round trains on again")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=96, help="per skill")
@@ -45,7 +46,7 @@ def main() -> None:
     quiet()
     model, console = given.model or demo_model(), Console()
     problems = load_task(TaskConfig(name="demo")).problems(given.prompts, 1, frozenset())
-    questions, d_meta = [problem.prompt.prompt for problem in problems], annotated(given.prompts)
+    questions, d_meta = [problem.prompt.prompt for problem in problems], annotated(given.trajectories)
     engine, sampling = TransformersEngine(given.batch_size), Sampling(given.max_new_tokens)
     runs: list[dict[str, float]] = []
     for repeat in range(given.repeats):
@@ -74,7 +75,13 @@ def main() -> None:
         console.print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.items()), highlight=False)
     result: dict[str, object] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     result["ratio_vs_naive"] = statistics.median(run["naive"] / run["ours"] for run in runs)
-    result |= {"prompts": given.prompts, "repeats": given.repeats, "runs": runs, "platform": describe_platform()}
+    result |= {
+        "prompts": given.prompts,
+        "trajectories": given.trajectories,
+        "repeats": given.repeats,
+        "runs": runs,
+        "platform": describe_platform(),
+    }
     console.print(f"a round is {result['ratio_vs_naive']:.2f} times as fast as the naive one", highlight=False)
     if given.json:
         given.json.write_text(json.dumps(result, indent=2), encoding="utf-8")

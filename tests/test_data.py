@@ -313,3 +313,28 @@ def test_an_empty_set_proves_nothing() -> None:
 def test_case_and_spacing_never_hide_an_overlap(text: str, space: str) -> None:
     with pytest.raises(DataError, match="share 1 prompt"):
         check_disjoint(left=prompts(f"a {text}"), right=prompts(f"A{space}{text.casefold()}"))
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi?"}]}, "Hi?"),
+        ({"instruction": "Add.", "input": "1 2", "output": "3"}, "Add.\n\n1 2"),
+        ({"instruction": "Add 1 and 2.", "input": "", "output": "3"}, "Add 1 and 2."),
+        ({"idx": 1, "Skill": "Math", "Difficulty": 2, "Instruction": "Prove it."}, "Prove it."),
+        ({"question_id": 1, "category": "writing", "turns": ["Write.", "Rewrite."]}, "Write."),
+        ({"prompt": "mine", "instruction": "theirs"}, "mine"),
+    ],
+)
+def test_known_layouts_of_instruction_sets_are_read(tmp_path: Path, row: dict[str, Any], prompt: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert [p.prompt for p in load_prompts(str(path)).rows] == [prompt]
+
+
+@pytest.mark.parametrize("row", [{"messages": []}, {"messages": "hi"}, {"turns": []}, {"instruction": 3}, {"x": 1}])
+def test_another_layout_is_told_by_its_columns(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="has no column 'prompt'"):
+        load_prompts(str(path))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runs import MODEL, open_run
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.evaluate import Outcome, audit, compare, mcnemar_exact, measure, summary, wilson
+from selfevo.evaluate import Outcome, audit, compare, extractors, mcnemar_exact, measure, summary, wilson
 from selfevo.progress import Silent
 from selfevo.prompts import Verdict
 from selfevo.protocols import Generation, Model, Problem, Sampling
@@ -223,3 +225,42 @@ def test_what_is_cut_off_is_wrong_at_every_step(tmp_path: Path) -> None:
 def test_an_empty_answer_that_would_be_right_is_wrong_when_quarantined(tmp_path: Path) -> None:
     script: dict[tuple[str, int], str | Generation] = {("p", 1): Generation("", "empty", 1, 1)}
     assert measured(tmp_path, [problem("p", answer="")], script) == [(False, False, UNKNOWN, "")]
+
+
+def test_extractors_agree_or_are_told_apart() -> None:
+    texts = ["The answer is 3. I had 5 before.", "#### 3", "so 3", "#### 4", "nothing"]
+    problem = Problem(Prompt.of("1 + 2"), "3", "sum")
+    outcomes = [Outcome(problem, text, "", text, Verdict.UNKNOWN, i < 3, i < 3) for i, text in enumerate(texts)]
+    assert extractors(outcomes) == {"agreement": 0.6, "declared": 0.6, "strict": 0.4, "flexible": 0.4, "ours": 0.6}
+    words = Problem(Prompt.of("say yes"), "yes", "word")
+    assert extractors([Outcome(words, "yes", "", "yes", Verdict.UNKNOWN, True, True)]) is None
+
+
+class Repeating:
+    """Samples of a problem in turn."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.texts, self.calls = texts, 0
+
+    def __call__(self, path: Path, turns: tuple[str, ...]) -> str:
+        if len(turns) == 3:
+            return f"Verdict: {'qualified' if '3' in turns[1] else 'not qualified'}"
+        if len(turns) == 5:
+            return "#### 3"
+        self.calls += 1
+        return self.texts[self.calls - 1]
+
+
+@pytest.mark.parametrize(
+    ("samples", "voted", "both"),
+    [(["#### 3", "#### 4", "#### 3"], True, True), (["#### 4", "#### 4", "#### 3"], False, True)],
+)
+def test_samples_vote_before_and_after_refinement(tmp_path: Path, samples: list[str], voted: bool, both: bool) -> None:
+    problem = Problem(Prompt.of("1 + 2"), "#### 3", "sum")
+    engine = ScriptedEngine(Repeating(["#### 9", *samples]))
+    room = open_run(tmp_path, engine).room("evaluate-x", MODEL)
+    [outcome] = measure(room, TASK, [problem], consistency=3)
+    assert (outcome.right, outcome.right_refined, outcome.right_voted, outcome.right_both) == (False, True, voted, both)
+    figures = summary([outcome])
+    assert (figures["consistency"]["accuracy"], figures["both"]["accuracy"]) == (float(voted), float(both))
+    assert summary([replace(outcome, right_voted=None, right_both=None)])["both"] is None

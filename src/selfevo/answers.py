@@ -53,6 +53,17 @@ def extract_answer(text: str) -> Fraction | None:
     return _value(matches[-1]) if matches else None
 
 
+def last_number(text: str) -> Fraction | None:
+    """The last number of a text, declared or not: what other harnesses call flexible extraction."""
+    matches = list(_NUMBER.finditer(ANNOTATION.sub("", text[-MAX_CHARACTERS:])))
+    return _value(matches[-1]) if matches else None
+
+
+def declared_answer(text: str) -> Fraction | None:
+    """The number a text declares as its answer, None without a declaration: strict extraction."""
+    return extract_answer(text) if DECLARATION.search(text[-MAX_CHARACTERS:]) else None
+
+
 def write_number(value: Fraction) -> str:
     """The number exactly: whole, with decimals where they end, else as a fraction."""
     for places in range(MAX_NUMBER):

@@ -24,12 +24,15 @@ app = typer.Typer()
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
-    task: Annotated[str, typer.Option(help="demo, add-to-each, ..., gsm8k, svamp, gym:NAME.")],
-    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k and svamp.")] = None,
+    task: Annotated[str, typer.Option(help="demo, instructions, gsm8k, svamp, math, gym:NAME, ...")],
+    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k, svamp and math.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Per answer and per feedback.")] = 256,
     consistency: Annotated[int, typer.Option(min=1, help="Samples that vote, besides the greedy answer.")] = 1,
+    check_extractors: Annotated[
+        bool, typer.Option("--check-extractors", help="Say how much depends on how numbers are read from answers.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
     base_url: Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")] = None,
@@ -40,7 +43,7 @@ def evaluate(
     from selfevo.config import EndpointConfig, EngineConfig, TaskConfig, parse
     from selfevo.launch import evaluate_model
     from selfevo.progress import Live
-    from selfevo.table import print_results
+    from selfevo.table import print_extractors, print_results
 
     results = evaluate_model(
         model,
@@ -59,6 +62,8 @@ def evaluate(
         else None,
     )
     print_results(console, results)
+    if check_extractors:
+        print_extractors(console, results["stages"][0]["extractors"])
 
 
 @app.command(

@@ -33,8 +33,8 @@ class _Strict(BaseModel):
 class TaskConfig(_Strict):
     """Problems whose answers a program can check."""
 
-    name: str = Field(description="demo or one of its kinds; instructions; gsm8k, svamp; gym:NAME for reasoning-gym")
-    path: Path | None = Field(None, description="file of problems, for gsm8k and svamp")
+    name: str = Field(description="demo or one of its kinds; instructions; gsm8k, svamp, math; gym:NAME")
+    path: Path | None = Field(None, description="file of problems, for gsm8k, svamp and math")
     options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator")
 
 
@@ -219,7 +219,8 @@ class EngineConfig(_Strict):
     kv_cache_gib: float = Field(
         2.0,
         ge=0,
-        description="memory for states of conversations kept from stage to stage; 0 turns it off",
+        description="memory for states of conversations kept from stage to stage; 0 turns it off, and a killed "
+        "half-precision run then ends with the same bytes",
     )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="with vllm: share of the device's memory")
 

@@ -60,6 +60,9 @@ class Loaded(Generic[T]):
 def load_prompts(source: str, column: str = "prompt", max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Prompt]:
     """The distinct prompts of `column`; a repeated one is quarantined as a duplicate.
 
+    Rows without a column "prompt" may have another known layout: chat `messages` (the first user message), Alpaca's
+    `instruction` and `input` (Evol-Instruct's Instruction), or the `turns` of Vicuna-bench (the first).
+
     Raises DataError when the source or the column is missing, when more than `max_bad_share` of the rows are bad
     (duplicates are not), and when no prompt is left.
     """
@@ -73,7 +76,7 @@ def load_prompts(source: str, column: str = "prompt", max_bad_share: float = MAX
         return f"duplicate of line {first.line}" + (f" of {first.file}" if first.file != row.file else "")
 
     remedy = "name the column of the prompts with prompts.column=..."
-    return _load(source, {column: remedy}, build, "prompts", max_bad_share)
+    return _load(source, {column: remedy}, build, "prompts", max_bad_share, _instruction)
 
 
 def load_corpus(source: str, columns: Mapping[str, str], max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Refined]:
@@ -137,8 +140,30 @@ def read_table(source: str) -> Iterator[Row | BadRow]:
         raise DataError(f"{source} does not exist; correct the path, or make the file")
 
 
+def _instruction(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with a column "prompt", if it is missing and a known layout says what it would be."""
+    found: Any = None
+    match {name.lower(): value for name, value in values.items()}:
+        case {"prompt": _}:
+            return values
+        case {"messages": [*messages]}:
+            found = next((m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"), None)
+        case {"instruction": str(instruction), "input": str(given)} if given.strip():
+            found = f"{instruction}\n\n{given}"
+        case {"instruction": str(instruction)}:
+            found = instruction
+        case {"turns": [first, *_]}:
+            found = first
+    return values if found is None else {**values, "prompt": found}
+
+
 def _load(
-    source: str, remedies: dict[str, str], build: Callable[[Row], T | str], what: str, max_bad_share: float
+    source: str,
+    remedies: dict[str, str],
+    build: Callable[[Row], T | str],
+    what: str,
+    max_bad_share: float,
+    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Loaded[T]:
     """Reads rows that need the text columns `remedies`; `build` makes the record, or says why the row is set aside."""
     rows: list[T] = []
@@ -147,6 +172,7 @@ def _load(
     columns: dict[str, None] = {}  # a set that keeps its order
     for row in read_table(source):
         if isinstance(row, Row):
+            row = Row(row.file, row.line, adapt(row.values))
             columns |= dict.fromkeys(row.values)
             if reason := _text_fault(row, tuple(remedies)):
                 row = BadRow(row.file, row.line, reason)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from selfevo.answers import answer_key, vote
+from selfevo.answers import answer_key, declared_answer, last_number, read_number, vote
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Generation, Problem, Task
 from selfevo.records import Critiqued, Drafted, Judged
@@ -123,6 +123,25 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             }
             for kind in sorted({o.problem.kind for o in outcomes})
         },
+    }
+
+
+def extractors(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """How much the accuracy of direct answers hangs on the way they are read; None where answers are no numbers.
+
+    `strict` counts declared answers alone, `flexible` the last number, `ours` the rule of answers.py; `agreement` is
+    the share of responses in which strict and flexible read the same.
+    """
+    gold = [read_number(o.problem.answer) for o in outcomes]
+    if not outcomes or None in gold:
+        return None
+    strict, flexible = ([read(o.response) for o in outcomes] for read in (declared_answer, last_number))
+    return {
+        "agreement": share([a == b for a, b in zip(strict, flexible, strict=True)]),
+        "declared": share([a is not None for a in strict]),
+        "strict": share([a == b for a, b in zip(strict, gold, strict=True)]),
+        "flexible": share([a == b for a, b in zip(flexible, gold, strict=True)]),
+        "ours": share([o.right for o in outcomes]),
     }
 
 

@@ -24,7 +24,7 @@ from selfevo.annotation import annotate, spent
 from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError
-from selfevo.evaluate import Outcome, audit, compare, measure, summary
+from selfevo.evaluate import Outcome, audit, compare, extractors, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
 from selfevo.files import exists, hash_model, read_marker, read_rows, write_atomic
@@ -303,7 +303,7 @@ def evaluate_model(
             )
             room = run.room("evaluate", subject)
             outcomes = measure(room, load_task(task), problems, consistency)
-            stage = {"name": subject.path.name, **summary(outcomes)}
+            stage = {"name": subject.path.name, **summary(outcomes), "extractors": extractors(outcomes)}
             stage |= {"rows": None, "audit": None, "seconds": round(run.seconds(""), 1)}
             results = {"task": task.name, "seed": seed, "policy": None, "stages": [stage], "comparisons": []}
             write_atomic(root / "results.json", json.dumps(results, indent=2))

@@ -55,6 +55,18 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
         )
 
 
+def print_extractors(console: Console, found: dict[str, Any] | None) -> None:
+    if found is None:
+        console.print("the answers of this task are not numbers: there is one way to read them", highlight=False)
+        return
+    console.print(
+        f"strict (declared) and flexible (last number) extraction agree in {percent(found['agreement'])}; declared "
+        f"{percent(found['declared'])}; accuracy strict {percent(found['strict'])}, flexible "
+        f"{percent(found['flexible'])}, ours {percent(found['ours'])}",
+        highlight=False,
+    )
+
+
 def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any]) -> None:
     low, high = summary["win_rate_ci"]
     for line in (

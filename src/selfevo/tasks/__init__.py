@@ -9,7 +9,7 @@ from selfevo.errors import ConfigError
 from selfevo.protocols import AnnotatedTask
 from selfevo.tasks import steps
 
-WORD_PROBLEMS = ("gsm8k", "svamp")
+FROM_FILES = ("gsm8k", "svamp", "math")
 
 
 def load_task(config: TaskConfig) -> AnnotatedTask:
@@ -24,17 +24,21 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
 
         kinds = (name.partition(":")[2],) if ":" in name else tuple(instructions.KINDS)
         return instructions.InstructionsTask(name, kinds)
-    if name in WORD_PROBLEMS:
+    if name in FROM_FILES:
         from selfevo.tasks.word_problems import WordProblems
 
         if config.path is None:
             raise ConfigError(f"task {name} reads its problems from a file; give task.path")
+        if name == "math":
+            from selfevo.tasks.latex import LatexProblems
+
+            return LatexProblems(name, config.path)
         return WordProblems(name, config.path)
     if name.startswith("gym:"):
         from selfevo.tasks.gym import GymTask
 
         return GymTask(name, dict(config.options))
-    known = ["demo", *steps.KINDS, "instructions", *WORD_PROBLEMS, "gym:NAME"]
+    known = ["demo", *steps.KINDS, "instructions", *FROM_FILES, "gym:NAME"]
     close = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"unknown task {name!r}; {f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(known)}"
