@@ -238,12 +238,32 @@ def test_a_server_that_only_fails_is_given_up_and_nothing_is_lost(tmp_path: Path
 
     with serving(answer) as server:
         config = configured(tmp_path, server.url, 100, max_concurrency=4, max_retries=1)
-        with pytest.raises(EngineError, match=r"keeps failing, 2\d calls one after the other \(HTTP 503: .*down"):
+        with pytest.raises(EngineError, match=r"keeps failing, 2\d calls without a success .*\(HTTP 503: .*down"):
             build(config)
         assert len(served) == 30
         lasts[0] = 10**6
         assert len(build(config)) == 100, "what failed while it was down was not taken for an answer"
     assert set(served.values()) == {1}
+
+
+def test_a_server_that_is_not_there_quarantines_nothing(tmp_path: Path) -> None:
+    """Else three rows would be lost for good because the server was started a minute late."""
+    there = [False]
+    with serving(lambda body: good(body) if there[0] else error(502, "not yet")) as server:
+        config = configured(tmp_path, server.url, 3, max_retries=1)
+        with pytest.raises(EngineError, match=r"keeps failing, 3 calls without a success .*HTTP 502"):
+            build(config)
+        there[0] = True
+        assert len(build(config)) == 3
+
+
+def test_a_row_that_the_server_refuses_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """A resume may have nothing else left to ask."""
+    with (
+        serving(lambda body: error(400, "too long")) as server,
+        pytest.raises(DataError, match=r"1 times no reply: HTTP 400"),
+    ):
+        build(configured(tmp_path, server.url, 1))
 
 
 # --- money ------------------------------------------------------------------------------------------------------------

@@ -94,9 +94,10 @@ class Endpoint:
     def _drive(
         self, runner: asyncio.Runner, client: openai.AsyncOpenAI, asks: Sequence[Ask]
     ) -> Iterator[list[tuple[int, Reply]]]:
-        flying: dict[asyncio.Task[Reply], int] = {}
+        flying: dict[asyncio.Task[tuple[Reply, bool]], int] = {}
         queue = list(enumerate(asks))[::-1]
         failed: list[tuple[int, Reply]] = []  # held back until the server is known to work
+        works = not asks
         while queue or flying:
             reserved = sum((self._most(asks[i]) for i in flying.values()), _Cost())
             while queue and len(flying) < self.config.max_concurrency:
@@ -113,20 +114,23 @@ class Endpoint:
             ended, _ = runner.run(asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED))
             errors = [error for task in ended if (error := task.exception())]
             came = [(flying.pop(task), task.result()) for task in ended if not task.exception()]
-            good = [(position, reply) for position, reply in came if not reply.fault]
-            failed += [(position, reply) for position, reply in came if reply.fault]
-            if good or (failed and not queue and not flying and len(failed) < PATIENCE):
-                yield [*good, *failed]
+            final = [(position, reply) for position, (reply, mends) in came if not mends]
+            failed += [(position, reply) for position, (reply, mends) in came if mends]
+            works = works or bool(final)
+            at_the_end = not queue and not flying
+            if final or (failed and at_the_end and works and len(failed) < PATIENCE):
+                yield [*final, *failed]
                 failed = []
             if errors:
                 raise errors[0]
-            if len(failed) >= PATIENCE:
+            if len(failed) >= PATIENCE or (failed and at_the_end):
                 raise EngineError(
-                    f"{self.config.base_url} keeps failing, {len(failed)} calls one after the other ("
+                    f"{self.config.base_url} keeps failing, {len(failed)} calls without a success between them ("
                     f"{failed[-1][1].fault}); what was answered is kept, run the same command again when it is back"
                 )
 
-    async def _reply(self, client: openai.AsyncOpenAI, ask: Ask) -> Reply:
+    async def _reply(self, client: openai.AsyncOpenAI, ask: Ask) -> tuple[Reply, bool]:
+        """The reply, and whether its fault may mend with time."""
         total = _Cost()
         try:
             async for attempt in AsyncRetrying(
@@ -145,12 +149,13 @@ class Endpoint:
                     total += cost
                     if not text.strip():
                         raise _BadReplyError("the reply is empty")
-                    return Reply(text, finish, "", total.prompt_tokens, total.new_tokens, total.dollars)
+                    return Reply(text, finish, "", total.prompt_tokens, total.new_tokens, total.dollars), False
         except (openai.OpenAIError, _BadReplyError, ValueError) as error:
             if fatal := self._fatal(error):
                 raise fatal from None
             fault = self._clean(" ".join(f"{_short_name(error)}: {error}".split()))[:300]
-            return Reply("", "", fault, total.prompt_tokens, total.new_tokens, total.dollars)
+            reply = Reply("", "", fault, total.prompt_tokens, total.new_tokens, total.dollars)
+            return reply, _is_transient(error)
         raise AssertionError("the last attempt returns or raises")
 
     def _read(self, completion: Any, ask: Ask) -> tuple[str, str, _Cost]:
