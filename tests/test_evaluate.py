@@ -228,10 +228,14 @@ def test_an_empty_answer_that_would_be_right_is_wrong_when_quarantined(tmp_path:
 
 
 def test_extractors_agree_or_are_told_apart() -> None:
-    texts = ["The answer is 3. I had 5 before.", "#### 3", "so 3", "#### 4", "nothing"]
+    texts = ["The answer is 3. I had 5 before.", "#### 3", "so 3", "#### 4", "nothing, my answer is none"]
     problem = Problem(Prompt.of("1 + 2"), "3", "sum")
     outcomes = [Outcome(problem, text, "", text, Verdict.UNKNOWN, i < 3, i < 3) for i, text in enumerate(texts)]
     assert extractors(outcomes) == {"agreement": 0.6, "declared": 0.6, "strict": 0.4, "flexible": 0.4, "ours": 0.6}
+    [vague] = [Outcome(problem, "3 it is. The answer is clear", "", "", Verdict.UNKNOWN, True, True)]
+    found = extractors([vague])
+    assert found is not None
+    assert (found["declared"], found["strict"], found["flexible"]) == (0.0, 0.0, 1.0)
     words = Problem(Prompt.of("say yes"), "yes", "word")
     assert extractors([Outcome(words, "yes", "", "yes", Verdict.UNKNOWN, True, True)]) is None
 

@@ -16,7 +16,7 @@ from typing import Any
 from selfevo.config import CorpusConfig
 from selfevo.errors import DataError
 from selfevo.examples import answer_examples
-from selfevo.files import read_rows
+from selfevo.files import read_marker, read_rows
 from selfevo.prompts import parse_verdict
 from selfevo.protocols import AnnotatedTask, Annotation, Model, Problem, Sampling, Teacher
 from selfevo.records import Drafted, Prompt, Refined
@@ -46,18 +46,18 @@ def annotate(
 
     def work(window: Mapping[str, Drafted], done: Mapping[str, Any]) -> Iterator[tuple[dict[str, dict[str, Any]], str]]:
         owed = [key for key in window if key not in done]
-        spent, started = 0.0, time.monotonic()
+        dollars, started = 0.0, time.monotonic()
         for batch in teacher.annotate([window[key] for key in owed]):
             annotations = [annotation for _, annotation in batch]
-            spent += sum(annotation.dollars for annotation in annotations)
+            dollars += sum(annotation.dollars for annotation in annotations)
             rows = {owed[position]: asdict(annotation) for position, annotation in batch}
-            yield rows, f"${spent:.2f}" if spent else ""
+            yield rows, f"${dollars:.2f}" if dollars else ""
             now = time.monotonic()
             run.event("annotate", stage=f"{ROOM}/annotate", seconds=now - started, **_figures(annotations))
             started = now
 
     fill(path, drafts, key=teacher.key, work=work, line=line, marker={}, progress=run.progress)
-    rows = list(Stored(path, Refined, len(drafts)))
+    rows = list(Stored(path, Refined, read_marker(path.with_suffix(".done.json"))["rows"]["out"]))
     if not rows:
         reasons = Counter(row["reason"] for row in read_rows(path))
         raise DataError(

@@ -41,27 +41,40 @@ def read_number(text: str) -> Fraction | None:
 
 def extract_answer(text: str) -> Fraction | None:
     """The answer of `text` by the rule at the top of this file."""
-    text = ANNOTATION.sub("", text[-MAX_CHARACTERS:])
+    match = _declared(text) or _last(text)
+    return _value(match) if match else None
+
+
+def declared_answer(text: str) -> Fraction | None:
+    """The number a text declares as its answer, None without one: strict extraction."""
+    match = _declared(text)
+    return _value(match) if match else None
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number of a text, declared or not: what other harnesses call flexible extraction."""
+    match = _last(text)
+    return _value(match) if match else None
+
+
+def _declared(text: str) -> re.Match[str] | None:
+    text = _read(text)
     end = len(text)
     for declaration in reversed(list(DECLARATION.finditer(text))):
         line = text[declaration.end() : end].lstrip().partition("\n")[0]
         sentence = re.split(r"\.(?:\s|$)", line, maxsplit=1)[0]
         if match := _NUMBER.search(sentence, sentence.rfind("=") + 1) or _NUMBER.search(sentence):
-            return _value(match)
+            return match
         end = declaration.start()
-    matches = list(_NUMBER.finditer(text))
-    return _value(matches[-1]) if matches else None
+    return None
 
 
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text, declared or not: what other harnesses call flexible extraction."""
-    matches = list(_NUMBER.finditer(ANNOTATION.sub("", text[-MAX_CHARACTERS:])))
-    return _value(matches[-1]) if matches else None
+def _last(text: str) -> re.Match[str] | None:
+    return next(reversed(list(_NUMBER.finditer(_read(text)))), None)
 
 
-def declared_answer(text: str) -> Fraction | None:
-    """The number a text declares as its answer, None without a declaration: strict extraction."""
-    return extract_answer(text) if DECLARATION.search(text[-MAX_CHARACTERS:]) else None
+def _read(text: str) -> str:
+    return ANNOTATION.sub("", text[-MAX_CHARACTERS:])
 
 
 def write_number(value: Fraction) -> str:

@@ -229,7 +229,7 @@ class SelfInstructConfig(_Strict):
     """Prompts of a round that the current model writes itself, from those it has seen."""
 
     count: Positive = Field(description="how many, at most")
-    tries: Positive = Field(0, validate_default=False, description="proposals; by default twice count")
+    tries: Positive | None = Field(None, description="proposals; by default twice count")
     examples: Positive = Field(4, description="prompts shown in a request")
     temperature: float = Field(1.0, gt=0)
     min_words: Positive = 3
@@ -237,13 +237,6 @@ class SelfInstructConfig(_Strict):
     max_similarity: float = Field(
         0.8, gt=0, lt=1, description="Jaccard, of character 5-grams; above it: near duplicate"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _twice(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("count"), int) and not data.get("tries"):
-            return {**data, "tries": 2 * data["count"]}
-        return data
 
 
 class RoundConfig(_Strict):

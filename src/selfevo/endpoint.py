@@ -94,18 +94,18 @@ class Endpoint:
     def _drive(
         self, runner: asyncio.Runner, client: openai.AsyncOpenAI, asks: Sequence[Ask]
     ) -> Iterator[list[tuple[int, Reply]]]:
-        flying: dict[asyncio.Task[tuple[Reply, bool]], int] = {}
-        queue = list(enumerate(asks))[::-1]
+        flying: dict[asyncio.Task[tuple[Reply, bool]], tuple[int, _Cost]] = {}
+        queue = [(position, ask, self._most(ask)) for position, ask in enumerate(asks)][::-1]
         failed: list[tuple[int, Reply]] = []  # held back until the server is known to work
-        works = not asks
+        works = False
         while queue or flying:
-            reserved = sum((self._most(asks[i]) for i in flying.values()), _Cost())
+            reserved = sum((cost for _, cost in flying.values()), _Cost())
             while queue and len(flying) < self.config.max_concurrency:
-                reserved += self._most(queue[-1][1])
+                reserved += queue[-1][2]
                 if not self._affords(reserved):
                     break
-                position, ask = queue.pop()
-                flying[runner.get_loop().create_task(self._reply(client, ask))] = position
+                position, ask, cost = queue.pop()
+                flying[runner.get_loop().create_task(self._reply(client, ask))] = (position, cost)
             if not flying:
                 raise BudgetError(
                     f"the next call could pass the budget: {self.spent()} spent, {len(queue)} calls owed; raise "
@@ -113,7 +113,7 @@ class Endpoint:
                 )
             ended, _ = runner.run(asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED))
             errors = [error for task in ended if (error := task.exception())]
-            came = [(flying.pop(task), task.result()) for task in ended if not task.exception()]
+            came = [(flying.pop(task)[0], task.result()) for task in ended if not task.exception()]
             final = [(position, reply) for position, (reply, mends) in came if not mends]
             failed += [(position, reply) for position, (reply, mends) in came if mends]
             works = works or bool(final)
@@ -181,7 +181,7 @@ class Endpoint:
             )
         if isinstance(error, openai.NotFoundError):
             return ConfigError(f"{where} does not exist: {said}; correct base_url or model")
-        if getattr(error, "code", None) == "insufficient_quota":
+        if _is_used_up(error):
             return BudgetError(f"{where} says the account is used up: {said}; pay, then run the same command again")
         return None
 
@@ -242,10 +242,13 @@ def most(ask: Ask) -> tuple[int, int]:
     return read, ask.max_tokens
 
 
+def _is_used_up(error: BaseException) -> bool:
+    return getattr(error, "code", None) == "insufficient_quota"
+
+
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, openai.APIStatusError):
-        used_up = getattr(error, "code", None) == "insufficient_quota"
-        return (error.status_code in (408, 409, 429) or error.status_code >= 500) and not used_up
+        return (error.status_code in (408, 409, 429) or error.status_code >= 500) and not _is_used_up(error)
     broken = (openai.APIResponseValidationError, _BadReplyError, ValueError)  # ValueError: a torn body is no JSON
     return isinstance(error, (openai.APIConnectionError, *broken))
 

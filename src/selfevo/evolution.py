@@ -60,9 +60,10 @@ def evolve(
     model = work.model("meta", base, lessons)  # M_0
     observe(model)
     evolved: list[Example] = []
-    for t, prompts in enumerate(pools, start=1):
+    for t, pool in enumerate(pools, start=1):
+        prompts = pool(model)
         room = work.room(f"round-{t}", model)
-        drafted = room.rows(RESPOND, prompts(model))  # r  ~ M(p)
+        drafted = room.rows(RESPOND, prompts)  # r  ~ M(p)
         critiqued = room.rows(CRITIQUE, drafted)  # f  ~ M(p, r)
         refined = room.rows(REFINE, critiqued)  # r^ ~ M(p, r, f)
         judged = room.rows(JUDGE, refined)  # v  ~ M(p, r^)

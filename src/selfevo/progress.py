@@ -74,9 +74,8 @@ class Live:
         elif now - self.spoken > self.EVERY_SECONDS:
             self.spoken = now
             left = (now - self.begun) / (self.done - self.done_before) * (self.total - self.done)
-            self.console.print(
-                f"{self.name}: {self.done} of {self.total} {self.unit}, {detail}, {left:.0f} s left", highlight=False
-            )
+            done = f"{self.name}: {self.done} of {self.total} {self.unit}"
+            self.console.print(", ".join(filter(None, (done, detail, f"{left:.0f} s left"))), highlight=False)
 
     def finish(self, summary: str = "") -> None:
         if self.bar is not None:

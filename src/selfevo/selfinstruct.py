@@ -12,12 +12,13 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from selfevo.config import SelfInstructConfig
 from selfevo.errors import DataError, MissingExtraError
-from selfevo.files import read_marker, write_done
+from selfevo.files import read_marker, read_rows, write_done
 from selfevo.protocols import Model
 from selfevo.records import Prompt, content_id
 from selfevo.run import Run, Stored
@@ -34,16 +35,39 @@ def grow(
 
     `seeds` are shown as examples, a few at a time, and may not be repeated.
     """
+    path = run.root / "stages" / name / "filter.jsonl"
+    marker = path.with_suffix(".done.json")
+    if not marker.exists():
+        _propose(run, name, model, seeds, blocked, config, path)
+    kept = read_marker(marker)["rows"]["kept"]
+    if not kept:
+        reasons = Counter(row["reason"] for row in read_rows(path))
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise DataError(
+            f"{name}: none of {reasons.total()} prompts that {model.name} wrote can be used ({listed}); see {path}; "
+            "raise self_instruct.tries, or give the round prompts"
+        )
+    return Stored(path, Prompt, kept, ("kept", True))
+
+
+def _propose(
+    run: Run,
+    name: str,
+    model: Model,
+    seeds: Sequence[Prompt],
+    blocked: Decontaminator,
+    config: SelfInstructConfig,
+    path: Path,
+) -> None:
     dice = random.Random(content_id(run.seed, name, model.id))
     shown = min(config.examples, len(seeds))
-    requests = {(p := Prompt.of(request(dice.sample(seeds, shown)))).id: p for _ in range(config.tries)}
+    tries = config.tries or 2 * config.count
+    requests = {(p := Prompt.of(request(dice.sample(seeds, shown)))).id: p for _ in range(tries)}
     sampling = replace(run.sampling[RESPOND.name], temperature=config.temperature)
     warm = replace(run, sampling={**run.sampling, RESPOND.name: sampling})
-    room = warm.room(name, model)
-    drafted = room.rows(RESPOND, list(requests.values()))
+    drafted = warm.room(name, model).rows(RESPOND, list(requests.values()))
     accept = Acceptance(config, seeds, blocked)
     counts = {"in": 0, "kept": 0, "rejected": 0}
-    reasons = Counter[str]()
 
     def lines() -> Iterator[str]:
         for draft in drafted:
@@ -51,21 +75,9 @@ def grow(
             reason = "not needed any more" if counts["kept"] == config.count else accept.reason(prompt.prompt)
             counts["in"] += 1
             counts["rejected" if reason else "kept"] += 1
-            reasons.update([reason] if reason else [])
-            row = {"id": prompt.id, "prompt": prompt.prompt, "kept": reason is None, "reason": reason}
-            yield json.dumps(row, ensure_ascii=False)
+            yield json.dumps({**asdict(prompt), "kept": reason is None, "reason": reason}, ensure_ascii=False)
 
-    path = run.root / "stages" / name / "filter.jsonl"
-    if path.with_suffix(".done.json").exists():
-        return Stored(path, Prompt, read_marker(path.with_suffix(".done.json"))["rows"]["kept"], ("kept", True))
     write_done(path, lines(), lambda: {"rows": counts})
-    if not counts["kept"]:
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise DataError(
-            f"{name}: none of {counts['in']} prompts that {model.name} wrote can be used ({listed}); see {path}; raise "
-            "self_instruct.tries, or give the round prompts"
-        )
-    return Stored(path, Prompt, counts["kept"], ("kept", True))
 
 
 def request(examples: Sequence[Prompt]) -> str:

@@ -1,4 +1,4 @@
-"""What makes a CPU faster must not change a bit."""
+"""What makes a CPU faster must not change what a model says."""
 
 from __future__ import annotations
 

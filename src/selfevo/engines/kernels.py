@@ -1,4 +1,4 @@
-"""Faster arithmetic on a CPU, with the same results bit by bit."""
+"""Faster arithmetic on a CPU. Packed weights and argmax give the same bits; attention may differ in the last one."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,7 +35,6 @@ class VLLMEngine:
     _room: int = 0  # tokens of the context
     _process: Any = None
     _pipe: Connection | None = None
-    _settings: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         if find_spec("vllm") is None:
@@ -43,7 +42,6 @@ class VLLMEngine:
                 "engine.kind is vllm, which is not installed; it needs an environment of its own: "
                 "pip install -r requirements-vllm.txt"
             )
-        self._settings = {"dtype": self.dtype, "gpu_memory_utilization": self.gpu_memory_utilization}
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._start(model)
@@ -74,7 +72,8 @@ class VLLMEngine:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(self.kv_cache_gib))))
-        self._process = context.Process(target=_serve, args=(theirs, str(path), self._settings))
+        settings = {"dtype": self.dtype, "gpu_memory_utilization": self.gpu_memory_utilization}
+        self._process = context.Process(target=_serve, args=(theirs, str(path), settings))
         self._process.start()
         theirs.close()
         self._room = self._receive(f"cannot load a model from {path}")

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from selfevo.answers import MAX_CHARACTERS, read_number
+from selfevo.answers import DECLARATION, MAX_CHARACTERS, read_number
 from selfevo.data import BadRow, read_table
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.prompts import Verdict, verdict_line
@@ -102,8 +102,8 @@ def final_answer(text: str) -> str:
             if depth == 0:
                 return text[inner:end].strip()
         return ""
-    declared = re.findall(r"(?:####|\banswer(?:\s+is\b\s*:?|\s*:))\s*([^\n]+)", text, re.IGNORECASE)
-    line = str(declared[-1]) if declared else text.rpartition("\n")[2]
+    ends = [declaration.end() for declaration in DECLARATION.finditer(text)]
+    line = text[ends[-1] :].lstrip().partition("\n")[0] if ends else text.rpartition("\n")[2]
     return line.strip().removesuffix(".").strip()
 
 
