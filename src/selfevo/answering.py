@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from selfevo.answers import answer_key, vote
 from selfevo.errors import ConfigError
 from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Engine, Request, Sampling
+from selfevo.protocols import Engine, Request, Sampling, generate_all
 from selfevo.records import Critiqued, Drafted, Prompt, content_id
 from selfevo.skills import CRITIQUE, REFINE, RESPOND, Skill
 
@@ -136,7 +136,5 @@ class Refiner:
             Request(skill.turns(row), int(content_id(self.seed, skill.name, i, row.id), 16))
             for i, row in enumerate(rows)
         ]
-        size = self.engine.batch_size
-        batches = [requests[i : i + size] for i in range(0, len(requests), size)]
-        generations = [g for batch in batches for g in self.engine.generate(self.model, batch, sampling)]
+        generations = generate_all(self.engine, self.model, requests, sampling)
         return [generation.text if generation.finish == "stop" else "" for generation in generations]

@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(model_commands)
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")]
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
 
@@ -88,7 +89,7 @@ def demo(
 )
 def run(
     config: Annotated[Path, typer.Argument(help="YAML; `selfevo init` writes one.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")] = None,
+    set_: Overrides = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be trained and asked, then stop.")
     ] = False,
@@ -109,7 +110,7 @@ def run(
 )
 def annotate(
     config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with corpus.task or corpus.prompts.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")] = None,
+    set_: Overrides = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the size, the cost and one call, then stop.")
     ] = False,

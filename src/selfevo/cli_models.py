@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selfevo.answering import Answer
+from selfevo.answering import Answer, Refiner
+from selfevo.config import EndpointConfig, EngineConfig, TaskConfig, parse
 from selfevo.errors import ConfigError
-from selfevo.progress import complain, console
+from selfevo.progress import Live, complain, console
 
 app = typer.Typer()
+
+BaseUrl = Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")]
+KeyName = Annotated[str | None, typer.Option(help="With --base-url: the variable that holds the key.")]
+
+
+def _endpoint(model: str, base_url: str, api_key_env: str | None) -> EndpointConfig:
+    return parse(EndpointConfig, {"model": model, "base_url": base_url, "api_key_env": api_key_env}, "--base-url")
 
 
 @app.command(
@@ -35,14 +44,12 @@ def evaluate(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
-    base_url: Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")] = None,
-    api_key_env: Annotated[str, typer.Option(help="With --base-url: the variable that holds the key.")] = "",
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
     output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
 ) -> None:
     """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
-    from selfevo.config import EndpointConfig, EngineConfig, TaskConfig, parse
     from selfevo.launch import evaluate_model
-    from selfevo.progress import Live
     from selfevo.table import print_extractors, print_results
 
     results = evaluate_model(
@@ -55,11 +62,7 @@ def evaluate(
         engine_config=parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine"),
         output=output,
         progress=Live(console),
-        endpoint=parse(
-            EndpointConfig, {"model": model, "base_url": base_url, "api_key_env": api_key_env or None}, "--base-url"
-        )
-        if base_url
-        else None,
+        endpoint=_endpoint(model, base_url, api_key_env) if base_url else None,
     )
     print_results(console, results)
     if check_extractors:
@@ -89,10 +92,6 @@ def answer(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt, with all drafts.")] = False,
 ) -> None:
     """Answers with a trained model, which criticises itself and refines what it judges wrong."""
-    from dataclasses import asdict
-
-    from selfevo.answering import Refiner
-    from selfevo.config import EngineConfig, parse
     from selfevo.data import load_prompts
     from selfevo.launch import build_engine
 
@@ -151,8 +150,8 @@ def compare(
     a: Annotated[Path, typer.Argument(help="Answers of one model: rows as `answer --json` writes them.")],
     b: Annotated[Path, typer.Argument(help="Answers of the other to the same prompts.")],
     judge: Annotated[str, typer.Option(help="A model folder or hub id, or with --base-url a name the server knows.")],
-    base_url: Annotated[str | None, typer.Option(help="The judge is behind this server (OpenAI protocol).")] = None,
-    api_key_env: Annotated[str, typer.Option(help="With --base-url: the variable that holds the key.")] = "",
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
     column: Annotated[str, typer.Option(help="The column of the answers.")] = "text",
     category: Annotated[str, typer.Option(help="A column of A by which results are shown too.")] = "category",
     candidate: Annotated[str, typer.Option(help="Who answered, to warn of a judge of the same family.")] = "",
@@ -160,7 +159,6 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="Write every comparison here, as JSONL.")] = None,
 ) -> None:
     """Has a judge compare two models' answers in both orders: win rate, raw and at equal length."""
-    from selfevo.config import EndpointConfig, parse
     from selfevo.files import write_atomic
     from selfevo.judging import as_rows, compare_answers, read_pairs, same_family, summarise_comparisons
     from selfevo.launch import build_engine, resolve_model
@@ -176,8 +174,7 @@ def compare(
     if base_url:
         from selfevo.engines.openai import OpenAIEngine
 
-        settings = {"model": judge, "base_url": base_url, "api_key_env": api_key_env or None}
-        engine, folder = OpenAIEngine(parse(EndpointConfig, settings, "--base-url")), Path(judge)
+        engine, folder = OpenAIEngine(_endpoint(judge, base_url, api_key_env)), Path(judge)
     else:
         engine, folder = build_engine(), resolve_model(judge)
     comparisons = compare_answers(engine, folder, pairs, max_new_tokens)

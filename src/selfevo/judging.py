@@ -19,7 +19,7 @@ import numpy as np
 from selfevo.data import BadRow, read_table
 from selfevo.errors import DataError
 from selfevo.evaluate import wilson
-from selfevo.protocols import Engine, Request, Sampling
+from selfevo.protocols import Engine, Request, Sampling, generate_all
 from selfevo.records import Prompt, check_fields, content_id
 
 Choice = Literal["first", "second", "tie", "unreadable"]
@@ -70,9 +70,7 @@ def compare_answers(
         for pair in pairs
         for first, second in ((pair.a, pair.b), (pair.b, pair.a))
     ]
-    size = engine.batch_size
-    batches = [requests[i : i + size] for i in range(0, len(requests), size)]
-    generations = [g for batch in batches for g in engine.generate(judge, batch, Sampling(max_new_tokens))]
+    generations = generate_all(engine, judge, requests, Sampling(max_new_tokens))
     choices = [parse_choice(g.text) if g.finish == "stop" else "unreadable" for g in generations]
     return [
         Comparison(

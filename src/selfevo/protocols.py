@@ -84,6 +84,13 @@ class Engine(Protocol):
         ...
 
 
+def generate_all(engine: Engine, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
+    """One generation per request, in order, as many at once as the engine likes."""
+    size = engine.batch_size
+    batches = (requests[i : i + size] for i in range(0, len(requests), size))
+    return [generation for batch in batches for generation in engine.generate(model, batch, sampling)]
+
+
 class Trainer(Protocol):
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         """How many tokens one epoch of `examples` is for the model at `base`."""

@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from selfevo.errors import ConfigError, DataError
+from selfevo.errors import ConfigError
 from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
-from selfevo.records import Prompt, content_id
+from selfevo.records import content_id
+from selfevo.tasks.drawing import made
 
 _TOPICS = """rain snow winter summer music bread coffee football school travel gardening fishing cooking painting
 reading dancing money sleep friendship holidays traffic space history weather morning""".split()
@@ -80,18 +81,15 @@ class InstructionsTask:
                 raise ConfigError(f"unknown kind of instruction {kind!r}; there are {', '.join(KINDS)}")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        random_, seen, problems = random.Random(seed), set(exclude), list[Problem]()
-        for _ in range(100 * count):
-            if len(problems) == count:
-                return problems
-            kind = self.kinds[len(problems) % len(self.kinds)]
-            prompt = Prompt.of(KINDS[kind](random_))
-            if prompt.id not in seen:
-                seen.add(prompt.id)
-                problems.append(Problem(prompt, fulfil(prompt.prompt), kind))
-        if len(problems) == count:
-            return problems
-        raise DataError(f"{self.name} has no {count} problems beyond the {len(exclude)} already used; ask for fewer")
+        return made(
+            self.name,
+            self.kinds,
+            lambda kind, random_: KINDS[kind](random_),
+            lambda kind, question: fulfil(question),
+            count,
+            seed,
+            exclude,
+        )
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         return not any(demand.fault(response) for demand in demands(problem.prompt.prompt))

@@ -7,7 +7,6 @@ in a child process with half a second and a memory limit, since what a model wri
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.answers import DECLARATION, MAX_CHARACTERS, read_number
-from selfevo.data import BadRow, read_table
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
 from selfevo.records import Prompt
 from selfevo.tasks.child import Child, ChildError
+from selfevo.tasks.drawing import good_rows, sampled
 
 _CHILD = Child(seconds=0.5)
 # A power of a power, or one with a large exponent: no answer of a problem, and hours of work. It costs no child.
@@ -41,15 +40,7 @@ class LatexProblems:
             raise MissingExtraError("task math compares answers with math-verify; run: pip install 'selfevo[math]'")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        order = [problem for problem, _ in self._rows.values()]
-        random.Random(seed).shuffle(order)
-        left = [problem for problem in order if problem.prompt.id not in exclude]
-        if len(left) < count:
-            raise DataError(
-                f"{self.path} has {len(order)} distinct problems, {len(left)} after leaving out those in use, and "
-                f"{count} are asked for; ask for fewer or give a larger file"
-            )
-        return left[:count]
+        return sampled(self.path, [problem for problem, _ in self._rows.values()], count, seed, exclude)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         given = final_answer(response)
@@ -78,9 +69,7 @@ class LatexProblems:
     @cached_property
     def _rows(self) -> dict[str, tuple[Problem, str]]:
         rows: dict[str, tuple[Problem, str]] = {}
-        for row in read_table(str(self.path)):
-            if isinstance(row, BadRow):
-                raise DataError(f"{row.file} line {row.line} {row.reason}; repair or remove it")
+        for row in good_rows(self.path):
             question, answer, solution = _read(row.values)
             if not question or not answer:
                 missing = "problem" if not question else "answer, nor a solution that ends in \\boxed{...}"

@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from selfevo.errors import ConfigError, DataError
+from selfevo.errors import ConfigError
 from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
-from selfevo.records import Prompt
+from selfevo.tasks.drawing import made
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +89,10 @@ class StepsTask:
                 raise ConfigError(f"unknown task {kind!r}; there are {', '.join(KINDS)}")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        random_ = random.Random(seed)
-        seen = set(exclude)
-        problems: list[Problem] = []
-        for _ in range(100 * count):
-            if len(problems) == count:
-                break
-            name = self.kinds[len(problems) % len(self.kinds)]
-            prompt = Prompt.of(KINDS[name].ask(random_))
-            if prompt.id not in seen:
-                seen.add(prompt.id)
-                answer = " ".join(step.result for step in KINDS[name].steps(prompt.prompt))
-                problems.append(Problem(prompt, answer, name))
-        if len(problems) < count:
-            raise DataError(
-                f"{self.name} has no {count} problems beyond the {len(exclude)} already used; ask for fewer"
-            )
-        return problems
+        def answer(kind: str, question: str) -> str:
+            return " ".join(step.result for step in KINDS[kind].steps(question))
+
+        return made(self.name, self.kinds, lambda kind, random_: KINDS[kind].ask(random_), answer, count, seed, exclude)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         return chain(response) == problem.answer.split()

@@ -5,7 +5,6 @@ How the answer of a text is read: answers.py. Nothing a model writes is ever eva
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +25,11 @@ from selfevo.answers import (
     read_number,
     write_number,
 )
-from selfevo.data import BadRow, read_table
 from selfevo.errors import DataError
 from selfevo.prompts import Verdict, verdict_line
 from selfevo.protocols import Problem
 from selfevo.records import Prompt
+from selfevo.tasks.drawing import good_rows, sampled
 
 MAX_TOKENS = 40  # of one side of an equation
 _NOISE = Fraction(1, 10**9)  # of a value: 48 * 0.3333333333333333 = 16
@@ -106,16 +105,7 @@ class WordProblems:
     path: Path
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        """A seeded sample in which another `exclude` takes problems out and moves no other."""
-        order = [problem for problem, _ in self._rows.values()]
-        random.Random(seed).shuffle(order)
-        left = [problem for problem in order if problem.prompt.id not in exclude]
-        if len(left) < count:
-            raise DataError(
-                f"{self.path} has {len(order)} distinct problems, {len(left)} after leaving out those in use, and "
-                f"{count} are asked for; ask for fewer or give a larger file"
-            )
-        return left[:count]
+        return sampled(self.path, [problem for problem, _ in self._rows.values()], count, seed, exclude)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         answer = extract_answer(response)
@@ -134,9 +124,7 @@ class WordProblems:
     @cached_property
     def _rows(self) -> dict[str, tuple[Problem, str]]:
         rows: dict[str, tuple[Problem, str]] = {}
-        for row in read_table(str(self.path)):
-            if isinstance(row, BadRow):
-                raise DataError(f"{row.file} line {row.line} {row.reason}; repair or remove it")
+        for row in good_rows(self.path):
             try:
                 question, answer, work = _read_problem(row.values)
             except ValueError as error:
