@@ -36,6 +36,7 @@ def test_the_annotators_verdict_is_that_of_the_checker(problem: Problem, respons
 SENTENCE = (
     "Write one sentence about rain. Use the words: lamp, door. End with: once in a while. Write in capital letters."
 )
+ORDERED = "List 3 fruits, one on each line. Begin each line with a dash. Go from A to Z. Write in capital letters."
 LIST = "List 3 fruits, one on each line. Begin each line with a dash."
 
 
@@ -51,6 +52,8 @@ LIST = "List 3 fruits, one on each line. Begin each line with a dash."
         (LIST, "- apple\n- pear", {"3 lines": "has 2"}),
         (LIST, "- apple\n* pear\n- fig", {"Each begins with -": "not * pear"}),
         (LIST, "- apple\n-\n- fig", {"Each begins with -": "not -"}),
+        (ORDERED, "- APPLE\n- FIG\n- PEAR", {}),
+        (ORDERED, "- APPLE\n- PEAR\n- FIG", {"A to Z": "pear before fig"}),
     ],
 )
 def test_a_broken_demand_is_named(question: str, response: str, faults: dict[str, str]) -> None:
@@ -64,6 +67,10 @@ def test_a_broken_demand_is_named(question: str, response: str, faults: dict[str
 
 def test_an_empty_response_breaks_something() -> None:
     assert not any(TASK.is_correct(problem, "") for problem in PROBLEMS)
+
+
+def test_there_are_more_of_every_kind_than_the_demo_needs() -> None:
+    assert len(TASK.problems(2000, 0, frozenset())) == 2000
 
 
 def test_the_same_seed_gives_the_same_problems_and_none_that_are_in_use() -> None:

@@ -11,6 +11,8 @@ from selfevo.errors import DataError
 from selfevo.protocols import Problem
 from selfevo.records import Prompt
 
+_MISSES = 1000  # draws in a row that gave nothing new: there is nothing new
+
 
 def good_rows(path: Path) -> Iterator[Row]:
     """The rows of a file of problems. A bad one raises DataError: a set that measures others has no room for doubt."""
@@ -44,14 +46,14 @@ def made(
 ) -> list[Problem]:
     """`count` distinct problems of `kinds` in turn. `ask` gives a question, `answer` its gold answer."""
     random_, seen, problems = random.Random(seed), set(exclude), list[Problem]()
-    for _ in range(100 * count):
-        if len(problems) == count:
-            break
+    misses = 0
+    while len(problems) < count:
         kind = kinds[len(problems) % len(kinds)]
         prompt = Prompt.of(ask(kind, random_))
         if prompt.id not in seen:
             seen.add(prompt.id)
             problems.append(Problem(prompt, answer(kind, prompt.prompt), kind))
-    if len(problems) < count:
-        raise DataError(f"{name} has no {count} problems beyond the {len(exclude)} already used; ask for fewer")
+            misses = 0
+        elif (misses := misses + 1) == _MISSES:
+            raise DataError(f"{name} has no {count} problems beyond the {len(exclude)} already used; ask for fewer")
     return problems

@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from selfevo.errors import ConfigError
 from selfevo.prompts import Verdict, verdict_line
@@ -29,12 +30,18 @@ at the end of the road|for a good reason|when nobody is looking|more than ever b
 _LISTS = {
     "animals": "cat dog horse cow sheep goat lion tiger bear wolf fox rabbit mouse duck eagle".split(),
     "fruits": "apple pear plum cherry grape lemon orange banana mango peach melon fig kiwi lime".split(),
+    "vegetables": "carrot onion potato tomato bean pea leek spinach cabbage pepper corn radish garlic".split(),
     "colours": "red blue green yellow black white brown grey pink purple orange gold silver".split(),
     "tools": "hammer saw drill wrench axe knife file chisel ladder shovel rake clamp level".split(),
     "drinks": "water tea coffee milk juice wine beer cocoa lemonade cider soda punch".split(),
     "clothes": "shirt coat hat scarf glove sock shoe belt skirt jacket sweater dress tie".split(),
+    "sports": "tennis golf rugby hockey boxing rowing skiing chess judo polo cricket football".split(),
+    "instruments": "piano guitar violin flute drum trumpet harp cello horn organ banjo oboe".split(),
+    "jobs": "teacher doctor baker farmer nurse pilot judge cook painter driver lawyer tailor".split(),
+    "rooms": "kitchen bedroom bathroom hall attic cellar garage office library pantry study".split(),
+    "countries": "france spain italy china india japan brazil egypt kenya peru chile canada".split(),
 }
-_MARKS = {"a dash": "-", "a star": "*"}
+_MARKS = {"a dash": "-", "a star": "*", "a plus": "+"}
 _MOST = 5  # lines of a list
 
 
@@ -56,8 +63,10 @@ def _ask_sentence(random_: random.Random, words: int, ending: bool, capitals: bo
 
 def _ask_list(random_: random.Random) -> str:
     count, what = random_.randint(2, _MOST), random_.choice(list(_LISTS))
-    capitals = " Write in capital letters." if random_.random() < 0.5 else ""
-    return f"List {count} {what}, one on each line. Begin each line with {random_.choice(list(_MARKS))}.{capitals}"
+    question = f"List {count} {what}, one on each line. Begin each line with {random_.choice(list(_MARKS))}."
+    if random_.random() < 0.5:
+        question += " Go from A to Z."
+    return question + (" Write in capital letters." if random_.random() < 0.5 else "")
 
 
 KINDS: dict[str, Callable[[random.Random], str]] = {
@@ -115,6 +124,8 @@ def demands(question: str) -> list[Demand]:
         found.append(Demand("One sentence", _more_sentences))
     if match := re.match(r"List (\d+) \w+, one on each line\. Begin each line with ([\w ]+)\.", question):
         found += [_lines(int(match[1])), _marks(_MARKS[match[2]])]
+    if " Go from A to Z." in question:
+        found.append(Demand("A to Z", _disorder))
     if match := re.search(r"End with: ([\w ]+)\.", question):
         found.append(_ends(match[1]))
     if question.endswith("Write in capital letters."):
@@ -136,6 +147,8 @@ def fulfil(question: str) -> str:
         match = re.match(r"List (\d+) (\w+), one on each line\. Begin each line with ([\w ]+)\.", question)
         assert match is not None, question
         items = random_.sample(_LISTS[match[2]], int(match[1]))
+        if " Go from A to Z." in question:
+            items.sort()
         text = "\n".join(f"{_MARKS[match[3]]} {item}" for item in items)
     return text.upper() if question.endswith("Write in capital letters.") else text
 
@@ -171,6 +184,12 @@ def _marks(mark: str) -> Demand:
         return ""
 
     return Demand(f"Each begins with {mark}", fault)
+
+
+def _disorder(response: str) -> str:
+    items = [item.casefold() for item in re.findall(r"^\W*(\w.*?)\W*$", response, re.MULTILINE)]
+    wrong = next((pair for pair in pairwise(items) if pair[0] > pair[1]), None)
+    return f"{wrong[0][:30]} before {wrong[1][:30]}" if wrong else ""
 
 
 def _more_sentences(response: str) -> str:

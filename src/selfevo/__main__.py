@@ -1,0 +1,5 @@
+"""`python -m selfevo` is `selfevo`."""
+
+from selfevo.cli import main
+
+main()
