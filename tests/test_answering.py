@@ -258,6 +258,6 @@ def test_two_models_are_compared_by_a_judge(
     assert ended.value.code == 0
     assert "new against old: win rate 100.0 %" in out
     assert "4 wins, 0 ties, 0 losses of 4" in out
-    assert "c1: 100.0 %" in out
+    assert "category c1: 100.0 %" in out
     assert "2 prompts have an answer in only one of the files" in err
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4

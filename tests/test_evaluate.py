@@ -98,6 +98,16 @@ OUTCOMES = [
 ]
 
 
+def test_results_are_split_by_difficulty_in_natural_order() -> None:
+    def at(difficulty: str, right: bool) -> Outcome:
+        return replace(outcome(YES, right, right), problem=Problem(Prompt.of("p"), "", "kind", difficulty))
+
+    numbers = summary([at("10 steps", False), at("2 steps", True), at("2 steps", False), at("", True)])["by_difficulty"]
+    assert {name: rates["direct"]["accuracy"] for name, rates in numbers.items()} == {"2 steps": 0.5, "10 steps": 0.0}
+    assert list(numbers) == ["2 steps", "10 steps"]
+    assert summary(OUTCOMES)["by_difficulty"] == {}
+
+
 def test_summary_counts_every_problem_once() -> None:
     numbers = summary(OUTCOMES)
     assert (numbers["direct"]["n"], numbers["direct"]["correct"]) == (14, 7)

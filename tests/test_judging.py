@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from selfevo.judging import (
     length_controlled,
     parse_choice,
     question,
+    read_pairs,
     same_family,
     summarise_comparisons,
 )
 from selfevo.prompts import Turns
 
-PAIRS = [Pair(f"instruction {i}", f"good {i}", f"bad {i}", "even" if i % 2 == 0 else "odd") for i in range(6)]
+PAIRS = [Pair(f"instruction {i}", f"good {i}", f"bad {i}", {"category": ("even", "odd")[i % 2]}) for i in range(6)]
 
 
 def judge_by(prefer: str) -> ScriptedEngine:
@@ -48,7 +50,7 @@ def test_a_judge_that_knows_is_followed_whatever_the_order() -> None:
     assert len(engine.calls) == 12
     summary = summarise_comparisons(compared)
     assert (summary["wins"], summary["win_rate"], summary["flipped"]) == (6, 1.0, 0.0)
-    assert summary["by_category"] == {"even": 1.0, "odd": 1.0}
+    assert summary["by"] == {"category": {"even": 1.0, "odd": 1.0}}
     assert summarise_comparisons(compare_answers(judge_by("bad"), Path("judge"), PAIRS))["win_rate"] == 0.0
 
 
@@ -71,7 +73,7 @@ def test_a_judge_that_follows_the_order_says_nothing(order: str, flipped: float)
     ],
 )
 def test_two_orders_make_one_score(ab: Choice, ba: Choice, score: float | None) -> None:
-    assert Comparison("0", "p", "a", "b", "", ab, ba).score == score
+    assert Comparison("0", "p", "a", "b", {}, ab, ba).score == score
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,29 @@ def test_nothing_readable_is_an_error_and_some_is_counted() -> None:
     summary = summarise_comparisons(mixed)
     assert (summary["comparisons"], summary["unreadable"], summary["wins"]) == (3, 1, 2)
     assert [row["score"] for row in as_rows(mixed)] == [1.0, 1.0, None]
+
+
+def test_results_are_split_by_columns_of_the_file_that_was_asked(tmp_path: Path) -> None:
+    """Evol-Instruct's test set as it is: capitals in the names, difficulty a number."""
+    asked = [{"Instruction": f"p{i}", "Skill": f"s{i % 2}", "Difficulty": i} for i in range(11)]
+    answers = [{"prompt": f"p{i}", "text": "good" if i != 10 else "bad"} for i in range(11)]
+    others = [{"prompt": f"p{i}", "text": "bad" if i != 10 else "good"} for i in range(11)]
+    paths = {}
+    for name, rows in (("asked", asked), ("a", answers), ("b", others)):
+        paths[name] = tmp_path / f"{name}.jsonl"
+        paths[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    a, b, questions = (str(paths[name]) for name in ("a", "b", "asked"))
+    pairs, left_out = read_pairs(a, b, "text", questions)
+    assert left_out == 0
+    assert pairs[3].groups == {"difficulty": "3"}
+    summary = summarise_comparisons(compare_answers(judge_by("good"), Path("judge"), pairs))
+    assert list(summary["by"]["difficulty"]) == [str(i) for i in range(11)]  # 2 before 10
+    assert summary["by"]["difficulty"]["10"] == 0.0
+    pairs, _ = read_pairs(a, b, "text", questions, ["skill"])
+    summary = summarise_comparisons(compare_answers(judge_by("good"), Path("judge"), pairs))
+    assert summary["by"] == {"skill": {"s0": 5 / 6, "s1": 1.0}}
+    with pytest.raises(DataError, match=r"asked.jsonl has no column 'level'; it has difficulty, instruction, "):
+        read_pairs(a, b, "text", questions, ["level"])
 
 
 # --- length control ---------------------------------------------------------------------------------------------------

@@ -32,12 +32,12 @@ LAYERS = [
     {"report", "table", "judging"},
     {"sets"},
     {"launch"},
-    {"preview", "demo", "answering"},
+    {"preview", "demo", "answering", "harness"},
     {"cli_models"},
     {"cli"},
 ]
 ADAPTERS = {"engines", "trainers", "tasks", "teachers"}
-WIRING = {"launch", "sets", "preview", "cli", "cli_models", "demo"}
+WIRING = {"launch", "sets", "preview", "cli", "cli_models", "demo", "harness"}
 ALGORITHM = ["evolution", "skills", "examples", "filters", "run"]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -29,12 +29,17 @@ def _endpoint(model: str, base_url: str, api_key_env: str | None) -> EndpointCon
     name="eval",
     epilog="Examples: `selfevo eval runs/demo-seed0/models/round-3 --task demo`   "
     "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`   "
-    "`selfevo eval my-name --base-url http://localhost:8000/v1 --task svamp --path svamp.json`",
+    "`selfevo eval my-name --base-url http://localhost:8000/v1 --task svamp --path svamp.json`   "
+    "`selfevo eval my-model --harness gsm8k,ifeval --count 200`",
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
-    task: Annotated[str, typer.Option(help="demo, instructions, gsm8k, svamp, math, gym:NAME, ...")],
-    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k, svamp and math.")] = None,
+    task: Annotated[str | None, typer.Option(help="demo, instructions, gsm8k, svamp, math, gym:NAME, ...")] = None,
+    harness: Annotated[
+        str | None, typer.Option(help="Instead of --task: tasks of lm-evaluation-harness, with commas between them.")
+    ] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="With --harness: examples in each prompt.")] = None,
+    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k, svamp, math and --harness.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Per answer and per feedback.")] = 256,
@@ -49,9 +54,30 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
 ) -> None:
     """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
-    from selfevo.launch import evaluate_model
-    from selfevo.table import print_extractors, print_results
+    from selfevo.launch import evaluate_model, resolve_model
+    from selfevo.table import print_extractors, print_harness, print_results
 
+    engine_config = parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine")
+    if (task is None) == (harness is None):
+        raise ConfigError("give --task or --harness, one of them")
+    if harness is not None:
+        if base_url:
+            raise ConfigError("--harness loads the model itself; leave out --base-url, or call lm-eval with the server")
+        from selfevo.harness import run_harness
+
+        figures = run_harness(
+            resolve_model(model),
+            harness.split(","),
+            path=path,
+            limit=count,
+            num_fewshot=num_fewshot,
+            max_new_tokens=max_new_tokens,
+            engine=engine_config,
+            output=output,
+        )
+        print_harness(console, figures)
+        return
+    assert task is not None
     results = evaluate_model(
         model,
         TaskConfig(name=task, path=path),
@@ -59,7 +85,7 @@ def evaluate(
         seed=seed,
         max_new_tokens=max_new_tokens,
         consistency=consistency,
-        engine_config=parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine"),
+        engine_config=engine_config,
         output=output,
         progress=Live(console),
         endpoint=_endpoint(model, base_url, api_key_env) if base_url else None,
@@ -153,7 +179,13 @@ def compare(
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
     column: Annotated[str, typer.Option(help="The column of the answers.")] = "text",
-    category: Annotated[str, typer.Option(help="A column of A by which results are shown too.")] = "category",
+    questions: Annotated[
+        Path | None, typer.Option(help="The file that was asked, for the columns of --by; by default A.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns that split the results; by default category and difficulty, if there."),
+    ] = None,
     candidate: Annotated[str, typer.Option(help="Who answered, to warn of a judge of the same family.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of one judgement.")] = 512,
     output: Annotated[Path | None, typer.Option(help="Write every comparison here, as JSONL.")] = None,
@@ -165,7 +197,7 @@ def compare(
     from selfevo.protocols import Engine
     from selfevo.table import print_comparisons
 
-    pairs, left_out = read_pairs(str(a), str(b), column, category)
+    pairs, left_out = read_pairs(str(a), str(b), column, str(questions or ""), by or ())
     if left_out:
         complain(f"{left_out} prompts have an answer in only one of the files and are left out")
     if family := same_family(judge, candidate or f"{a} {b}"):

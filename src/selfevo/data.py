@@ -76,7 +76,7 @@ def load_prompts(source: str, column: str = "prompt", max_bad_share: float = MAX
         return f"duplicate of line {first.line}" + (f" of {first.file}" if first.file != row.file else "")
 
     remedy = "name the column of the prompts with prompts.column=..."
-    return _load(source, {column: remedy}, build, "prompts", max_bad_share, _instruction)
+    return _load(source, {column: remedy}, build, "prompts", max_bad_share, instruction)
 
 
 def load_corpus(source: str, columns: Mapping[str, str], max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Refined]:
@@ -140,7 +140,7 @@ def read_table(source: str) -> Iterator[Row | BadRow]:
         raise DataError(f"{source} does not exist; correct the path, or make the file")
 
 
-def _instruction(values: dict[str, Any]) -> dict[str, Any]:
+def instruction(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with a column "prompt", if it is missing and a known layout says what it would be."""
     found: Any = None
     match {name.lower(): value for name, value in values.items()}:

@@ -7,6 +7,7 @@ wrong answer: every number is over all problems.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -116,14 +117,23 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "qualified": len(said_yes),
             "unparsed": sum(o.verdict is Verdict.UNKNOWN for o in outcomes),
         },
-        "by_kind": {
-            kind: {
-                "direct": rate([o.right for o in outcomes if o.problem.kind == kind]),
-                "refined": rate([o.right_refined for o in outcomes if o.problem.kind == kind]),
-            }
-            for kind in sorted({o.problem.kind for o in outcomes})
-        },
+        "by_kind": _split(outcomes, [o.problem.kind for o in outcomes]),
+        "by_difficulty": _split(outcomes, [o.problem.difficulty for o in outcomes]),
     }
+
+
+def _split(outcomes: Sequence[Outcome], groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Accuracy within each group, in natural order (2 before 10); problems of no group are in none."""
+    split: dict[str, dict[str, Any]] = {}
+    for group in sorted(set(groups) - {""}, key=natural):
+        own = [o for o, name in zip(outcomes, groups, strict=True) if name == group]
+        split[group] = {"direct": rate([o.right for o in own]), "refined": rate([o.right_refined for o in own])}
+    return split
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers within names by value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def extractors(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:

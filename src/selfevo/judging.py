@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from selfevo.data import BadRow, read_table
+from selfevo.data import BadRow, instruction, read_table
 from selfevo.errors import DataError
-from selfevo.evaluate import wilson
+from selfevo.evaluate import natural, wilson
 from selfevo.protocols import Engine, Request, Sampling, generate_all
 from selfevo.records import Prompt, check_fields, content_id
 
+BY = ("category", "difficulty")
 Choice = Literal["first", "second", "tie", "unreadable"]
 
 
@@ -33,7 +34,7 @@ class Comparison:
     prompt: str
     a: str
     b: str
-    category: str
+    groups: Mapping[str, str]
     ab: Choice
     ba: Choice
 
@@ -53,12 +54,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two answers to one instruction. `category` may be empty."""
+    """Two answers to one instruction. `groups` are what results are split by, such as {"category": "writing"}."""
 
     prompt: str
     a: str
     b: str
-    category: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 def compare_answers(
@@ -74,33 +75,55 @@ def compare_answers(
     choices = [parse_choice(g.text) if g.finish == "stop" else "unreadable" for g in generations]
     return [
         Comparison(
-            content_id(pair.prompt), pair.prompt, pair.a, pair.b, pair.category, choices[2 * i], choices[2 * i + 1]
+            content_id(pair.prompt), pair.prompt, pair.a, pair.b, pair.groups, choices[2 * i], choices[2 * i + 1]
         )
         for i, pair in enumerate(pairs)
     ]
 
 
-def read_pairs(a: str, b: str, column: str, category: str) -> tuple[list[Pair], int]:
-    """The prompts that both files answer, and how many only one of them does. Raises DataError when there are none."""
-    answers: list[dict[str, tuple[str, str, str]]] = []
-    for source in (a, b):
-        found: dict[str, tuple[str, str, str]] = {}
-        for row in read_table(source):
-            if isinstance(row, BadRow):
-                raise DataError(f"{row.file} line {row.line}: {row.reason}; repair or remove it")
-            if reason := check_fields(row.values, ("prompt",)):
-                raise DataError(f"{row.file} line {row.line}: {reason}")
-            if not isinstance(row.values.get(column), str):
-                raise DataError(f"{row.file} line {row.line}: no text in column {column!r}; name it with --column")
-            prompt = row.values["prompt"]
-            found[Prompt.of(prompt).id] = (prompt, row.values[column], str(row.values.get(category) or ""))
-        answers.append(found)
-    first, second = answers
+def read_pairs(a: str, b: str, column: str, questions: str = "", by: Sequence[str] = ()) -> tuple[list[Pair], int]:
+    """The prompts that both files answer, and how many only one of them does.
+
+    `by` are columns of `questions`, the file that was asked (by default `a`), in whatever case; without it, those of
+    BY that are there. Raises DataError when no prompt is answered by both, or a column of `by` is not there.
+    """
+    first, second = ({row.prompt.id: row.text(column) for row in _rows(source)} for source in (a, b))
+    asked = {row.prompt.id: row for row in _rows(questions or a)}
+    columns = {name.lower() for row in asked.values() for name in row.values}
+    if unknown := [name for name in by if name.lower() not in columns]:
+        raise DataError(f"{questions or a} has no column {unknown[0]!r}; it has {', '.join(sorted(columns))}")
     both = [key for key in first if key in second]
     if not both:
         raise DataError(f"{a} and {b} answer no prompt in common; have both models answer the same file")
-    pairs = [Pair(first[key][0], first[key][1], second[key][1], first[key][2]) for key in both]
+    pairs = []
+    for key in both:
+        found = {name.lower(): value for name, value in asked[key].values.items()} if key in asked else {}
+        groups = {name: str(found[name.lower()]) for name in by or BY if found.get(name.lower()) not in (None, "")}
+        pairs.append(Pair(first[key][0], first[key][1], second[key][1], groups))
     return pairs, len(first.keys() ^ second.keys())
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    prompt: Prompt
+    place: str
+    values: Mapping[str, Any]
+
+    def text(self, column: str) -> tuple[str, str]:
+        """The prompt as it stands in the file, and the answer."""
+        if not isinstance(self.values.get(column), str):
+            raise DataError(f"{self.place}: no text in column {column!r}; name it with --column")
+        return self.values["prompt"], self.values[column]
+
+
+def _rows(source: str) -> Iterator[_Row]:
+    for row in read_table(source):
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.file} line {row.line}: {row.reason}; repair or remove it")
+        values, place = instruction(row.values), f"{row.file} line {row.line}"
+        if reason := check_fields(values, ("prompt",)):
+            raise DataError(f"{place}: {reason}")
+        yield _Row(Prompt.of(values["prompt"]), place, values)
 
 
 def question(prompt: str, first: str, second: str) -> str:
@@ -134,7 +157,7 @@ def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         )
     scores = [score for _, score in scored if score is not None]
     wins, ties = scores.count(1.0), scores.count(0.5)
-    categories = sorted({c.category for c in comparisons if c.category})
+    columns = list(dict.fromkeys(name for c in comparisons for name in c.groups))
     return {
         "comparisons": len(comparisons),
         "unreadable": len(comparisons) - len(scored),
@@ -145,9 +168,12 @@ def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "win_rate_ci": list(wilson(wins + ties / 2, len(scores))),
         "length_controlled": length_controlled(scores, [(len(c.a), len(c.b)) for c, _ in scored]),
         "flipped": sum(c.flipped for c, _ in scored) / len(scored),
-        "by_category": {
-            category: _share([s for c, s in scored if c.category == category and s is not None])
-            for category in categories
+        "by": {
+            column: {
+                group: _share([s for c, s in scored if c.groups.get(column) == group and s is not None])
+                for group in sorted({c.groups[column] for c in comparisons if column in c.groups}, key=natural)
+            }
+            for column in columns
         },
     }
 

@@ -109,11 +109,15 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A prompt together with its gold answer. Never given to the algorithm, only to evaluation and to an annotator."""
+    """A prompt together with its gold answer. Never given to the algorithm, only to evaluation and to an annotator.
+
+    `kind` and `difficulty` are names by which results are split; a task that knows no difficulty leaves it empty.
+    """
 
     prompt: Prompt
     answer: str
     kind: str
+    difficulty: str = ""
 
 
 class Task(Protocol):

@@ -37,16 +37,17 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
             f"{stage['seconds']:.0f} s",
         )
     console.print(table)
-    kinds = sorted({kind for stage in results["stages"] for kind in stage["by_kind"]})
-    if len(kinds) > 1:
-        by_kind = Table(title="direct accuracy by kind of problem", title_justify="left")
-        by_kind.add_column("stage")
-        for kind in kinds:
-            by_kind.add_column(kind, justify="right")
+    for key, title in (("by_kind", "kind of problem"), ("by_difficulty", "difficulty")):
+        groups = list(results["stages"][0].get(key, ())) if results["stages"] else []
+        if len(groups) < 2:
+            continue
+        split = Table(title=f"direct accuracy by {title}", title_justify="left")
+        split.add_column("stage")
+        for group in groups:
+            split.add_column(group, justify="right")
         for stage in results["stages"]:
-            accuracies = (stage["by_kind"][kind]["direct"]["accuracy"] for kind in kinds)
-            by_kind.add_row(stage["name"], *map(percent, accuracies))
-        console.print(by_kind)
+            split.add_row(stage["name"], *(percent(stage[key][group]["direct"]["accuracy"]) for group in groups))
+        console.print(split)
     for c in results["comparisons"]:
         console.print(
             f"{c['a']} against {c['b']}, {c['mode']}: {100 * c['difference']:+.1f} points "
@@ -67,6 +68,21 @@ def print_extractors(console: Console, found: dict[str, Any] | None) -> None:
     )
 
 
+def print_harness(console: Console, figures: dict[str, Any]) -> None:
+    table = _table("task", "documents", "metric, filter", "score", "ours, same outputs")
+    for task, found in figures.items():
+        for name, score in found["scores"].items():
+            if "_stderr" not in name:
+                table.add_row(
+                    task,
+                    str(found["documents"]),
+                    name.replace(",", ", "),
+                    f"{100 * score:.1f} ± {100 * found['scores'].get(name.replace(',', '_stderr,'), 0):.1f}",
+                    percent(found["ours"]),
+                )
+    console.print(table)
+
+
 def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any]) -> None:
     low, high = summary["win_rate_ci"]
     for line in (
@@ -74,7 +90,11 @@ def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any])
         f"at equal length {percent(summary['length_controlled'])}",
         f"{summary['wins']} wins, {summary['ties']} ties, {summary['losses']} losses of {summary['comparisons']}; "
         f"{summary['unreadable']} unreadable; the choice followed the order in {percent(summary['flipped'])}",
-        *(f"  {name}: {percent(share)}" for name, share in summary["by_category"].items()),
+        *(
+            f"  {column} {name}: {percent(share)}"
+            for column, split in summary["by"].items()
+            for name, share in split.items()
+        ),
     ):
         console.print(line, highlight=False)
 

@@ -80,6 +80,7 @@ def stage(name: str, direct: int, gained: int = 0, lost: int = 0, **extra: Any) 
         },
         "verdict": {"precision": 0.875, "precision_ci": [0.8, 0.9], "recall": 0.93, "qualified": 240, "unparsed": 4},
         "by_kind": {"sort-numbers": rates},
+        "by_difficulty": {"2 steps": rates},
         "rows": None,
         "audit": None,
         "seconds": 75.0,
@@ -227,6 +228,7 @@ def test_tables_show_the_numbers_of_the_run(run: Path) -> None:
     assert "base 10.0 %" in shown
     assert "meta against sft direct \u22122.0 10 16 0.327" in shown
     assert "sort-numbers 300 10.0 10.0" in shown.replace(" %", "")
+    assert "2 steps 300 10.0 10.0" in shown.replace(" %", "")
     assert "meta base 120 0 240 51 234 2.500 → 0.125 900 1 min 01 s" in shown
     assert "2 h 15 min" in shown
     assert '"transformers": "4.57.0"' in shown

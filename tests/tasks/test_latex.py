@@ -30,6 +30,11 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> LatexProblems:
     return LatexProblems("math", path)
 
 
+def test_subject_and_level_are_how_results_are_split(task: LatexProblems) -> None:
+    found = {p.prompt.prompt: (p.kind, p.difficulty) for p in task.problems(4, 0, frozenset())}
+    assert (found["Half?"], found["Pair?"]) == (("Algebra", ""), ("math", "2"))
+
+
 @pytest.mark.parametrize(
     ("question", "response", "right"),
     [

@@ -196,6 +196,7 @@ def test_gsm8k_rows(tmp_path: Path) -> None:
     problems: Task = task(tmp_path, [GSM8K])
     [problem] = problems.problems(1, 0, frozenset())
     assert (problem.answer, problem.kind, problem.prompt.prompt) == ("1072", "gsm8k", GSM8K["question"])
+    assert problem.difficulty == "2 steps"
     assert problems.is_correct(problem, "I think it is $1,072.00.")
     assert not problems.is_correct(problem, "72")
     assert not problems.is_correct(problem, "")

@@ -94,7 +94,10 @@ def write_report(run: Path) -> Path:
         seconds=results.get("seconds"),
         summary=summarise(stages, results.get("comparisons", []), rounds, models, evaluated=bool(evaluation)),
         stages=stages,
-        kinds={kind: rates["direct"]["n"] for stage in stages for kind, rates in sorted(stage["by_kind"].items())},
+        splits={
+            title: {group: rates["direct"]["n"] for stage in stages for group, rates in stage.get(key, {}).items()}
+            for title, key in (("kind", "by_kind"), ("difficulty", "by_difficulty"))
+        },
         comparisons=results.get("comparisons", []),
         chart=draw(stages) if stages else None,
         rounds=rounds,

@@ -43,6 +43,7 @@ def made(
     count: int,
     seed: int,
     exclude: Collection[str],
+    difficulty: Callable[[str], str] = lambda question: "",
 ) -> list[Problem]:
     """`count` distinct problems of `kinds` in turn. `ask` gives a question, `answer` its gold answer."""
     random_, seen, problems = random.Random(seed), set(exclude), list[Problem]()
@@ -52,7 +53,7 @@ def made(
         prompt = Prompt.of(ask(kind, random_))
         if prompt.id not in seen:
             seen.add(prompt.id)
-            problems.append(Problem(prompt, answer(kind, prompt.prompt), kind))
+            problems.append(Problem(prompt, answer(kind, prompt.prompt), kind, difficulty(prompt.prompt)))
             misses = 0
         elif (misses := misses + 1) == _MISSES:
             raise DataError(f"{name} has no {count} problems beyond the {len(exclude)} already used; ask for fewer")

@@ -98,6 +98,7 @@ class InstructionsTask:
             count,
             seed,
             exclude,
+            lambda question: f"{len(demands(question))} demands",
         )
 
     def is_correct(self, problem: Problem, response: str) -> bool:

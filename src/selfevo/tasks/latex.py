@@ -1,6 +1,7 @@
 """Problems whose answers are mathematics, not only numbers: MATH and its relatives, one JSON object a line.
 
-A row has `problem` (or `question`) and `answer`, or a `solution` that ends in \\boxed{...}. An answer that is a number
+A row has `problem` (or `question`) and `answer`, or a `solution` that ends in \\boxed{...}; results are split by its
+`subject` (or `type`) and `level`, if there. An answer that is a number
 is compared as in word problems, exactly and at once. Everything else goes to math-verify, which reads LaTeX into sympy:
 in a child process with half a second and a memory limit, since what a model writes can ask for any amount of either.
 """
@@ -76,7 +77,8 @@ class LatexProblems:
                 raise DataError(f"{row.file} line {row.line} has no {missing}; repair or remove it")
             prompt = Prompt.of(question)
             kind = str(row.values.get("subject") or row.values.get("type") or self.name)
-            rows.setdefault(prompt.id, (Problem(prompt, answer, kind), solution))
+            level = str(row.values.get("level") or "")
+            rows.setdefault(prompt.id, (Problem(prompt, answer, kind, level), solution))
         return rows
 
 

@@ -126,17 +126,18 @@ class WordProblems:
         rows: dict[str, tuple[Problem, str]] = {}
         for row in good_rows(self.path):
             try:
-                question, answer, work = _read_problem(row.values)
+                question, answer, work, steps = read_problem(row.values)
             except ValueError as error:
                 raise DataError(f"{row.file} line {row.line}: {error}; repair or remove it") from None
             prompt = Prompt.of(question)
             solution = f"{work}\n#### {answer}".strip()
-            rows.setdefault(prompt.id, (Problem(prompt, answer, self.name), solution))
+            rows.setdefault(prompt.id, (Problem(prompt, answer, self.name, steps), solution))
         return rows
 
 
-def _read_problem(values: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Question, answer and worked solution (may be empty) of a row; ValueError says what is wrong with it."""
+def read_problem(values: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Question, answer, worked solution and number of its steps (may be empty) of a row; ValueError says what is wrong
+    with it. The steps are GSM8K's calculator annotations."""
     if {"Body", "Question", "Answer"} <= values.keys():
         question = f"{str(values['Body']).strip()} {str(values['Question']).strip()}"
         gold, equation = str(values["Answer"]), str(values.get("Equation", ""))
@@ -152,9 +153,11 @@ def _read_problem(values: Mapping[str, Any]) -> tuple[str, str, str]:
         )
     answer = write_number(value)
     if equation:
-        return question, answer, _work(equation, value, answer)
+        return question, answer, _work(equation, value, answer), ""
+    steps = len(ANNOTATION.findall(gold))
     work = ANNOTATION.sub("", gold).rpartition("####")[0] if "####" in gold else gold
-    return question, answer, "" if read_number(work) is not None else work.strip()
+    shown = f"{steps} step{'s' * (steps > 1)}" if steps else ""
+    return question, answer, "" if read_number(work) is not None else work.strip(), shown
 
 
 def _work(equation: str, value: Fraction, answer: str) -> str:
