@@ -139,8 +139,8 @@ class Task(Protocol):
 class AnnotatedTask(Task, Protocol):
     """A task that can also teach: it holds the gold answers, so it can say what is wrong with a response."""
 
-    def solution(self, problem: Problem) -> str:
-        """The gold answer as a model should write it."""
+    def solution(self, problem: Problem, response: str = "") -> str:
+        """The gold answer as a model should write it; where there are many, the one nearest to `response`."""
         ...
 
     def explain(self, problem: Problem, response: str) -> str:

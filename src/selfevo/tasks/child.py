@@ -6,14 +6,17 @@ What a model writes can make a checker run for ever or ask for all the memory th
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-START_SECONDS = 120  # to import what the first call needs, on a busy machine
+START_SECONDS = 120  # to start and import, on a busy machine
+PATIENCE = 20  # a call may take so many times its seconds by the clock: it may have to share its processor
 
 
 class ChildError(Exception):
@@ -24,11 +27,13 @@ class ChildError(Exception):
 class Child:
     """Calls functions in one child process, which is started when it is needed and again after it was killed.
 
-    `seconds` is the time of one call, `megabytes` the address space of the child.
+    `seconds` is the processor time of one call, `megabytes` the address space of the child, `imports` a module that it
+    imports before its first call, whose time that is not.
     """
 
     seconds: float = 5.0
     megabytes: int = 4096
+    imports: str = ""
     _process: BaseProcess | None = None
     _connection: Connection | None = None
 
@@ -36,19 +41,26 @@ class Child:
         """function(*arguments); both must be picklable, the function by name. Raises ChildError."""
         connection = self._start()
         try:
-            connection.send((function, arguments))
-            if not connection.poll(self.seconds):
-                raise ChildError(f"no result within {self.seconds:g} s")
+            connection.send((self.seconds, function, arguments))
+            if not connection.poll(PATIENCE * self.seconds):
+                raise ChildError(f"no result within {PATIENCE * self.seconds:g} s by the clock")
             failed, result = connection.recv()
         except (EOFError, OSError) as error:
+            out_of_time = self._process is not None and self._ended() == -signal.SIGPROF
             self.stop()
-            raise ChildError(f"the child process died: {error}") from None
+            reason = f"no result within {self.seconds:g} s" if out_of_time else f"the child process died: {error}"
+            raise ChildError(reason) from None
         except ChildError:
             self.stop()
             raise
         if failed:
             raise ChildError(result)
         return result
+
+    def _ended(self) -> int | None:
+        assert self._process is not None
+        self._process.join(START_SECONDS)
+        return self._process.exitcode
 
     def stop(self) -> None:
         if self._process is not None:
@@ -64,7 +76,7 @@ class Child:
         self.stop()
         context = multiprocessing.get_context("spawn")  # a forked one would inherit threads and locks
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.megabytes), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self.megabytes, self.imports), daemon=True)
         self._process.start()
         theirs.close()
         if not self._connection.poll(START_SECONDS):
@@ -74,20 +86,24 @@ class Child:
         return self._connection
 
 
-def _serve(connection: Connection, megabytes: int) -> None:
+def _serve(connection: Connection, megabytes: int, imports: str) -> None:
     import resource
-    import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     with contextlib.suppress(OSError, ValueError):  # not every system can limit the address space
         resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
+    if imports:
+        importlib.import_module(imports)
     connection.send("ready")
     while True:
         try:
-            function, arguments = connection.recv()
+            seconds, function, arguments = connection.recv()
         except EOFError:  # the parent is gone
             return
         try:
-            connection.send((False, function(*arguments)))
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF, which ends the process
+            result = (False, function(*arguments))
         except Exception as error:
-            connection.send((True, f"{type(error).__name__}: {error}"[:200]))
+            result = (True, f"{type(error).__name__}: {error}"[:200])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(result)

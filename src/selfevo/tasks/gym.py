@@ -37,7 +37,7 @@ EVALUATING = frozenset(
 # so that a task made anew from the same configuration can check the problems of an earlier one.
 _DRAWN: dict[tuple[str, str], dict[str, Any]] = {}
 
-_CHILD = Child()
+_CHILD = Child(imports="reasoning_gym")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class GymTask:
         except ChildError:  # some scores raise on what they cannot parse, some may not end: it is not right
             return False
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem, response: str = "") -> str:
         """The worked solution where the generator has one, else the answer."""
         worked = self._entry(problem).get("metadata", {}).get("answer_cot")
         return worked if isinstance(worked, str) and self.is_correct(problem, worked) else problem.answer

@@ -1,8 +1,9 @@
-"""Instructions whose fulfilment a program can check: words to use, an ending, capitals, a list of so many lines.
+"""Instructions whose fulfilment a program can check: words to use, capitals, an ending, a list of so many lines.
 
 In the manner of IFEval (arXiv 2311.07911): what is demanded is stated in the instruction and verified in the text, so
-there are gold verdicts without one gold answer. The annotator's feedback goes through the demands one by one, says what
-is wrong with each, and carries the count of errors along to the verdict.
+there are gold verdicts without one gold answer. The annotator's feedback goes through the demands one by one, sets what
+is wanted beside what is there, and carries the count of errors along to the verdict: a judgement is learnt where what
+decides it stands next to it (docs/lab-notebook.md). What is wanted is the response itself, mended.
 
 What is checked is form alone. A text can meet every demand and say little.
 """
@@ -13,7 +14,6 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 from selfevo.errors import ConfigError
 from selfevo.prompts import Verdict, verdict_line
@@ -39,42 +39,53 @@ _LISTS = {
     "instruments": "piano guitar violin flute drum trumpet harp cello horn organ banjo oboe".split(),
     "jobs": "teacher doctor baker farmer nurse pilot judge cook painter driver lawyer tailor".split(),
     "rooms": "kitchen bedroom bathroom hall attic cellar garage office library pantry study".split(),
+    "trees": "oak pine birch maple willow cedar elm ash beech poplar larch".split(),
+    "birds": "robin crow swan owl hawk gull finch raven stork heron dove".split(),
+    "vehicles": "car bus train truck tram bicycle plane boat scooter van ferry".split(),
+    "furniture": "chair table bed sofa desk shelf stool bench lamp wardrobe mirror".split(),
     "countries": "france spain italy china india japan brazil egypt kenya peru chile canada".split(),
 }
-_MARKS = {"a dash": "-", "a star": "*", "a plus": "+"}
-_MOST = 5  # lines of a list
+_MARKS = {"a dash": "-", "a star": "*", "a plus": "+", "a hash": "#", "its number": ""}
+_MOST = 6  # lines of a list
+_SHOWN = 10  # lines of a response that a feedback goes through
+_NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """`fault(response)` says what is wrong, "" if nothing is."""
+    """One thing that an instruction asks for: met where what is `given` is what is `wanted`. `label` leads both."""
 
-    label: str
-    fault: Callable[[str], str]
+    part: str
+    wanted: str
+    given: str
+    label: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.wanted == self.given
 
 
-def _ask_sentence(random_: random.Random, words: int, ending: bool, capitals: bool) -> str:
+def _ask_sentence(random_: random.Random, words: int, ending: bool) -> str:
     question = f"Write one sentence about {random_.choice(_TOPICS)}. "
-    question += f"Use the words: {', '.join(random_.sample(_WORDS, words))}."
-    if ending:
-        question += f" End with: {random_.choice(_ENDINGS)}."
-    return question + (" Write in capital letters." if capitals else "")
+    question += f"Use these words in capital letters: {', '.join(random_.sample(_WORDS, words))}."
+    return question + (f" End with: {random_.choice(_ENDINGS)}." if ending else "")
 
 
 def _ask_list(random_: random.Random) -> str:
     count, what = random_.randint(2, _MOST), random_.choice(list(_LISTS))
     question = f"List {count} {what}, one on each line. Begin each line with {random_.choice(list(_MARKS))}."
-    if random_.random() < 0.5:
-        question += " Go from A to Z."
     return question + (" Write in capital letters." if random_.random() < 0.5 else "")
 
 
 KINDS: dict[str, Callable[[random.Random], str]] = {
-    "words": lambda random_: _ask_sentence(random_, 3, ending=False, capitals=False),
-    "words-ending": lambda random_: _ask_sentence(random_, 2, ending=True, capitals=False),
-    "words-capitals": lambda random_: _ask_sentence(random_, 2, ending=False, capitals=True),
+    "words": lambda random_: _ask_sentence(random_, 4, ending=False),
+    "words-ending": lambda random_: _ask_sentence(random_, 3, ending=True),
     "list": _ask_list,
 }
+_SENTENCE = re.compile(
+    r"Write one sentence about (\w+)\. Use these words in capital letters: ([\w, ]+)\.(?: End with: ([\w ]+)\.)?"
+)
+_LIST = re.compile(r"List (\d+) (\w+), one on each line\. Begin each line with ([\w ]+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,112 +109,93 @@ class InstructionsTask:
             count,
             seed,
             exclude,
-            lambda question: f"{len(demands(question))} demands",
+            lambda question: f"{len(demands(question, ''))} demands",
         )
 
     def is_correct(self, problem: Problem, response: str) -> bool:
-        return not any(demand.fault(response) for demand in demands(problem.prompt.prompt))
+        return all(demand.met for demand in demands(problem.prompt.prompt, response))
 
-    def solution(self, problem: Problem) -> str:
-        return problem.answer
+    def solution(self, problem: Problem, response: str = "") -> str:
+        return mend(problem.prompt.prompt, response)
 
     def explain(self, problem: Problem, response: str) -> str:
-        lines, wrong = [], 0
-        for demand in demands(problem.prompt.prompt):
-            fault = demand.fault(response)
-            wrong += bool(fault)
-            lines.append(f"{demand.label}: {fault or 'yes'}, {wrong} wrong")
+        lines: dict[str, list[str]] = {}
+        wrong = 0
+        for demand in demands(problem.prompt.prompt, response):
+            wrong += not demand.met
+            found = (
+                f"{demand.label}{demand.wanted} {demand.given} {'same' if demand.met else 'different'} {wrong} wrong"
+            )
+            lines.setdefault(demand.part, []).append(found)
         verdict = verdict_line(Verdict.NOT_QUALIFIED if wrong else Verdict.QUALIFIED)
-        return "\n".join([*lines, verdict])
+        return "\n".join([*(f"{part}: {', '.join(found)}" for part, found in lines.items()), verdict])
 
 
-def demands(question: str) -> list[Demand]:
-    """What an instruction of KINDS asks for, read from its words."""
-    found: list[Demand] = []
-    if match := re.match(r"Write one sentence about (\w+)\. Use the words: ([\w, ]+)\.", question):
-        found += [_word(word) for word in (match[1], *match[2].split(", "))]
-        found.append(Demand("One sentence", _more_sentences))
-    if match := re.match(r"List (\d+) \w+, one on each line\. Begin each line with ([\w ]+)\.", question):
-        found += [_lines(int(match[1])), _marks(_MARKS[match[2]])]
-    if " Go from A to Z." in question:
-        found.append(Demand("A to Z", _disorder))
-    if match := re.search(r"End with: ([\w ]+)\.", question):
-        found.append(_ends(match[1]))
-    if question.endswith("Write in capital letters."):
-        found.append(Demand("Capitals", _small_letters))
-    return found
+def demands(question: str, response: str) -> list[Demand]:
+    """What an instruction of KINDS asks for, read from its words, and what `response` has of it."""
+    if match := _SENTENCE.match(question):
+        return _sentence(match[1], match[2].upper().split(", "), match[3], response)
+    match = _LIST.match(question)
+    assert match is not None, question
+    return _list(int(match[1]), match[2], _MARKS[match[3]], question, response)
+
+
+def mend(question: str, response: str) -> str:
+    """`response` with its errors mended, or, where they go too deep, another text that fulfils the instruction."""
+    found = demands(question, response)
+    if _LIST.match(question):
+        return "\n".join(demand.wanted for demand in found if demand.wanted != _NOTHING)
+    if any(not demand.met and demand.given.casefold() != demand.wanted.casefold() for demand in found):
+        return fulfil(question)
+    for demand in found:
+        response = re.sub(rf"(?<!\w){re.escape(demand.given)}(?!\w)", demand.wanted, response)
+    return response.strip()
 
 
 def fulfil(question: str) -> str:
     """A text that meets every demand of the instruction; always the same."""
+    match = _SENTENCE.match(question)
+    if match is None:
+        return mend(question, "")
     random_ = random.Random(content_id(question))
-    if match := re.match(r"Write one sentence about (\w+)\. Use the words: ([\w, ]+)\.", question):
-        *first, last = (f"a {word}" for word in match[2].split(", "))
-        verb = random_.choice(["makes me think of", "is like", "goes well with", "reminds us of"])
-        text = f"{match[1].capitalize()} {verb} {', '.join(first)} and {last}"
-        if ending := re.search(r"End with: ([\w ]+)\.", question):
-            text += f" {ending[1]}"
-        text += "."
-    else:
-        match = re.match(r"List (\d+) (\w+), one on each line\. Begin each line with ([\w ]+)\.", question)
-        assert match is not None, question
-        items = random_.sample(_LISTS[match[2]], int(match[1]))
-        if " Go from A to Z." in question:
-            items.sort()
-        text = "\n".join(f"{_MARKS[match[3]]} {item}" for item in items)
-    return text.upper() if question.endswith("Write in capital letters.") else text
+    *first, last = (f"the {word}" for word in match[2].upper().split(", "))
+    verb = random_.choice(["can go with", "can be like", "may bring to mind", "may need"])
+    return f"{match[1].capitalize()} {verb} {', '.join(first)} and {last}{f' {match[3]}' if match[3] else ''}."
 
 
-def _word(word: str) -> Demand:
-    def fault(response: str) -> str:
-        return "" if re.search(rf"(?<!\w){word}(?!\w)", response, re.IGNORECASE) else "missing"
-
-    return Demand(f"Word {word}", fault)
-
-
-def _ends(phrase: str) -> Demand:
-    def fault(response: str) -> str:
-        words = re.findall(r"\w+", response)[-len(phrase.split()) :]
-        return "" if [w.casefold() for w in words] == phrase.split() else f"ends with {' '.join(words) or 'nothing'}"
-
-    return Demand(f"Ends with {phrase}", fault)
-
-
-def _lines(count: int) -> Demand:
-    def fault(response: str) -> str:
-        lines = len(_filled(response))
-        return "" if lines == count else f"has {min(lines, 10 * _MOST)}"
-
-    return Demand(f"{count} lines", fault)
-
-
-def _marks(mark: str) -> Demand:
-    def fault(response: str) -> str:
-        for line in _filled(response):
-            if not re.match(rf"{re.escape(mark)}\s*\w", line):
-                return f"not {line[:30]}"
-        return ""
-
-    return Demand(f"Each begins with {mark}", fault)
-
-
-def _disorder(response: str) -> str:
-    items = [item.casefold() for item in re.findall(r"^\W*(\w.*?)\W*$", response, re.MULTILINE)]
-    wrong = next((pair for pair in pairwise(items) if pair[0] > pair[1]), None)
-    return f"{wrong[0][:30]} before {wrong[1][:30]}" if wrong else ""
-
-
-def _more_sentences(response: str) -> str:
+def _sentence(topic: str, words: list[str], ending: str | None, response: str) -> list[Demand]:
+    about = _occurrences(topic, response)[:1]
+    found = [Demand("Words", *(about or [topic]), *(about or [_NOTHING]))]
+    for word in words:
+        given = _occurrences(word, response)
+        found.append(Demand("Words", word, word if word in given else (given or [_NOTHING])[0]))
+    if ending is not None:
+        last = " ".join(re.findall(r"\w+", response)[-len(ending.split()) :])
+        found.append(Demand("End", ending, ending if last.casefold() == ending else last[:60] or _NOTHING))
     sentences = [part for part in re.split(r"[.!?]+(?:\s|$)|\n", response) if re.search(r"\w", part)]
-    return "" if len(sentences) == 1 else f"has {min(len(sentences), 99)}"
+    return [*found, Demand("Sentences", "1", str(min(len(sentences), 99)))]
 
 
-def _small_letters(response: str) -> str:
-    small = next((word for word in response.split() if any(letter.islower() for letter in word)), "")
-    if not small and not any(letter.isupper() for letter in response):
-        return "no letters"
-    return f"not {small[:30]}" if small else ""
+def _occurrences(word: str, text: str) -> list[str]:
+    """As they are written."""
+    return re.findall(rf"(?<!\w){word}(?!\w)", text, re.IGNORECASE)
 
 
-def _filled(response: str) -> list[str]:
-    return [line.strip() for line in response.split("\n") if line.strip()]
+def _list(count: int, what: str, mark: str, question: str, response: str) -> list[Demand]:
+    lines = [" ".join(line.split())[:60] for line in response.split("\n") if line.strip()][:_SHOWN]
+    spare = random.Random(content_id(question, response)).sample(_LISTS[what], len(_LISTS[what]))
+    capitals = question.endswith("Write in capital letters.")
+    seen: set[str] = set()
+    found = []
+    for number in range(1, max(count, len(lines)) + 1):
+        given = lines[number - 1] if number <= len(lines) else ""
+        sign = mark or f"{number}."
+        item = re.sub(r"^(?:\d+\.|\W)+", "", given)
+        if re.fullmatch(rf"{re.escape(sign)} ?{re.escape(item)}", given):
+            given = f"{sign} {item}".strip()  # "+apple" begins with a plus too
+        if not item or item.casefold() in seen:
+            item = next(each for each in spare if each not in seen)
+        seen.add(item.casefold())
+        wanted = f"{sign} {item.upper() if capitals else item}" if number <= count else _NOTHING
+        found.append(Demand("Lines", wanted, given or _NOTHING, f"{number} "))
+    return found

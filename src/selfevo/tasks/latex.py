@@ -24,7 +24,7 @@ from selfevo.records import Prompt
 from selfevo.tasks.child import Child, ChildError
 from selfevo.tasks.drawing import good_rows, sampled
 
-_CHILD = Child(seconds=0.5)
+_CHILD = Child(seconds=0.5, imports="math_verify")
 # A power of a power, or one with a large exponent: no answer of a problem, and hours of work. It costs no child.
 _BOMB = re.compile(r"(?:\*\*|\^)\s*\{?\s*(?:\d{4,}|[\w.]+\s*\}?\s*(?:\*\*|\^))")
 
@@ -57,7 +57,7 @@ class LatexProblems:
         except ChildError:  # too long, too large, or nothing it could read: it is not right
             return False
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem, response: str = "") -> str:
         return self._rows[problem.prompt.id][1]
 
     def explain(self, problem: Problem, response: str) -> str:

@@ -29,7 +29,7 @@ class ScriptedTask:
     def is_correct(self, problem: Problem, response: str) -> bool:
         return response.strip() == problem.answer
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem, response: str = "") -> str:
         return problem.answer
 
     def explain(self, problem: Problem, response: str) -> str:

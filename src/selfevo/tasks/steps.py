@@ -97,7 +97,7 @@ class StepsTask:
     def is_correct(self, problem: Problem, response: str) -> bool:
         return chain(response) == problem.answer.split()
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem, response: str = "") -> str:
         return problem.answer
 
     def explain(self, problem: Problem, response: str) -> str:

@@ -111,7 +111,7 @@ class WordProblems:
         answer = extract_answer(response)
         return answer is not None and answer == read_number(problem.answer)
 
-    def solution(self, problem: Problem) -> str:
+    def solution(self, problem: Problem, response: str = "") -> str:
         """The worked gold solution, ending in a line "#### answer"; for supervised labels."""
         if problem.prompt.id not in self._rows:
             raise DataError(f"problem {problem.prompt.prompt[:60]!r} is not in {self.path}; use the file it came from")

@@ -29,7 +29,7 @@ class OracleTeacher:
         feedback = self.task.explain(problem, draft.response)
         # Where the response is right it stands, word for word: a right answer must not be taught to change.
         right = self.task.is_correct(problem, draft.response)
-        return Annotation(feedback, draft.response if right else self.task.solution(problem))
+        return Annotation(feedback, draft.response if right else self.task.solution(problem, draft.response))
 
     def _problem(self, draft: Drafted) -> Problem:
         problem = self.problems.get(draft.id)
