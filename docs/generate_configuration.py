@@ -22,29 +22,36 @@ A run is one YAML file; `selfevo init` writes a commented one. Any key can be ov
 
 def render() -> str:
     parts = [HEADER]
-    pending: list[tuple[str, type[BaseModel]]] = [("", RunConfig)]
+    pending: list[tuple[str, type[BaseModel]]] = [("Top level", RunConfig)]
     while pending:
         place, section = pending.pop(0)
-        parts.append(f"\n## {f'`{place}`' if place else 'Top level'}\n\n{inspect.cleandoc(section.__doc__ or '')}\n")
-        parts.append("\n| key | type | default | meaning |\n|---|---|---|---|\n")
+        parts.append(f"\n## {place}\n\n{inspect.cleandoc(section.__doc__ or '')}\n")
+        if section.model_fields.keys() - {"kind"}:
+            parts.append("\n| key | type | default | meaning |\n|---|---|---|---|\n")
         for name, info in section.model_fields.items():
+            if name == "kind" and "kind" in place:
+                continue
             inner = nested(info.annotation)
-            if inner is not None:
-                pending.append((f"{place}.{name}" if place else name, inner))
+            path = f"{place.strip('`')}.{name}" if place != "Top level" else name
+            if len(inner) == 1:
+                pending.append((f"`{path}`", inner[0]))
+            else:  # one of several, told apart by their kind
+                pending += [(f"`{path}`, kind `{each.model_fields['kind'].default}`", each) for each in inner]
             default = "required" if info.is_required() else show(info.get_default(call_default_factory=True))
-            meaning = (
-                info.description or (inner.__doc__ or "").strip().split("\n")[0] if inner else info.description
-            ) or ""
+            meaning = info.description or ((inner[0].__doc__ or "").strip().split("\n")[0] if inner else "")
             many = type_name(info.annotation).startswith("int or") if inner else False
             kind = ("int or list of sections" if many else "section") if inner else type_name(info.annotation)
+            if len(inner) > 1:
+                kind = "a kind, a section with a kind, or a list of them"
             parts.append(f"| `{name}` | {kind} | {default} | {meaning} |\n")
     return "".join(parts)
 
 
-def nested(annotation: Any) -> type[BaseModel] | None:
+def nested(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a setting can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for argument in get_args(annotation) if (found := nested(argument))), None)
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in nested(argument)]
 
 
 def type_name(annotation: Any) -> str:
@@ -64,6 +71,8 @@ def type_name(annotation: Any) -> str:
 def show(value: Any) -> str:
     if value is None or value is PydanticUndefined:
         return "none"
+    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        return ", ".join(f"`{getattr(each, 'kind', 'see below')}`" for each in value)
     return "see below" if isinstance(value, BaseModel) else f"`{value}`"
 
 

@@ -35,6 +35,15 @@ def templated(tokenizer: Any, turns: tuple[str, ...]) -> list[int]:
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=True, return_dict=False))
 
 
+def test_megabytes_that_cannot_fit_are_counted_at_least_and_not_tokenised(chat: Chat) -> None:
+    turns = ("word " * 2_000_000,)
+    ids = chat.prompt(turns, room=512)
+    assert ids == [0] * len(ids)
+    assert 512 < len(ids) < len(turns[0])
+    short = ("word " * 20,)
+    assert chat.prompt(short, room=512) == chat.prompt(short, room=10) == chat.prompt(short)
+
+
 @given(turns=st.lists(PLAIN, min_size=1, max_size=6))
 def test_plain_text_gets_the_ids_of_apply_chat_template(tokenizer: Any, chat: Chat, turns: list[str]) -> None:
     expected = templated(tokenizer, tuple(turns))

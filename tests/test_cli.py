@@ -348,9 +348,7 @@ def test_eval_of_a_model_that_is_not_there(selfevo: Selfevo, scripted: ScriptedE
     assert "./nowhere does not exist" in one_line(err)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["fly"], ["run"], ["eval", "m"], ["eval", "m", "--task", "demo", "--count", "0"]]
-)
+@pytest.mark.parametrize("arguments", [["fly"], ["run"], ["eval"], ["eval", "m", "--task", "demo", "--count", "0"]])
 def test_arguments_that_do_not_parse_are_exit_code_2(selfevo: Selfevo, arguments: list[str]) -> None:
     code, _, err = selfevo(*arguments)
     assert code == 2
@@ -366,3 +364,17 @@ def test_a_dry_run_shows_what_is_learnt_and_leaves_nothing(selfevo: Selfevo, tin
     for shown in ("7+7", "<|im_start|>assistant", "Off by one.", "Verdict: not qualified", "in the loss", "max_length"):
         assert shown in out
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_shows_the_layout_of_what_an_annotator_has_yet_to_write(
+    selfevo: Selfevo, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = configuration(tmp_path, tiny_model)
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "What is new?"}\n')
+    data = yaml.safe_load(path.read_text())
+    data["corpus"] = {"prompts": str(tmp_path / "asked.jsonl"), "annotator": {"model": "m"}}
+    path.write_text(yaml.safe_dump(data))
+    code, out, _ = selfevo("run", path, "--dry-run")
+    assert code == 0
+    for shown in ("What is new?", "(the feedback)", "(r^)", "not known yet"):
+        assert shown in out

@@ -10,6 +10,7 @@ import yaml
 
 from selfevo.config import RunConfig, load_config, parse_config
 from selfevo.errors import ConfigError
+from selfevo.filters import ByVerdict
 
 MINIMAL: dict[str, Any] = {
     "model": "m",
@@ -36,7 +37,7 @@ def refusal(path: Path, *overrides: str) -> str:
 
 def test_a_minimal_configuration_is_the_papers_method(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, MINIMAL))
-    assert (config.policy, config.beta, config.filter, config.rounds) == ("restart", 1.0, "verdict", 3)
+    assert (config.policy, config.beta, config.filter, config.rounds) == ("restart", 1.0, (ByVerdict(),), 3)
     assert config.evaluation is None
     assert config.output == Path("out")
     assert config.skills.respond.to_sampling().temperature > 0
@@ -59,7 +60,7 @@ def test_a_minimal_configuration_is_the_papers_method(tmp_path: Path) -> None:
         ({"rounds": 0}, ["rounds is 0", "greater than 0"]),
         ({"beta": -1}, ["beta is -1", "greater than or equal to 0"]),
         ({"policy": "rewind"}, ['policy is "rewind"', "'restart'", "'continual-mixed'", "'continual-latest'"]),
-        ({"filter": True}, ["filter is true", "'verdict'"]),
+        ({"filter": "verdcit"}, ["filter.0", '"verdcit"', "'verdict'"]),
         ({"trainer": {"warmup_ratio": 1.5}}, ["trainer.warmup_ratio is 1.5", "less than or equal to 1"]),
         ({"trainer": None}, ["trainer is null"]),
         ({"skills": {"judge": {"top_p": 0}}}, ["skills.judge.top_p is 0", "greater than 0"]),

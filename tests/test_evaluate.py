@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runs import MODEL, open_run
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.evaluate import Outcome, audit, compare, extractors, mcnemar_exact, measure, summary, wilson
+from selfevo.evaluate import Outcome, audit, bonett_price, compare, extractors, mcnemar_exact, measure, summary, wilson
 from selfevo.progress import Silent
 from selfevo.prompts import Verdict
 from selfevo.protocols import Generation, Model, Problem, Sampling
@@ -142,6 +142,8 @@ def test_compare_pairs_the_problems() -> None:
         "b": "b",
         "mode": "direct",
         "difference": pytest.approx(2 / 6),
+        # 4/8 - 2/8 -+ 1.959964 * sqrt((4/8 + 2/8 - (2/8)^2) / 8)
+        "ci": [pytest.approx(0.25 - 0.574574, abs=1e-5), pytest.approx(0.25 + 0.574574, abs=1e-5)],
         "gained": 3,
         "lost": 1,
         "p_value": pytest.approx(2 * (1 + 4) / 16),
@@ -150,11 +152,35 @@ def test_compare_pairs_the_problems() -> None:
         compare("a", a, "b", b[:-1], "direct")
 
 
+def test_scores_between_right_and_wrong_are_compared_by_flipping_signs() -> None:
+    found = compare("a", [0.6] * 6, "b", [0.5] * 6, "agreement")
+    assert found["difference"] == pytest.approx(0.1)
+    assert found["ci"] == [pytest.approx(0.1), pytest.approx(0.1)]
+    assert found["p_value"] == pytest.approx(2 / 2**6, abs=0.01)  # all six one way or the other
+    assert compare("a", [0.5, 0.1], "b", [0.1, 0.5], "agreement")["p_value"] == 1.0
+    assert compare("a", [0.5], "b", [0.5], "agreement")["p_value"] == 1.0
+
+
+def test_bonett_price_by_hand() -> None:
+    """Wald's interval with one more pair gained and one more lost, for 10 and 2 of 50."""
+    half = 1.959964 * math.sqrt((14 / 52 - (8 / 52) ** 2) / 52)
+    assert bonett_price(10, 2, 50) == pytest.approx((8 / 52 - half, 8 / 52 + half))
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_the_interval_of_a_difference_mirrors(gained: int, lost: int) -> None:
+    low, high = bonett_price(gained, lost, 100)
+    assert -1 <= low < (gained - lost + 0) / 102 + 1e-9 < high + 1e-9 <= 1 + 1e-9
+    assert bonett_price(lost, gained, 100) == pytest.approx((-high, -low))
+
+
 def test_audit_of_a_filter() -> None:
     problems = {p.prompt.id: p for p in (problem("1"), problem("2"), problem("3"), problem("4"))}
 
     def judged(text: str, response: str, refinement: str) -> Judged:
-        return Judged(Prompt.of(text).id, text, response, "f", refinement, "v")
+        return Judged("any", text, response, "f", refinement, verdicts[text])
+
+    verdicts = {"1": "Verdict: qualified", "2": "Verdict: not qualified", "3": "Verdict: qualified", "4": "v"}
 
     rows = [
         judged("1", "right", "right"),
@@ -162,7 +188,7 @@ def test_audit_of_a_filter() -> None:
         judged("3", "right", "wrong"),
         judged("4", "wrong", "right"),
     ]
-    assert audit(TASK, problems, rows, [rows[0], rows[2]]) == {
+    assert audit(TASK, problems, rows, [True, False, True, False]) == {
         "judged": 4,
         "right": 3,
         "kept": 2,
@@ -170,6 +196,8 @@ def test_audit_of_a_filter() -> None:
         "precision": 0.5,
         "recall": pytest.approx(1 / 3),
         "response_right": 2,
+        "transitions": {"right_right": 1, "right_wrong": 1, "wrong_right": 2, "wrong_wrong": 0},
+        "verdicts": {"qualified": [2, 1], "not qualified": [1, 1], "unknown": [1, 1]},
     }
     nothing = audit(TASK, problems, [], [])
     assert (nothing["precision"], nothing["recall"]) == (None, None)

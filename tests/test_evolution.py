@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from selfevo.evolution import Policy, evolve
-from selfevo.filters import Filter, by_verdict, keep_all
+from selfevo.filters import ByVerdict, Filter, KeepAll, apply
 from selfevo.protocols import Model
 from selfevo.records import Example, Judged, Prompt, Refined
 from selfevo.skills import Skill
@@ -20,6 +20,7 @@ def given(pool: Sequence[Prompt]) -> Callable[[Model], Sequence[Prompt]]:
     return lambda model: pool
 
 
+BY_VERDICT = ByVerdict()
 BASE = Model("base", Path("base"), "w0")
 D_META = [Refined("m1", "q1", "r", "f", "s"), Refined("m2", "q2", "r", "f", "s")]
 POOLS = [[Prompt.of("good a"), Prompt.of("bad b")], [Prompt.of("good c"), Prompt.of("mute d")], [Prompt.of("good e")]]
@@ -41,8 +42,19 @@ class Workshop:
         self.trained[name] = (start.name, list(examples))
         return Model(name, Path(name), f"w-{name}")
 
-    def observe(self, model: Model) -> None:
-        self.log.append(f"observe {model.name}")
+
+@dataclass
+class Watch:
+    shop: Workshop
+    stop: str = ""
+
+    def model(self, model: Model) -> bool:
+        self.shop.log.append(f"observe {model.name}")
+        return model.name != self.stop
+
+    def rows(self, name: str) -> bool:
+        self.shop.log.append(f"rows of {name}")
+        return f"rows of {name}" != self.stop
 
 
 @dataclass
@@ -60,9 +72,13 @@ class Room:
             if not (skill.name == "critique" and row.prompt.startswith("mute"))
         ]
 
-    def keep(self, rows: Sequence[Judged], filter: Filter) -> list[Judged]:
+    def keep(self, rows: Sequence[Judged], filters: Sequence[Filter]) -> list[Judged]:
         self.shop.log.append(f"keep {len(rows)}")
-        return [row for row in rows if filter(row) is None]
+        reason = apply(filters, self, rows)
+        return [row for row in rows if reason(row) is None]
+
+    def again(self, skill: Any, rows: Any, times: int, temperature: float) -> list[Any]:
+        raise NotImplementedError
 
     def _answer(self, skill: str, row: Prompt) -> str:
         if skill == "judge":
@@ -70,7 +86,9 @@ class Room:
         return f"{skill} by {self.model}"
 
 
-def play(policy: Policy, *, beta: float = 1.0, filter: Filter = by_verdict) -> tuple[Workshop, Model]:
+def play(
+    policy: Policy, *, beta: float = 1.0, filter: Filter = BY_VERDICT, stop: str = "", refine: bool = True
+) -> tuple[Workshop, Model]:
     shop = Workshop()
     last = evolve(
         shop,
@@ -79,8 +97,9 @@ def play(policy: Policy, *, beta: float = 1.0, filter: Filter = by_verdict) -> t
         [given(pool) for pool in POOLS],
         beta=beta,
         policy=policy,
-        filter=filter,
-        observe=shop.observe,
+        filters=[filter],
+        watch=Watch(shop, stop),
+        refine=refine,
     )
     return shop, last
 
@@ -127,12 +146,12 @@ def test_a_round_answers_criticises_refines_judges_filters_trains_and_is_observe
     assert shop.log == [
         "train meta from base",
         "observe meta",
-        *("room round-1 of meta", "respond 2", "critique 2", "refine 2", "judge 2", "keep 2"),
+        *("room round-1 of meta", "respond 2", "critique 2", "refine 2", "judge 2", "keep 2", "rows of round-1"),
         *(f"train round-1 from {start or 'meta'}", "observe round-1"),
         # A row that is quarantined on the way does not go on.
-        *("room round-2 of round-1", "respond 2", "critique 2", "refine 1", "judge 1", "keep 1"),
+        *("room round-2 of round-1", "respond 2", "critique 2", "refine 1", "judge 1", "keep 1", "rows of round-2"),
         *(f"train round-2 from {start or 'round-1'}", "observe round-2"),
-        *("room round-3 of round-2", "respond 1", "critique 1", "refine 1", "judge 1", "keep 1"),
+        *("room round-3 of round-2", "respond 1", "critique 1", "refine 1", "judge 1", "keep 1", "rows of round-3"),
         *(f"train round-3 from {start or 'round-2'}", "observe round-3"),
     ]
 
@@ -148,7 +167,7 @@ def test_a_round_trains_on_what_the_latest_model_wrote() -> None:
 
 
 def test_without_a_filter_rejected_rows_are_trained_on_and_quarantined_ones_are_not() -> None:
-    shop, _ = play("continual-latest", filter=keep_all)
+    shop, _ = play("continual-latest", filter=KeepAll())
     assert learnt(shop.trained["round-1"][1]) == ["good a", "bad b"]
     assert learnt(shop.trained["round-2"][1]) == ["good c"]
 
@@ -161,6 +180,26 @@ def test_beta_reaches_the_answer_term_of_every_training() -> None:
 
 def test_without_pools_only_the_meta_skills_are_learnt() -> None:
     shop = Workshop()
-    last = evolve(shop, BASE, D_META, [], beta=1, policy="restart", filter=by_verdict, observe=shop.observe)
+    last = evolve(shop, BASE, D_META, [], beta=1, policy="restart", filters=[BY_VERDICT], watch=Watch(shop))
     assert last.name == "meta"
     assert shop.log == ["train meta from base", "observe meta"]
+
+
+def test_whoever_watches_may_end_the_rounds_after_a_model() -> None:
+    shop, last = play("restart", stop="round-1")
+    assert last.name == "round-1"
+    assert shop.log[-1] == "observe round-1"
+    assert "round-2" not in shop.trained
+
+
+def test_whoever_watches_may_end_the_rounds_before_rows_are_trained_on() -> None:
+    shop, last = play("restart", stop="rows of round-2")
+    assert last.name == "round-1"
+    assert shop.log[-1] == "rows of round-2"
+    assert "round-2" not in shop.trained
+
+
+def test_without_refinement_the_first_response_is_judged_and_trained_on() -> None:
+    shop, _ = play("restart", refine=False)
+    assert not any(line.startswith("refine") for line in shop.log)
+    assert [e.turns[1] for e in shop.trained["round-1"][1] if e.term == "self"] == ["respond by meta"]

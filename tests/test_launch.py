@@ -61,12 +61,14 @@ def elsewhere(config: RunConfig, folder: Path) -> RunConfig:
 def test_results_have_the_documented_schema(config: RunConfig) -> None:
     run(config)
     content = results(config)
-    assert content.keys() == {"task", "seed", "policy", "stages", "comparisons", "seconds"}
+    assert content.keys() == {
+        *("task", "seed", "policy", "stages", "rounds", "comparisons", "gate", "stopped", "seconds")
+    }
     assert (content["task"], content["seed"], content["policy"]) == ("demo", 0, "continual-mixed")
     assert [stage["name"] for stage in content["stages"]] == ["base", "sft", "meta", "round-1", "round-2", "round-3"]
     for stage in content["stages"]:
         assert stage.keys() == {
-            *("name", "direct", "refined", "consistency", "both", "transitions", "verdict", "by_kind"),
+            *("name", "direct", "refined", "consistency", "both", "transitions", "verdict", "by_kind", "by_difficulty"),
             *("rows", "audit", "seconds"),
         }
         for mode in ("direct", "refined"):

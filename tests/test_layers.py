@@ -24,20 +24,23 @@ MODULES = {
 LAYERS = [
     {"errors"},
     {"records", "prompts", "progress", "files"},
-    {"answers", "protocols", "filters", "chat", "data", "torch_setup"},
-    {"config", "examples", "skills", "stage"},
+    {"answers", "protocols", "chat", "data", "torch_setup", "skills"},
+    {"examples", "stage"},
+    {"filters"},
+    {"config"},
     {"endpoint"},
     {"run", "tasks", "engines", "trainers", "teachers"},
-    {"annotation", "selfinstruct", "evaluate", "evolution", "ledger"},
-    {"report", "table", "judging"},
+    {"annotation", "selfinstruct", "evaluate", "evolution", "ledger", "monitors"},
+    {"report", "table", "judging", "gate"},
     {"sets"},
+    {"watch"},
     {"launch"},
     {"preview", "demo", "answering", "harness"},
     {"cli_models"},
     {"cli"},
 ]
 ADAPTERS = {"engines", "trainers", "tasks", "teachers"}
-WIRING = {"launch", "sets", "preview", "cli", "cli_models", "demo", "harness"}
+WIRING = {"launch", "watch", "sets", "preview", "cli", "cli_models", "demo", "harness"}
 ALGORITHM = ["evolution", "skills", "examples", "filters", "run"]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -19,7 +19,7 @@ from runs import MODEL, PROMPTS, KilledError, asked, judged, open_run, reply, sc
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import EngineError, RunError
 from selfevo.files import read_rows
-from selfevo.filters import by_verdict
+from selfevo.filters import ByVerdict
 from selfevo.protocols import Generation, Model, Request, Sampling
 from selfevo.records import Drafted, Prompt
 from selfevo.skills import CRITIQUE, RESPOND
@@ -265,7 +265,7 @@ def test_an_engine_that_answers_too_few_is_caught(tmp_path: Path) -> None:
 def test_a_rejected_row_stays_on_disk_with_its_reason(tmp_path: Path) -> None:
     rows = [judged(1, "Verdict: qualified"), judged(2, "Verdict: not qualified"), judged(3, "what?")]
     room = open_run(tmp_path, scripted()).room("round-1", MODEL)
-    kept = room.keep(rows, by_verdict)
+    kept = room.keep(rows, [ByVerdict()])
     assert (len(kept), list(kept)) == (1, rows[:1])
     lines = list(read_rows(tmp_path / "stages/round-1/filter.jsonl"))
     assert [(line["id"], line["kept"], line["reason"]) for line in lines] == [

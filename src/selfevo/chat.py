@@ -22,6 +22,7 @@ class Chat:
 
     tokenizer: Any
     _frames: dict[int, list[list[int]]] = field(default_factory=dict)
+    _characters: int = 0
 
     def __post_init__(self) -> None:
         if not self.tokenizer.chat_template:
@@ -35,9 +36,14 @@ class Chat:
         """The token the template puts after an assistant turn: trained as part of it, and where generation ends."""
         return self._frame(2)[2][0]
 
-    def prompt(self, turns: Turns) -> list[int]:
-        """Ids of a conversation that ends in a user turn, up to where the assistant begins to write."""
-        return self._fill(turns, self._frame(len(turns)))
+    def prompt(self, turns: Turns, room: int | None = None) -> list[int]:
+        """Ids of a conversation that ends in a user turn, up to where the assistant begins to write.
+
+        What would not fit into `room` tokens even in the longest of them is not tokenised, which takes minutes for
+        megabytes: it comes back as so many zeros as it has tokens at least.
+        """
+        least = sum(map(len, turns)) // self._longest()
+        return [0] * least if room is not None and least > room else self._fill(turns, self._frame(len(turns)))
 
     def sequence(self, turns: Turns, weights: tuple[float, ...]) -> tuple[list[int], list[float]]:
         """Ids of a conversation that ends in an assistant turn, and the loss weight of each.
@@ -62,6 +68,12 @@ class Chat:
         """Back to text, control tokens left out."""
         decoded: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return decoded.strip()
+
+    def _longest(self) -> int:
+        """Characters of the longest token."""
+        if not self._characters:
+            self._characters = max(map(len, self.tokenizer.get_vocab()))
+        return self._characters
 
     def _fill(self, turns: Turns, frame: list[list[int]]) -> list[int]:
         ids = list(frame[0])

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from selfevo.data import MAX_BAD_SHARE
 from selfevo.errors import ConfigError
+from selfevo.filters import ByGold, ByVerdict, Filters
 from selfevo.protocols import Sampling
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -106,13 +107,6 @@ class AnnotatorConfig(EndpointConfig):
     )
 
 
-# What may be changed between a start and a resume: none of it decides what a row says.
-RESUMABLE = tuple(
-    f"corpus.annotator.{key}"
-    for key in ("max_concurrency", "timeout_seconds", "max_retries", "max_dollars", "max_total_tokens", "api_key_env")
-)
-
-
 class CorpusConfig(_Strict):
     """D_meta: recorded trajectories in a file, or made here: the model answers, an annotator criticises and refines.
 
@@ -156,6 +150,57 @@ class EvaluationConfig(_Strict):
     stages: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
         ("base", "sft", "meta", "rounds"), description="which models; sft trains the supervised baseline"
     )
+
+
+class GateConfig(_Strict):
+    """A dev set kept apart: a round is promoted only if it is significantly better there than the best model so far.
+
+    With a task by right answers. With prompts, which have none, by how much several samples agree and how often the
+    model's own verdict is yes: a stand-in, for a model can become sure of what is wrong.
+    """
+
+    task: TaskConfig | None = None
+    prompts: str | None = Field(None, description="prompts without answers: file, folder or data set")
+    column: str = Field("prompt", description="with prompts: the text column")
+    count: Positive = Field(200, description="problems or prompts, the same for every model")
+    mode: Literal["direct", "refined"] = Field("direct", description="with task: which answer has to be better")
+    samples: Positive = Field(5, description="with prompts: responses that should agree")
+    temperature: float = Field(0.7, gt=0, description="with prompts: at which they are sampled")
+    alpha: float = Field(0.05, gt=0, lt=1, description="significance level of the paired test")
+    patience: Positive = Field(1, description="rounds in a row without a significant gain after which the run stops")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GateConfig:
+        _exactly_one(self, ("task", "prompts"))
+        return self
+
+
+class AuditConfig(_Strict):
+    """Problems with known answers that pass through every round beside the pool, and are never trained on."""
+
+    task: TaskConfig
+    count: Positive = 100
+
+
+class MonitorsConfig(_Strict):
+    """Bounds on what a round's rows say without labels; beyond one of them is an alarm. null takes a bound away."""
+
+    on_alarm: Literal["warn", "stop"] = Field("warn", description="stop: end the run before the rows are trained on")
+    min_distinct_1: Share | None = Field(None, description="distinct words over all words, in up to 1000 responses")
+    min_distinct_2: Share | None = Field(0.02, description="the same of pairs of words")
+    max_self_bleu: Share | None = Field(0.98, description="BLEU-4 of responses against each other")
+    min_entropy: Share | None = Field(0.2, description="of the answers, over the greatest possible")
+    max_truncated: Share | None = Field(0.3, description="share of responses cut at max_new_tokens")
+    min_stopped: Share | None = Field(None, description="share of responses that end with the stop token")
+    min_yes: Share | None = Field(0.01, description="share of qualified among the readable verdicts on r")
+    max_yes: Share | None = Field(0.99, description="the same from above: a critic that always says yes")
+    max_unparsed: Share | None = Field(0.3, description="share of feedbacks whose verdict cannot be read")
+    max_agreement: Share | None = Field(None, description="share of r^ that give the answer of r")
+
+    def bounds(self) -> dict[str, float]:
+        """The bounds that are set, by name."""
+        values = self.model_dump()
+        return {name: value for name, value in values.items() if name != "on_alarm" and value is not None}
 
 
 class SamplingConfig(_Strict):
@@ -281,7 +326,16 @@ class RunConfig(_Strict):
     )
     policy: Literal["restart", "continual-mixed", "continual-latest"] = "restart"
     beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
-    filter: Literal["verdict", "none"] = "verdict"
+    refine: bool = Field(True, description="false, the ablation: r itself is judged, and trained on if it passes")
+    samples_per_prompt: Positive = Field(
+        1, description="responses to each prompt of a round, each criticised and refined"
+    )
+    filter: Filters = Field((ByVerdict(),), description="one, or several that each row has to pass: docs/evidence.md")
+    gate: GateConfig | None = Field(
+        None, description="stop when rounds bring no significant gain; default: run them all"
+    )
+    audit: AuditConfig | None = Field(None, description="default: the pool's own answers, where it is a task")
+    monitors: MonitorsConfig = MonitorsConfig()
     skills: SkillsConfig = SkillsConfig()
     trainer: TrainerConfig = TrainerConfig()
     engine: EngineConfig = EngineConfig()
@@ -301,10 +355,31 @@ class RunConfig(_Strict):
             raise ValueError("the first round needs prompts; a model writes new ones from those it has seen")
         return self
 
+    @model_validator(mode="after")
+    def _known_answers(self) -> RunConfig:
+        sources = [self.prompts] if isinstance(self.rounds, int) else [each.prompts for each in self.rounds]
+        if any(isinstance(each, ByGold) for each in self.filter) and not all(s and s.task for s in sources):
+            raise ValueError("filter gold needs known answers: every round's prompts have to come from a task")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> RunConfig:
+        if self.samples_per_prompt > 1 and self.skills.respond.temperature == 0:
+            raise ValueError("samples_per_prompt above 1 needs skills.respond.temperature above 0, or all are the same")
+        return self
+
     @field_validator("output")
     @classmethod
     def _home(cls, value: Path) -> Path:
         return value.expanduser()
+
+
+# What may be changed between a start and a resume: none of it decides what a row says.
+RESUMABLE = (
+    *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
+    *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "api_key_env")),
+    *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
+)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from selfevo.answers import answer_key, declared_answer, last_number, read_number, vote
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Generation, Problem, Task
-from selfevo.records import Critiqued, Drafted, Judged
+from selfevo.records import Critiqued, Drafted, Judged, Prompt
 from selfevo.run import Room
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 
@@ -103,13 +105,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "refined": rate(refined),
         "consistency": rate(voted) if voted else None,
         "both": rate(both) if both else None,
-        "transitions": {
-            f"{'right' if a else 'wrong'}_{'right' if b else 'wrong'}": sum(
-                (x, y) == (a, b) for x, y in zip(direct, refined, strict=True)
-            )
-            for a in (True, False)
-            for b in (True, False)
-        },
+        "transitions": transitions(direct, refined),
         "verdict": {
             "precision": share([o.right for o in said_yes]),
             "precision_ci": list(wilson(sum(o.right for o in said_yes), len(said_yes))),
@@ -156,36 +152,81 @@ def extractors(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
 
 
 def audit(
-    task: Task, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[Judged]
+    task: Task, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[bool]
 ) -> dict[str, Any]:
-    """How good a filter was, where the answers of the pool happen to be known. Reported, never trained on."""
-    right = {row.id: task.is_correct(problems[row.id], row.refinement) for row in judged}
-    kept_right = sum(right[row.id] for row in kept)
+    """How good a filter was, where answers are known: `problems` by prompt id. Reported, never trained on.
+
+    `verdicts` counts r^ by the verdict on it, one that cannot be read being a third class, as [all, right of them].
+    """
+    known = [problems[Prompt.of(row.prompt).id] for row in judged]
+    before = [task.is_correct(problem, row.response) for problem, row in zip(known, judged, strict=True)]
+    right = [task.is_correct(problem, row.refinement) for problem, row in zip(known, judged, strict=True)]
+    kept_right = sum(r and k for r, k in zip(right, kept, strict=True))
+    verdicts = [parse_verdict(row.judgement) for row in judged]
     return {
         "judged": len(judged),
-        "right": sum(right.values()),
-        "kept": len(kept),
+        "right": sum(right),
+        "kept": sum(kept),
         "kept_right": kept_right,
-        "precision": kept_right / len(kept) if kept else None,
-        "recall": kept_right / sum(right.values()) if sum(right.values()) else None,
-        "response_right": sum(task.is_correct(problems[row.id], row.response) for row in judged),
+        "precision": kept_right / sum(kept) if any(kept) else None,
+        "recall": kept_right / sum(right) if any(right) else None,
+        "response_right": sum(before),
+        "transitions": transitions(before, right),
+        "verdicts": {
+            verdict.value: [
+                verdicts.count(verdict),
+                sum(r for r, v in zip(right, verdicts, strict=True) if v is verdict),
+            ]
+            for verdict in Verdict
+        },
     }
 
 
-def compare(name_a: str, a: Sequence[bool], name_b: str, b: Sequence[bool], mode: str) -> dict[str, Any]:
-    """Paired comparison of two models on the same problems."""
-    gained, lost = (
-        sum(x and not y for x, y in zip(a, b, strict=True)),
-        sum(y and not x for x, y in zip(a, b, strict=True)),
-    )
+def transitions(before: Sequence[bool], after: Sequence[bool]) -> dict[str, int]:
+    """What refinement does: how many answers were right or wrong before, and are after."""
+    pairs = list(zip(before, after, strict=True))
+    names = {True: "right", False: "wrong"}
+    return {f"{names[a]}_{names[b]}": pairs.count((a, b)) for a in (True, False) for b in (True, False)}
+
+
+def self_agreement(room: Room, prompts: Sequence[Prompt], samples: int, temperature: float) -> list[float]:
+    """A score in [0, 1] for each prompt without its answer: half of it the share of `samples` that give the answer of
+    the greedy response, half whether the model's own feedback says that it is qualified."""
+    greedy = room.generations(RESPOND, prompts)
+    drafted = [Drafted(p.id, p.prompt, g.text) for p, g in zip(prompts, greedy, strict=True)]
+    whole = [i for i, g in enumerate(greedy) if g.finish == "stop"]
+    feedback = dict(zip(whole, room.generations(CRITIQUE, [drafted[i] for i in whole]), strict=True))
+    drawn = room.again(RESPOND, prompts, samples, temperature)
+    scores = []
+    for i, (response, several) in enumerate(zip(greedy, drawn, strict=True)):
+        key = answer_key(response.text)
+        agreeing = sum(g.finish == "stop" and answer_key(g.text) == key for g in several)
+        yes = i in feedback and feedback[i].finish == "stop" and parse_verdict(feedback[i].text) is Verdict.QUALIFIED
+        scores.append((agreeing / samples + yes) / 2 if i in feedback else 0.0)
+    return scores
+
+
+def compare(name_a: str, a: Sequence[float], name_b: str, b: Sequence[float], mode: str) -> dict[str, Any]:
+    """Paired comparison of two models on the same problems: the difference of their means, its 95 % interval, a p.
+
+    Right or wrong: McNemar's exact test, interval of Bonett and Price (2012). Scores in between: a sign-flip test of
+    the mean difference, normal interval.
+    """
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    gained, lost, n = sum(d > 0 for d in differences), sum(d < 0 for d in differences), len(differences)
+    if all(value in (0, 1) for value in (*a, *b)):
+        p_value, interval = mcnemar_exact(gained, lost), bonett_price(gained, lost, n)
+    else:
+        p_value, interval = sign_flip(differences), normal_interval(differences)
     return {
         "a": name_a,
         "b": name_b,
         "mode": mode,
-        "difference": (sum(a) - sum(b)) / len(a),
+        "difference": sum(differences) / n,
+        "ci": list(interval),
         "gained": gained,
         "lost": lost,
-        "p_value": mcnemar_exact(gained, lost),
+        "p_value": p_value,
     }
 
 
@@ -211,6 +252,31 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     low = 0.0 if successes == 0 else max(0.0, centre - half)  # exactly: rounding leaves 1e-18
     return (low, 1.0 if successes == n else min(1.0, centre + half))
+
+
+def bonett_price(gained: int, lost: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval for a difference of paired proportions, 95 % by default: Wald's with one more pair on each side."""
+    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    half = z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return max(-1.0, up - down - half), min(1.0, up - down + half)
+
+
+def normal_interval(differences: Sequence[float], z: float = 1.959964) -> tuple[float, float]:
+    """Of the mean of paired differences, 95 % by default."""
+    mean = sum(differences) / len(differences)
+    variance = sum((d - mean) ** 2 for d in differences) / max(1, len(differences) - 1)
+    half = z * math.sqrt(variance / len(differences))
+    return mean - half, mean + half
+
+
+def sign_flip(differences: Sequence[float], flips: int = 10_000) -> float:
+    """Two-sided p-value of the mean of paired differences: under the null hypothesis their signs are fair coins."""
+    values = np.array([d for d in differences if d])
+    if not len(values):
+        return 1.0
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (flips, len(values)))
+    as_far = np.abs(signs @ values) >= abs(values.sum()) - 1e-12
+    return float((as_far.sum() + 1) / (flips + 1))
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:

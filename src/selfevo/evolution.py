@@ -4,21 +4,24 @@ Stage 1, meta-skills: the base model is fine-tuned on D_meta and learns to criti
 Stage 2, evolution: on prompts without labels the model answers (r), criticises itself (f), refines (r^) and judges its
 refinement (v); what it does not judge qualified is dropped, and it is fine-tuned on the rest, round after round.
 
-Nothing here can see a gold answer: rows have no such field and nothing imported here holds one. `observe` is told of
-each new model, so that whoever holds the answers may measure it; what it finds does not come back.
+Nothing here can see a gold answer: rows have no such field and nothing imported here holds one. A `Watch` is told of
+each new model and of each round's rows, so that whoever holds the answers may measure them; all that comes back is
+whether to go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from selfevo.examples import meta_examples, self_examples
-from selfevo.filters import Filter
 from selfevo.protocols import Model
-from selfevo.records import Example, Judged, Prompt, Refined
+from selfevo.records import Critiqued, Example, Judged, Prompt, Refined
 from selfevo.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
-from selfevo.stage import Rows
+from selfevo.stage import Mapped, Rows
+
+if TYPE_CHECKING:  # filters are checked settings too, and importing selfevo should not wait for pydantic
+    from selfevo.filters import Filter
 
 Policy = Literal["restart", "continual-mixed", "continual-latest"]
 In = TypeVar("In", bound=Prompt)
@@ -30,7 +33,19 @@ class Room(Protocol):
 
     def rows(self, skill: Skill[In, Out], rows: Rows[In]) -> Rows[Out]: ...
 
-    def keep(self, rows: Rows[Judged], filter: Filter) -> Rows[Judged]: ...
+    def keep(self, rows: Rows[Judged], filters: Sequence[Filter]) -> Rows[Judged]: ...
+
+
+class Watch(Protocol):
+    """Looks on, and may end the rounds."""
+
+    def model(self, model: Model) -> bool:
+        """Told of each model as it is made; False ends the rounds."""
+        ...
+
+    def rows(self, name: str) -> bool:
+        """Told of each round when its rows are filtered; False ends the rounds before they are trained on."""
+        ...
 
 
 class Workshop(Protocol):
@@ -49,25 +64,30 @@ def evolve(
     *,
     beta: float,
     policy: Policy,
-    filter: Filter,
-    observe: Callable[[Model], None],
+    filters: Sequence[Filter],
+    watch: Watch,
+    refine: bool = True,
 ) -> Model:
     """Runs stage 1 and one round of stage 2 per pool of unlabelled prompts; returns the last model.
 
-    A pool is asked for with the model at hand, which may write the prompts itself.
+    A pool is asked for with the model at hand, which may write the prompts itself. Without `refine`, the ablation, r
+    takes the place of r^.
     """
     lessons = meta_examples(d_meta, beta)  # L_meta
     model = work.model("meta", base, lessons)  # M_0
-    observe(model)
     evolved: list[Example] = []
     for t, pool in enumerate(pools, start=1):
+        if not watch.model(model):
+            return model
         prompts = pool(model)
         room = work.room(f"round-{t}", model)
         drafted = room.rows(RESPOND, prompts)  # r  ~ M(p)
         critiqued = room.rows(CRITIQUE, drafted)  # f  ~ M(p, r)
-        refined = room.rows(REFINE, critiqued)  # r^ ~ M(p, r, f)
+        refined = room.rows(REFINE, critiqued) if refine else Mapped(critiqued, unrefined)  # r^ ~ M(p, r, f)
         judged = room.rows(JUDGE, refined)  # v  ~ M(p, r^)
-        latest = self_examples(room.keep(judged, filter))  # D_self^t
+        latest = self_examples(room.keep(judged, filters))  # D_self^t
+        if not watch.rows(f"round-{t}"):
+            return model
         evolved += latest
         match policy:
             case "restart":
@@ -76,5 +96,10 @@ def evolve(
                 model = work.model(f"round-{t}", model, lessons + evolved)
             case "continual-latest":
                 model = work.model(f"round-{t}", model, latest)
-        observe(model)
+    watch.model(model)
     return model
+
+
+def unrefined(row: Critiqued) -> Refined:
+    """r in the place of r^: what is left of a round without refinement."""
+    return Refined(row.id, row.prompt, row.response, row.feedback, row.response)

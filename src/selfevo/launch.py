@@ -14,7 +14,6 @@ import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,20 @@ from selfevo.annotation import annotate, spent
 from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError
-from selfevo.evaluate import Outcome, audit, compare, extractors, measure, summary
+from selfevo.evaluate import extractors, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
-from selfevo.files import exists, hash_model, read_marker, read_rows, write_atomic
-from selfevo.filters import FILTERS
+from selfevo.files import exists, hash_model, write_atomic
+from selfevo.ledger import best_model, is_run
 from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
-from selfevo.records import Example, Judged, Refined, content_id
-from selfevo.report.page import write_report
+from selfevo.records import Example, Refined, content_id
 from selfevo.run import Run, claim, locked
 from selfevo.sets import Sets, draw_sets, sources_of_prompts
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task
 from selfevo.teachers.oracle import OracleTeacher
 from selfevo.trainers.trl import TRLTrainer
+from selfevo.watch import Watch
 
 
 def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, trainer: Trainer | None = None) -> Path:
@@ -48,12 +47,12 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
     with begin(config, progress, engine, trainer) as (run, base, sets):
         d_meta = sets.d_meta or write_d_meta(config, run, base, sets)
         run.save_rows("d_meta", d_meta)
-        book = Book(config, run, sets)
+        watch = Watch(config, run, sets)
         stages = config.evaluation.stages if config.evaluation else ()
         if "base" in stages:
-            book.observe(base)
+            watch.model(base)
         if "sft" in stages:
-            book.observe(run.model("sft", base, baseline_examples(d_meta, config.beta, base.path, run.trainer("sft"))))
+            watch.model(run.model("sft", base, baseline_examples(d_meta, config.beta, base.path, run.trainer("sft"))))
         evolve(
             run,
             base,
@@ -61,10 +60,11 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
             sources_of_prompts(config, run, sets, d_meta),
             beta=config.beta,
             policy=config.policy,
-            filter=FILTERS[config.filter],
-            observe=book.observe,
+            filters=watch.filters(),
+            watch=watch,
+            refine=config.refine,
         )
-        book.write()
+        watch.write()
         run.finish()
         return config.output
 
@@ -149,87 +149,15 @@ def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
     return trainer.model_copy(update={key: value for key, value in own.items() if value is not None})
 
 
-@dataclass(slots=True)
-class Book:
-    """Measures each model once and keeps results.json and report.html up to date."""
-
-    config: RunConfig
-    run: Run
-    sets: Sets
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
-
-    def observe(self, model: Model) -> None:
-        evaluation = self.config.evaluation
-        wanted = "rounds" if model.name.startswith("round-") else model.name
-        if evaluation and wanted in evaluation.stages:
-            greedy = {name: replace(s, temperature=0.0, top_p=1.0) for name, s in self.run.sampling.items()}
-            room = replace(self.run, sampling=greedy).room(f"evaluate-{model.name}", model)
-            outcomes = measure(room, load_task(evaluation.task), self.sets.evaluation, evaluation.consistency)
-            self.outcomes[model.name] = outcomes
-            self.stages.append({"name": model.name, **summary(outcomes), **self._round(model.name)})
-        self.write()
-
-    def write(self) -> None:
-        evaluation = self.config.evaluation
-        results = {
-            "task": evaluation.task.name if evaluation else None,
-            "seed": self.config.seed,
-            "policy": self.config.policy,
-            "stages": self.stages,
-            "comparisons": self._comparisons(),
-            "seconds": round(self.run.seconds(""), 1),
-        }
-        write_atomic(self.run.root / "results.json", json.dumps(results, indent=2))
-        write_report(self.run.root)
-
-    def _round(self, name: str) -> dict[str, Any]:
-        """Rows that went through a round, and what became of them: in = kept + rejected + quarantined."""
-        seconds = sum(self.run.seconds(stage) for stage in (name, f"evaluate-{name}"))
-        path = self.run.root / "stages" / name / "filter.jsonl"
-        if not path.exists():
-            return {"rows": None, "audit": None, "seconds": round(seconds, 1)}
-        rows = list(read_rows(path))
-        start = read_marker(path.parent / "respond.done.json")["rows"]["in"]
-        kept = sum(row["kept"] for row in rows)
-        counts = {"in": start, "kept": kept, "rejected": len(rows) - kept, "quarantined": start - len(rows)}
-        checked = None
-        if self.sets.pool_answers:
-            fields = ("id", "prompt", "response", "feedback", "refinement", "judgement")
-            rows = [row for row in rows if row["id"] in self.sets.pool_answers]  # a model's own prompts have none
-            judged = [Judged(*(row[key] for key in fields)) for row in rows]
-            kept_rows = [record for record, row in zip(judged, rows, strict=True) if row["kept"]]
-            checked = audit(load_task(self._pool_task()), self.sets.pool_answers, judged, kept_rows) if rows else None
-        return {"rows": counts, "audit": checked, "seconds": round(seconds, 1)}
-
-    def _pool_task(self) -> TaskConfig:
-        rounds = self.config.rounds
-        sources = [self.config.prompts] if isinstance(rounds, int) else [each.prompts for each in rounds]
-        return next(source.task for source in sources if source and source.task)
-
-    def _comparisons(self) -> list[dict[str, Any]]:
-        rounds = [name for name in self.outcomes if name.startswith("round-")]
-        if not rounds:
-            return []
-        last = rounds[-1]
-        pairs = [(last, other) for other in ("sft", "meta") if other in self.outcomes]
-        return [
-            compare(
-                a,
-                [getattr(o, attribute) for o in self.outcomes[a]],
-                b,
-                [getattr(o, attribute) for o in self.outcomes[b]],
-                mode,
-            )
-            for a, b in pairs
-            for mode, attribute in (("direct", "right"), ("refined", "right_refined"))
-        ]
-
-
 def resolve_model(name: str) -> Path:
-    """The folder of a model: itself, or the local copy of a hub id. Raises ConfigError when there is neither."""
+    """The folder of a model: itself, the best one of a run directory, or the local copy of a hub id.
+
+    Raises ConfigError when there is none of these.
+    """
     path = Path(name).expanduser()
     if exists(path) and path.is_dir():
+        if is_run(path):
+            path = best_model(path)
         if not (path / "config.json").is_file():
             raise ConfigError(f"model: {path} has no config.json; give a folder that save_pretrained() wrote")
         return path.resolve()

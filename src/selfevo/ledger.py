@@ -17,7 +17,11 @@ from selfevo.run import in_use, locked
 
 @dataclass(slots=True)
 class Entry:
-    """One stage or training. Of rows, in = out + `lost`, which counts rejected and quarantined rows by reason."""
+    """One stage or training. Of rows, in = out + `lost`, which counts rejected and quarantined rows by reason.
+
+    `seconds` by the clock; `device_seconds` those in which the device generated or trained for it. Tokens read and
+    written by the model or the annotator, tokens trained on, and what the annotator cost in US dollars.
+    """
 
     name: str
     status: str = "done"
@@ -25,7 +29,15 @@ class Entry:
     out: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    device_seconds: float = 0.0
+    prompt_tokens: int = 0
     new_tokens: int = 0
+    trained_tokens: int = 0
+    dollars: float = 0.0
+
+    def cost(self) -> dict[str, float]:
+        names = ("seconds", "device_seconds", "prompt_tokens", "new_tokens", "trained_tokens", "dollars")
+        return {name: round(getattr(self, name), 6) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +87,14 @@ def entries(root: Path) -> list[Entry]:
     for event in _events(root):
         entry = found.setdefault(event["stage"], Entry(event["stage"]))
         entry.seconds += event["seconds"]
+        entry.prompt_tokens += int(event.get("prompt_tokens", 0))
         entry.new_tokens += int(event.get("new_tokens", 0))
+        entry.dollars += event.get("dollars", 0.0)
+        if event["event"] in ("generate", "train"):
+            entry.device_seconds += event["seconds"]
         if event["event"] == "train":
             entry.rows = entry.out = int(event.get("sequences", 0))
+            entry.trained_tokens += int(event.get("tokens", 0))
         order.append(event["stage"])
     place = {name: i for i, name in reversed(list(enumerate(order)))}
     for name in found:  # the filter works in no time, so it leaves no event: right behind what it judged
@@ -87,6 +104,13 @@ def entries(root: Path) -> list[Entry]:
         (entry for entry in found.values() if entry.name),
         key=lambda entry: (place.get(entry.name, len(order)), entry.name.endswith("/filter")),
     )
+
+
+def costs(root: Path) -> dict[str, dict[str, float]]:
+    """What each stage and training cost (Entry), and their "total"."""
+    found = {entry.name: entry.cost() for entry in entries(root) if entry.seconds}
+    names = Entry("").cost()
+    return {**found, "total": {name: round(sum(each[name] for each in found.values()), 6) for name in names}}
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
@@ -107,13 +131,28 @@ def verify(root: Path) -> tuple[int, list[str]]:
     return checked, faults
 
 
+def best_model(root: Path) -> Path:
+    """The model of a run to use: the gate's best, else the last one trained on D_meta or a round.
+
+    Raises RunError where there is none.
+    """
+    models = [model for model in _models(root) if model.name == "meta" or model.name.startswith("round-")]
+    best = (_results(root).get("gate") or {}).get("best")
+    chosen = next((model for model in reversed(models) if model.name == best or not best), None)
+    if chosen is None:
+        raise RunError(f"{root} has no finished model yet; let the run go on, or give the folder of a model")
+    return chosen
+
+
 def removable(root: Path) -> list[Path]:
-    """Models that `gc` empties, all but the last and the one with the best direct accuracy; and scratch space."""
+    """Models that `gc` empties, all but the last, the one with the best direct accuracy and the gate's best; and
+    scratch space."""
     models = [model for model in _models(root) if "removed" not in read_marker(model / MODEL_MARKER)]
     kept = {models[-1].name} if models else set()
     measured = {stage["name"]: stage["direct"]["accuracy"] for stage in _results(root).get("stages", [])}
     if names := [model.name for model in reversed(models) if model.name in measured]:
         kept.add(max(names, key=lambda name: measured[name]))  # the latest of the best
+    kept.add((_results(root).get("gate") or {}).get("best"))
     scratch = sorted(path for path in (root / "models").glob(".*") if path.is_dir())
     return [*(model for model in models if model.name not in kept), *scratch]
 

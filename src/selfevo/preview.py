@@ -17,7 +17,7 @@ from selfevo.config import RunConfig
 from selfevo.errors import ConfigError
 from selfevo.examples import answer_examples, meta_examples
 from selfevo.launch import resolve_model, trainer_of
-from selfevo.prompts import Turns
+from selfevo.prompts import Turns, Verdict, verdict_line
 from selfevo.protocols import AnnotatedTask, Problem
 from selfevo.records import Drafted, Example, Refined
 from selfevo.sets import draw_sets
@@ -40,6 +40,14 @@ def preview(config: RunConfig, console: Console) -> None:
         d_meta = solved(load_task(config.corpus.task), sets.labelled)
         console.print(
             "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
+        )
+    elif sets.unlabelled:
+        d_meta = [
+            Refined(p.id, p.prompt, "(the response)", f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}", "(r^)")
+            for p in sets.unlabelled
+        ]
+        console.print(
+            "D_meta is written during the run; its texts are not known yet, so counts are low.\n", style="yellow"
         )
     skills, answers = meta_examples(d_meta, 0.0), answer_examples(d_meta, config.beta)
     console.print("Training sequences: [green]in the loss[/], [dim]not in the loss[/]; ⏎ ends a line\n")

@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -42,7 +42,7 @@ from selfevo.files import (
     write_atomic,
     write_done,
 )
-from selfevo.filters import Filter
+from selfevo.filters import Filter, apply
 from selfevo.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
 from selfevo.records import Example, Judged, Prompt, Quarantined, content_id
 from selfevo.skills import Skill
@@ -196,13 +196,21 @@ class Room:
         """One generation per row, in order."""
         return [Generation(**row["generation"]) for row in read_rows(self._fill(skill, rows))]
 
-    def keep(self, rows: Rows[Judged], filter: Filter) -> Stored[Judged]:
-        """Applies a filter; kept and rejected rows both stay on disk, the rejected with the reason."""
+    def again(self, skill: Skill[In, Out], rows: Rows[In], times: int, temperature: float) -> list[list[Generation]]:
+        """For each row, `times` sampled texts, each time in a room of its own."""
+        warm = replace(self.run.sampling[skill.name], temperature=temperature)
+        run = replace(self.run, sampling={**self.run.sampling, skill.name: warm})
+        rooms = [run.room(f"{self.name}-again-{number}", self.model) for number in range(1, times + 1)]
+        return [list(several) for several in zip(*(room.generations(skill, rows) for room in rooms), strict=True)]
+
+    def keep(self, rows: Rows[Judged], filters: Sequence[Filter]) -> Stored[Judged]:
+        """Applies filters; kept and rejected rows both stay on disk, the rejected with the reason."""
         counts = {"in": 0, "kept": 0, "rejected": 0}
 
         def lines() -> Iterator[str]:
+            decide = apply(filters, self, rows)
             for row in rows:
-                reason = filter(row)
+                reason = decide(row)
                 counts["in"] += 1
                 counts["kept" if reason is None else "rejected"] += 1
                 yield json.dumps({**asdict(row), "kept": reason is None, "reason": reason}, ensure_ascii=False)

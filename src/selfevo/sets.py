@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from selfevo import data
 from selfevo.config import RunConfig, TaskConfig
 from selfevo.errors import DataError
 from selfevo.protocols import Model, Problem
-from selfevo.records import Prompt, Refined
+from selfevo.records import Prompt, Refined, content_id
 from selfevo.run import Run
 from selfevo.selfinstruct import Decontaminator, grow
 from selfevo.stage import Rows
@@ -28,6 +28,9 @@ class Sets:
     unlabelled: list[Prompt]  # to be annotated by somebody who is not told the answers
     d_meta: list[Refined]
     evaluation: list[Problem]
+    dev: list[Problem]  # of the gate
+    dev_prompts: list[Prompt]  # of a gate without answers
+    audit: list[Problem]
     quarantined: list[data.BadRow]
     blocked: Decontaminator
 
@@ -40,6 +43,8 @@ class Sets:
             "labelled": self.labelled,
             "unlabelled": self.unlabelled,
             "evaluation": self.evaluation,
+            "gate": self.dev or self.dev_prompts,
+            "audit": self.audit,
             "quarantined": self.quarantined,
         }
         return [(name, rows) for name, rows in sets.items() if rows]
@@ -80,8 +85,16 @@ def draw_sets(config: RunConfig) -> Sets:
             read = data.load_prompts(source.path, source.column, source.max_bad_share)
             pool, quarantined = read.rows[: source.count], quarantined + read.quarantined
         pools.append(pool)
+    gate, audit = config.gate, config.audit
+    dev = draw(gate.task, gate.count, 900) if gate and gate.task else []
+    dev_prompts: list[Prompt] = []
+    if gate and gate.prompts:
+        dev_prompts = data.load_prompts(gate.prompts, gate.column).rows[: gate.count]
+    audited = draw(audit.task, audit.count, 901) if audit else []
+    kept_apart = [*evaluation, *dev, *audited]
     blocked = Decontaminator(
-        [p.prompt.prompt for p in evaluation]
+        [p.prompt.prompt for p in kept_apart]
+        + [prompt.prompt for prompt in dev_prompts]
         + [row.prompt for path in config.decontaminate for row in data.load_prompts(path).rows]
     )
     pools, contaminated = decontaminated(pools, blocked if config.decontaminate else None)
@@ -97,9 +110,13 @@ def draw_sets(config: RunConfig) -> Sets:
         pool=pool,
         annotated=unlabelled or [p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
         evaluation=[p.prompt for p in evaluation],
-        allow_empty=() if config.evaluation else ("evaluation",),
+        gate=[p.prompt for p in dev] or dev_prompts,
+        audit=[p.prompt for p in audited],
+        allow_empty=[name for name in ("evaluation", "gate", "audit") if getattr(config, name) is None],
     )
-    return Sets(pools, pool, answers, labelled, unlabelled, d_meta, evaluation, quarantined, blocked)
+    return Sets(
+        pools, pool, answers, labelled, unlabelled, d_meta, evaluation, dev, dev_prompts, audited, quarantined, blocked
+    )
 
 
 def decontaminated(
@@ -124,6 +141,23 @@ def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
     return [list(pool[t * len(pool) // rounds : (t + 1) * len(pool) // rounds]) for t in range(rounds)]
 
 
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Each prompt so many times in a row, each time with an id of its own, and with it a seed."""
+
+    prompts: Rows[Prompt]
+    times: int
+
+    def __len__(self) -> int:
+        return self.times * len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        for prompt in self.prompts:
+            yield prompt
+            for number in range(1, self.times):
+                yield Prompt(content_id(prompt.id, number), prompt.prompt)
+
+
 def sources_of_prompts(
     config: RunConfig, run: Run, sets: Sets, d_meta: Sequence[Refined]
 ) -> list[Callable[[Model], Rows[Prompt]]]:
@@ -131,6 +165,10 @@ def sources_of_prompts(
     seeds = list({row.id: Prompt(row.id, row.prompt) for row in d_meta}.values())
 
     def source(number: int) -> Callable[[Model], Rows[Prompt]]:
+        given = prompts_of(number)
+        return lambda model: Repeated(given(model), config.samples_per_prompt)
+
+    def prompts_of(number: int) -> Callable[[Model], Rows[Prompt]]:
         if isinstance(config.rounds, int) or (own := config.rounds[number].self_instruct) is None:
             return lambda model: sets.pools[number]
 

@@ -16,9 +16,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from selfevo.errors import RunError
 from selfevo.files import append, file_fault, hash_file, mark_done, read_marker, read_rows, sync, write_atomic
@@ -27,6 +28,7 @@ from selfevo.protocols import Progress
 WINDOW = 4096
 
 T = TypeVar("T")
+U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
 Result = dict[str, Any]
 # Given the rows of a window by key, and the results that are there already, yields the others as they come, with a
@@ -40,6 +42,20 @@ class Rows(Protocol[T_co]):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[T_co]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped(Generic[T, U]):
+    """`change` of each row, worked out when it is read."""
+
+    rows: Rows[T]
+    change: Callable[[T], U]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[U]:
+        return map(self.change, self.rows)
 
 
 def fill(

@@ -50,10 +50,12 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
         console.print(split)
     for c in results["comparisons"]:
         console.print(
-            f"{c['a']} against {c['b']}, {c['mode']}: {100 * c['difference']:+.1f} points "
-            f"({c['gained']} gained, {c['lost']} lost), McNemar exact p = {c['p_value']:.2g}",
+            f"{c['a']} against {c['b']}, {c['mode']}: {100 * c['difference']:+.1f} points ({interval(c['ci'])}, "
+            f"{c['gained']} gained, {c['lost']} lost), McNemar exact p = {c['p_value']:.2g}",
             highlight=False,
         )
+    if results.get("stopped"):
+        console.print(f"stopped: {results['stopped']}", highlight=False, style="yellow")
 
 
 def print_extractors(console: Console, found: dict[str, Any] | None) -> None:
@@ -147,4 +149,4 @@ def percent(value: float | None) -> str:
 
 
 def interval(ci: list[float]) -> str:
-    return f"{100 * ci[0]:.1f}–{100 * ci[1]:.1f}"
+    return f"{100 * ci[0]:.1f}–{100 * ci[1]:.1f}" if ci[0] >= 0 else f"{100 * ci[0]:+.1f} to {100 * ci[1]:+.1f}"

@@ -13,6 +13,7 @@ import pytest
 
 from selfevo.errors import RunError
 from selfevo.evaluate import compare, wilson
+from selfevo.monitors import MEANING
 from selfevo.report.chart import draw
 from selfevo.report.page import LONGEST_TEXT, SAMPLES, write_report
 
@@ -24,7 +25,7 @@ CONFIG = {
     "policy": "restart",
     "rounds": 2,
     "beta": 0.5,
-    "filter": "verdict",
+    "filter": [{"kind": "verdict"}, {"kind": "distinct"}],
     "evaluation": {"task": {"name": "demo"}},
 }
 
@@ -100,7 +101,16 @@ def results(*stages: dict[str, Any], comparisons: list[dict[str, Any]] | None = 
 
 
 def pair(a: str, b: str, difference: float, p: float) -> dict[str, Any]:
-    return {"a": a, "b": b, "mode": "direct", "difference": difference, "gained": 10, "lost": 16, "p_value": p}
+    return {
+        "a": a,
+        "b": b,
+        "mode": "direct",
+        "difference": difference,
+        "ci": [-0.05, 0.01],
+        "gained": 10,
+        "lost": 16,
+        "p_value": p,
+    }
 
 
 def judged(i: int, *, kept: bool, changed: bool, **texts: str) -> dict[str, Any]:
@@ -151,6 +161,8 @@ def run(tmp_path: Path) -> Path:
         "precision": 0.8,
         "recall": 4 / 6,
         "response_right": 3,
+        "transitions": {"right_right": 3, "right_wrong": 0, "wrong_right": 3, "wrong_wrong": 3},
+        "verdicts": {"qualified": [5, 4], "not qualified": [2, 1], "unknown": [2, 1]},
     }
     counts = {"in": 11, "kept": 5, "rejected": 4, "quarantined": 2}
     write_json(
@@ -226,7 +238,7 @@ def test_tables_show_the_numbers_of_the_run(run: Path) -> None:
         "round-2 81.0 % 76.2 % to 85.0 % 82.3 % 77.6 % to 86.2 % 5 9 87.5 % of 240 93.0 % 4 5 / 11 1 min 15 s" in shown
     )
     assert "base 10.0 %" in shown
-    assert "meta against sft direct \u22122.0 10 16 0.327" in shown
+    assert "meta against sft direct \u22122.0 \u22125.0 to +1.0 10 16 0.327" in shown
     assert "sort-numbers 300 10.0 10.0" in shown.replace(" %", "")
     assert "2 steps 300 10.0 10.0" in shown.replace(" %", "")
     assert "meta base 120 0 240 51 234 2.500 → 0.125 900 1 min 01 s" in shown
@@ -235,9 +247,46 @@ def test_tables_show_the_numbers_of_the_run(run: Path) -> None:
     assert '"beta": 0.5' in shown
 
 
+def test_gate_monitors_and_cost_are_shown_where_a_run_has_them(run: Path) -> None:
+    shown = page(run).text
+    for heading in ("The gate", "Monitors, without labels"):
+        assert heading not in shown
+    content = json.loads((run / "results.json").read_text())
+    figures = dict.fromkeys(MEANING, 0.5) | {"mean_length": 12.25, "yes": None, "self_bleu": 0.991}
+    alarm = "self-BLEU 0.99, above 0.98: the responses are nearly the same"
+    content["rounds"] = [{"name": "round-1", "monitors": figures, "alarms": [alarm], "audit": None}]
+    content["gate"] = {
+        "alpha": 0.05,
+        "patience": 2,
+        "best": "meta",
+        "rounds": [{**pair("round-1", "meta", 0.02, 0.3), "promoted": False}],
+    }
+    content["stopped"] = "round-1 is not significantly better than meta"
+    rewrite_results(run, content)
+    write_json(run / "config.json", CONFIG | {"monitors": {"max_self_bleu": 0.98, "min_yes": 0.01, "max_yes": 0.99}})
+    write_rows(
+        run / "events.jsonl",
+        [
+            {"event": "generate", "stage": "round-1/respond", "seconds": 61, "prompt_tokens": 1200, "new_tokens": 34},
+            {"event": "annotate", "stage": "d_meta/annotate", "seconds": 9, "dollars": 1.5, "new_tokens": 6},
+            {"event": "train", "stage": "meta", "seconds": 30, "sequences": 4, "tokens": 5000},
+        ],
+    )
+    shown = page(run).text
+    assert "The rounds ended before their number: round-1 is not significantly better than meta." in shown
+    assert "p below 0.05; after 2 in a row that are not, the run stops. Best: meta." in shown
+    assert "round-1 meta direct +2.0 \u22125.0 to +1.0 10 16 0.300 no" in shown
+    assert "mean length, tokens – 12.2 " in shown
+    assert "self-BLEU ≤ 0.98 0.991" in shown
+    assert "verdict yes on r ≥ 0.01 ≤ 0.99 –" in shown
+    assert f"round-1: {alarm}" in shown
+    assert "round-1/respond 1 min 01 s 1 min 01 s 1 200 34 0 –" in shown
+    assert "total 1 min 40 s 1 min 31 s 1 200 40 5 000 1.50" in shown
+
+
 def test_every_row_of_a_round_is_accounted_for(run: Path) -> None:
     shown = page(run).text
-    assert "round-1 11 2 4 5 33.3 % 3 of 9 66.7 % 6 of 9 80.0 % 4 of 5 66.7 % 4 of 6" in shown
+    assert "round-1 11 2 4 5 33.3 % 3 of 9 66.7 % 6 of 9 3 0 80.0 % 4 of 5 66.7 % 4 of 6 2 1 right" in shown
     assert "verdict not qualified (4)" in shown
     assert "critique: cut at max_new_tokens (2)" in shown
 

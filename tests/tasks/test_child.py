@@ -26,9 +26,7 @@ def test_results_and_errors_come_back(child: Child) -> None:
     assert child.call(os.getpid) == child.call(os.getpid) != os.getpid()
 
 
-@pytest.mark.parametrize(
-    ("function", "argument"), [(eval, "9**9**9"), (eval, "[x for x in iter(int, 1)]")]
-)
+@pytest.mark.parametrize(("function", "argument"), [(eval, "9**9**9"), (eval, "[x for x in iter(int, 1)]")])
 def test_what_does_not_end_is_killed(child: Child, function: object, argument: object) -> None:
     assert callable(function)
     child.call(len, "started")

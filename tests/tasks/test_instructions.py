@@ -45,7 +45,7 @@ def test_the_annotators_verdict_is_that_of_the_checker_and_what_it_mends_is_righ
 
 SENTENCE = "Write one sentence about rain. Use these words in capital letters: lamp, door. End with: once in a while."
 LIST = "List 3 fruits, one on each line. Begin each line with a dash."
-CAPITALS = "List 2 fruits, one on each line. Begin each line with its number. Write in capital letters."
+NUMBERED = "List 2 fruits, one on each line. Begin each line with its number."
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,11 @@ CAPITALS = "List 2 fruits, one on each line. Begin each line with its number. Wr
         (SENTENCE, "", ["rain nothing", "LAMP nothing", "DOOR nothing", "once in a while nothing", "1 0"]),
         (LIST, "- apple\n-Pear\n\n- fig\n", []),
         (LIST, "- apple\n* pear\n- fig", ["2 - pear * pear"]),
+        (LIST, "- apple", ["2 - pear nothing", "3 - grape nothing", "3 1"]),
         (LIST, "1. apple\n- pear\nfig", ["1 - apple 1. apple", "3 - fig fig"]),
-        (LIST, "- apple\n- pear\n- fig\n- kiwi", ["4 nothing - kiwi"]),
-        (CAPITALS, "1. APPLE\n2. FIG", []),
-        (CAPITALS, "1. APPLE\n1. fig", ["2 2. FIG 1. fig"]),
+        (LIST, "- apple\n- pear\n- fig\n- kiwi", ["3 4"]),
+        (NUMBERED, "1. apple\n2. fig", []),
+        (NUMBERED, "1. apple\n1. fig", ["2 2. fig 1. fig"]),
     ],
 )
 def test_each_broken_demand_is_named(question: str, response: str, wrong: list[str]) -> None:
@@ -74,12 +75,12 @@ def test_each_broken_demand_is_named(question: str, response: str, wrong: list[s
     assert TASK.is_correct(problem, response) is (not wrong)
 
 
-def test_a_list_is_mended_line_by_line_and_a_repeated_item_replaced() -> None:
+def test_a_list_is_mended_line_by_line() -> None:
     problem = Problem(Prompt.of(LIST), "", "x")
-    first, second, third = TASK.solution(problem, "* Apple\n- apple").split("\n")
+    assert TASK.solution(problem, "* Apple\nfig\n- kiwi\n- pear") == "- Apple\n- fig\n- kiwi"
+    first, second, third = TASK.solution(problem, "* Apple").split("\n")
     assert first == "- Apple"
-    assert second[:2] == third[:2] == "- "
-    assert len({first.lower(), second, third}) == 3
+    assert len({second, third}) == 2
 
 
 def test_a_sentence_is_mended_by_letters_and_written_anew_where_a_word_is_missing() -> None:
@@ -93,7 +94,7 @@ def test_an_empty_response_breaks_something() -> None:
 
 
 def test_there_are_more_of_every_kind_than_the_demo_needs() -> None:
-    assert len(TASK.problems(2000, 0, frozenset())) == 2000
+    assert len(TASK.problems(1300, 0, frozenset())) == 1300
 
 
 def test_the_same_seed_gives_the_same_problems_and_none_that_are_in_use() -> None:

@@ -64,7 +64,6 @@ class TransformersEngine:
     _model: Any = None
     _chat: Chat | None = None
     _stops: frozenset[int] = field(default_factory=frozenset)
-    _longest: int = 1  # characters of the longest token
     _plain: bool = False
     _takes_windows: bool = False
     _memory: Memory = field(init=False)
@@ -75,12 +74,7 @@ class TransformersEngine:
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._load(model)
         room = int(getattr(self._model.config, "max_position_embeddings", 0) or 2**31)
-        # A text that is too long in its longest tokens is not tokenised: megabytes would take minutes.
-        least = [sum(map(len, request.turns)) // self._longest for request in requests]
-        prompts = [
-            chat.prompt(request.turns) if count <= room else [0] * count
-            for request, count in zip(requests, least, strict=True)
-        ]
+        prompts = [chat.prompt(request.turns, room) for request in requests]
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
         rows: list[tuple[int, _Row]] = []
         for i, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
@@ -140,7 +134,6 @@ class TransformersEngine:
         self._stops = frozenset(
             [self._chat.stop_id, *(eos if isinstance(eos, list) else [eos] if eos is not None else [])]
         )
-        self._longest = max(map(len, tokenizer.get_vocab()))
         self._path = path
         return self._chat
 

@@ -45,7 +45,7 @@ class VLLMEngine:
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._start(model)
-        prompts = [chat.prompt(request.turns) for request in requests]
+        prompts = [chat.prompt(request.turns, self._room) for request in requests]
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
         fitting = [i for i, ids in enumerate(prompts) if len(ids) + sampling.max_new_tokens <= self._room]
         written = self._call([prompts[i] for i in fitting], [requests[i].seed for i in fitting], sampling, chat.stop_id)

@@ -19,6 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from selfevo.errors import RunError
 from selfevo.files import read_rows, write_atomic
+from selfevo.ledger import costs, is_run
+from selfevo.monitors import MEANING
 from selfevo.prompts import parse_verdict
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
@@ -82,6 +84,7 @@ def write_report(run: Path) -> Path:
         raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the --output folder of one")
     config, manifest, results = (_read_json(run / f"{name}.json") for name in ("config", "manifest", "results"))
     stages: list[dict[str, Any]] = results.get("stages", [])
+    watched: list[dict[str, Any]] = results.get("rounds", [])
     rounds = [_read_round(run, path) for path in sorted(run.glob("stages/round-*"), key=_by_stage)]
     markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: _by_stage(path.parent))
     models = [_read_json(path) for path in markers]
@@ -101,7 +104,14 @@ def write_report(run: Path) -> Path:
         comparisons=results.get("comparisons", []),
         chart=draw(stages) if stages else None,
         rounds=rounds,
-        audits={stage["name"]: stage["audit"] for stage in stages if stage.get("audit")},
+        filters=", ".join(str(each.get("kind", each)) for each in config.get("filter", [])),
+        audits={each["name"]: each["audit"] for each in (*stages, *watched) if each.get("audit")},
+        monitored=[each for each in watched if each.get("monitors")],
+        labels={name: label for name, (label, _) in MEANING.items()},
+        bounds={name: value for name, value in (config.get("monitors") or {}).items() if value is not None},
+        gate=results.get("gate"),
+        stopped=results.get("stopped"),
+        costs=costs(run) if is_run(run) else {},
         models=models,
         terms=sorted({term for model in models for term in model["examples"]}),
         corpus=_read_corpus(run / "data" / "d_meta.jsonl"),

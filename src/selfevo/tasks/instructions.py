@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from selfevo.errors import ConfigError
@@ -43,10 +43,14 @@ _LISTS = {
     "birds": "robin crow swan owl hawk gull finch raven stork heron dove".split(),
     "vehicles": "car bus train truck tram bicycle plane boat scooter van ferry".split(),
     "furniture": "chair table bed sofa desk shelf stool bench lamp wardrobe mirror".split(),
+    "insects": "ant bee wasp fly moth beetle cricket flea louse gnat hornet".split(),
+    "fish": "salmon trout cod tuna carp pike perch eel shark herring sole".split(),
+    "herbs": "mint basil thyme sage dill parsley chive rosemary fennel oregano".split(),
+    "shapes": "circle square triangle cube cone sphere oval star cylinder diamond".split(),
     "countries": "france spain italy china india japan brazil egypt kenya peru chile canada".split(),
 }
-_MARKS = {"a dash": "-", "a star": "*", "a plus": "+", "a hash": "#", "its number": ""}
-_MOST = 6  # lines of a list
+_MARKS = {"a dash": "-", "a star": "*", "a plus": "+", "a hash": "#", "an equals sign": "=", "its number": ""}
+_MOST = 7  # lines of a list
 _SHOWN = 10  # lines of a response that a feedback goes through
 _NOTHING = "nothing"
 
@@ -65,23 +69,18 @@ class Demand:
         return self.wanted == self.given
 
 
-def _ask_sentence(random_: random.Random, words: int, ending: bool) -> str:
+def _ask_sentence(random_: random.Random) -> str:
     question = f"Write one sentence about {random_.choice(_TOPICS)}. "
-    question += f"Use these words in capital letters: {', '.join(random_.sample(_WORDS, words))}."
-    return question + (f" End with: {random_.choice(_ENDINGS)}." if ending else "")
+    question += f"Use these words in capital letters: {', '.join(random_.sample(_WORDS, 4))}."
+    return question + (f" End with: {random_.choice(_ENDINGS)}." if random_.random() < 0.5 else "")
 
 
 def _ask_list(random_: random.Random) -> str:
     count, what = random_.randint(2, _MOST), random_.choice(list(_LISTS))
-    question = f"List {count} {what}, one on each line. Begin each line with {random_.choice(list(_MARKS))}."
-    return question + (" Write in capital letters." if random_.random() < 0.5 else "")
+    return f"List {count} {what}, one on each line. Begin each line with {random_.choice(list(_MARKS))}."
 
 
-KINDS: dict[str, Callable[[random.Random], str]] = {
-    "words": lambda random_: _ask_sentence(random_, 4, ending=False),
-    "words-ending": lambda random_: _ask_sentence(random_, 3, ending=True),
-    "list": _ask_list,
-}
+KINDS: dict[str, Callable[[random.Random], str]] = {"words": _ask_sentence, "list": _ask_list}
 _SENTENCE = re.compile(
     r"Write one sentence about (\w+)\. Use these words in capital letters: ([\w, ]+)\.(?: End with: ([\w ]+)\.)?"
 )
@@ -137,14 +136,15 @@ def demands(question: str, response: str) -> list[Demand]:
         return _sentence(match[1], match[2].upper().split(", "), match[3], response)
     match = _LIST.match(question)
     assert match is not None, question
-    return _list(int(match[1]), match[2], _MARKS[match[3]], question, response)
+    return _list(question, int(match[1]), _LISTS[match[2]], _MARKS[match[3]], response)
 
 
 def mend(question: str, response: str) -> str:
     """`response` with its errors mended, or, where they go too deep, another text that fulfils the instruction."""
     found = demands(question, response)
     if _LIST.match(question):
-        return "\n".join(demand.wanted for demand in found if demand.wanted != _NOTHING)
+        *lines, count = found
+        return "\n".join(line.wanted for line in lines[: int(count.wanted)])
     if any(not demand.met and demand.given.casefold() != demand.wanted.casefold() for demand in found):
         return fulfil(question)
     for demand in found:
@@ -181,11 +181,9 @@ def _occurrences(word: str, text: str) -> list[str]:
     return re.findall(rf"(?<!\w){word}(?!\w)", text, re.IGNORECASE)
 
 
-def _list(count: int, what: str, mark: str, question: str, response: str) -> list[Demand]:
+def _list(question: str, count: int, items: Sequence[str], mark: str, response: str) -> list[Demand]:
     lines = [" ".join(line.split())[:60] for line in response.split("\n") if line.strip()][:_SHOWN]
-    spare = random.Random(content_id(question, response)).sample(_LISTS[what], len(_LISTS[what]))
-    capitals = question.endswith("Write in capital letters.")
-    seen: set[str] = set()
+    more = random.Random(content_id(question, response)).sample(items, len(items))
     found = []
     for number in range(1, max(count, len(lines)) + 1):
         given = lines[number - 1] if number <= len(lines) else ""
@@ -193,9 +191,5 @@ def _list(count: int, what: str, mark: str, question: str, response: str) -> lis
         item = re.sub(r"^(?:\d+\.|\W)+", "", given)
         if re.fullmatch(rf"{re.escape(sign)} ?{re.escape(item)}", given):
             given = f"{sign} {item}".strip()  # "+apple" begins with a plus too
-        if not item or item.casefold() in seen:
-            item = next(each for each in spare if each not in seen)
-        seen.add(item.casefold())
-        wanted = f"{sign} {item.upper() if capitals else item}" if number <= count else _NOTHING
-        found.append(Demand("Lines", wanted, given or _NOTHING, f"{number} "))
-    return found
+        found.append(Demand("Lines", f"{sign} {item or more.pop()}", given or _NOTHING, f"{number} "))
+    return [*found, Demand("Count", str(count), str(len(lines)))]

@@ -1,0 +1,174 @@
+"""Looks on while a run goes on: measures each model, monitors each round's rows, and says when to stop.
+
+It may see gold answers; what it finds never reaches a training row, only results.json, the report, and whether the
+rounds go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from selfevo.config import RunConfig
+from selfevo.evaluate import Outcome, audit, compare, measure, self_agreement, summary
+from selfevo.files import read_marker, read_rows, write_atomic
+from selfevo.filters import ByGold, Filter, Known
+from selfevo.gate import Gate
+from selfevo.monitors import alarms, watch_rows
+from selfevo.progress import complain
+from selfevo.protocols import Model, Problem, Task
+from selfevo.records import Judged, Prompt
+from selfevo.report.page import write_report
+from selfevo.run import Room, Run
+from selfevo.sets import Sets
+from selfevo.skills import CRITIQUE, JUDGE, REFINE, RESPOND
+from selfevo.tasks import load_task
+
+_JUDGED = ("id", "prompt", "response", "feedback", "refinement", "judgement")
+
+
+@dataclass(slots=True)
+class Watch:
+    """Measures each model once and keeps results.json and report.html up to date. `stopped`: why the rounds ended."""
+
+    config: RunConfig
+    run: Run
+    sets: Sets
+    stopped: str = ""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    rounds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _gate: Gate | None = None
+    _latest: Model | None = None
+
+    def __post_init__(self) -> None:
+        self._gate = Gate(self.config.gate) if self.config.gate else None
+
+    def filters(self) -> Sequence[Filter]:
+        """Those of the configuration, `gold` being told what is right."""
+        return [Known(self._right) if isinstance(each, ByGold) else each for each in self.config.filter]
+
+    def model(self, model: Model) -> bool:
+        """Measures a model; False where the gate says that the rounds bring nothing more."""
+        evaluation = self.config.evaluation
+        wanted = "rounds" if model.name.startswith("round-") else model.name
+        if evaluation and wanted in evaluation.stages:
+            task, room = load_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
+            outcomes = measure(room, task, self.sets.evaluation, evaluation.consistency)
+            self.outcomes[model.name] = outcomes
+            self.stages.append({"name": model.name, **summary(outcomes), **self._cost(model.name)})
+        if self._gate and model.name not in ("base", "sft"):
+            self._gate.admit(model.name, self._scores(model))
+            self.stopped = self._gate.stopped
+        self._latest = model
+        self.write()
+        return not self.stopped
+
+    def rows(self, name: str) -> bool:
+        """Monitors the filtered rows of a round; False where an alarm is to stop the run."""
+        monitors = self.config.monitors
+        folder = self.run.root / "stages" / name
+        figures = watch_rows(folder)
+        found = alarms(figures, monitors)
+        rows = list(read_rows(folder / "filter.jsonl"))
+        start = read_marker(folder / "respond.done.json")["rows"]["in"]
+        kept = sum(row["kept"] for row in rows)
+        self.rounds[name] = {
+            "name": name,
+            "rows": {"in": start, "kept": kept, "rejected": len(rows) - kept, "quarantined": start - len(rows)},
+            "monitors": figures,
+            "alarms": found,
+            "audit": self._audit(name, rows),
+        }
+        for alarm in found:
+            complain(f"{name}: {alarm}")
+        if found and monitors.on_alarm == "stop":
+            self.stopped = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)"
+        self.write()
+        return not self.stopped
+
+    def write(self) -> None:
+        evaluation = self.config.evaluation
+        results = {
+            "task": evaluation.task.name if evaluation else None,
+            "seed": self.config.seed,
+            "policy": self.config.policy,
+            "stages": self.stages,
+            "rounds": list(self.rounds.values()),
+            "comparisons": self._comparisons(),
+            "gate": self._gate.state() if self._gate else None,
+            "stopped": self.stopped or None,
+            "seconds": round(self.run.seconds(""), 1),
+        }
+        write_atomic(self.run.root / "results.json", json.dumps(results, indent=2))
+        write_report(self.run.root)
+
+    def _greedy(self, name: str, model: Model) -> Room:
+        greedy = {skill: replace(s, temperature=0.0, top_p=1.0) for skill, s in self.run.sampling.items()}
+        return replace(self.run, sampling=greedy).room(name, model)
+
+    def _scores(self, model: Model) -> list[float]:
+        gate, room = self.config.gate, self._greedy(f"gate-{model.name}", model)
+        assert gate is not None
+        if gate.task is None:
+            return self_agreement(room, self.sets.dev_prompts, gate.samples, gate.temperature)
+        outcomes = measure(room, load_task(gate.task), self.sets.dev)
+        return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
+
+    def _cost(self, name: str) -> dict[str, Any]:
+        seconds = sum(self.run.seconds(stage) for stage in (name, f"evaluate-{name}"))
+        here = self.rounds.get(name, {})
+        return {"rows": here.get("rows"), "audit": here.get("audit"), "seconds": round(seconds, 1)}
+
+    def _audit(self, name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """Of the rows themselves where their answers are known, or of problems that went the same way beside them."""
+        if self.config.audit is None:
+            known = [row for row in rows if _id(row["prompt"]) in self.sets.pool_answers]  # not a model's own prompts
+            problems = self.sets.pool_answers
+        else:
+            assert self._latest is not None
+            room = self.run.room(f"audit-{name}", self._latest)
+            drafted = room.rows(RESPOND, [problem.prompt for problem in self.sets.audit])
+            judged = room.rows(JUDGE, room.rows(REFINE, room.rows(CRITIQUE, drafted)))
+            room.keep(judged, self.filters())
+            known = list(read_rows(self.run.root / "stages" / room.name / "filter.jsonl"))
+            problems = {problem.prompt.id: problem for problem in self.sets.audit}
+        if not known:
+            return None
+        records = [Judged(*(row[key] for key in _JUDGED)) for row in known]
+        return audit(self._pool_task(), problems, records, [row["kept"] for row in known])
+
+    def _pool_task(self) -> Task:
+        if self.config.audit is not None:
+            return load_task(self.config.audit.task)
+        rounds = self.config.rounds
+        sources = [self.config.prompts] if isinstance(rounds, int) else [each.prompts for each in rounds]
+        return load_task(next(source.task for source in sources if source and source.task))
+
+    def _right(self, row: Judged) -> bool:
+        problems: dict[str, Problem] = {**self.sets.pool_answers, **{p.prompt.id: p for p in self.sets.audit}}
+        return self._pool_task().is_correct(problems[_id(row.prompt)], row.refinement)
+
+    def _comparisons(self) -> list[dict[str, Any]]:
+        rounds = [name for name in self.outcomes if name.startswith("round-")]
+        if not rounds:
+            return []
+        last = rounds[-1]
+        pairs = [(last, other) for other in ("sft", "meta") if other in self.outcomes]
+        return [
+            compare(
+                a,
+                [getattr(o, attribute) for o in self.outcomes[a]],
+                b,
+                [getattr(o, attribute) for o in self.outcomes[b]],
+                mode,
+            )
+            for a, b in pairs
+            for mode, attribute in (("direct", "right"), ("refined", "right_refined"))
+        ]
+
+
+def _id(prompt: str) -> str:
+    return Prompt.of(prompt).id

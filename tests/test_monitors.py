@@ -1,0 +1,123 @@
+"""Figures of a round against values worked out by hand, and the alarms that a collapse sets off."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfevo.config import MonitorsConfig
+from selfevo.monitors import alarms, distinct, entropy, self_bleu, watch_rows
+
+YES, NO = "Verdict: qualified", "Verdict: not qualified"
+
+
+def test_distinct_n_by_hand() -> None:
+    assert distinct(["a b a", "a b"], 1) == 2 / 5
+    assert distinct(["a b a", "a b"], 2) == 2 / 3
+    assert distinct(["a", ""], 2) is None
+
+
+def test_entropy_by_hand() -> None:
+    assert entropy(Counter({"1": 4})) == 0
+    assert entropy(Counter("abcd")) == pytest.approx(1)
+    assert entropy(Counter({"1": 2, "2": 2})) == pytest.approx(0.5)  # 1 bit of 2
+    assert entropy(Counter({"1": 1})) is None
+
+
+def test_self_bleu_by_hand() -> None:
+    assert self_bleu(["a b c d e"] * 3) == pytest.approx(1)
+    # Nothing shared: 1/2 for each of 4 n-gram orders with 4, 3, 2 and 1 n-grams.
+    nothing = math.exp(sum(math.log(0.5 / n) for n in (4, 3, 2, 1)) / 4)
+    assert self_bleu(["a b c d", "e f g h"]) == pytest.approx(nothing)
+    # Two words against three: both match, one pair of one, and a brevity penalty of e^(1 - 3/2); the other way 2 of 3
+    # words, 1 of 2 pairs, and none of the one triple.
+    short, long = math.exp(-0.5), math.exp((math.log(2 / 3) + math.log(1 / 2) + math.log(0.5)) / 3)
+    assert self_bleu(["a b", "a b c"]) == pytest.approx((short + long) / 2)
+    assert self_bleu(["a"]) is None
+
+
+@given(st.lists(st.text(alphabet="ab "), min_size=2, max_size=6))
+def test_no_text_breaks_the_figures(texts: list[str]) -> None:
+    bleu = self_bleu(texts)
+    assert bleu is not None
+    assert 0 <= bleu <= 1 + 1e-9
+    for n in (1, 2):
+        share = distinct(texts, n)
+        assert share is None or 0 < share <= 1
+
+
+def write(folder: Path, stage: str, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def make_round(folder: Path, responses: list[str], feedback: list[str], refined: list[str], judged: list[str]) -> Path:
+    """ "..." is a text that was cut at 8 tokens."""
+
+    def rows(column: str, texts: list[str]) -> list[dict[str, Any]]:
+        whole = [text != "..." for text in texts]
+        return [
+            {
+                "id": f"{i:02}",
+                column: text,
+                "response": responses[i],
+                "status": "ok" if ok else "quarantined",
+                "generation": {"finish": "stop" if ok else "length", "new_tokens": 3 if ok else 8},
+            }
+            for i, (text, ok) in enumerate(zip(texts, whole, strict=True))
+        ]
+
+    for stage, column, texts in (
+        ("respond", "response", responses),
+        ("critique", "feedback", feedback),
+        ("refine", "refinement", refined),
+        ("judge", "judgement", judged),
+    ):
+        write(folder, stage, rows(column, texts))
+    return folder
+
+
+def test_the_figures_of_a_round(tmp_path: Path) -> None:
+    responses = ["it is 1", "it is 2", "it is 3", "..."]
+    folder = make_round(tmp_path, responses, [YES, NO, "?"], ["it is 1", "it is 4", "3"], [YES, "...", NO])
+    figures = watch_rows(folder)
+    assert figures["mean_length"] == (3 * 3 + 8) / 4
+    assert (figures["truncated"], figures["stopped"]) == (1 / 4, 3 / 4)
+    assert figures["distinct_1"] == 5 / 9
+    assert figures["entropy"] == pytest.approx(1)
+    assert (figures["yes"], figures["unparsed"]) == (1 / 2, 1 / 3)
+    assert (figures["judge_yes"], figures["judge_unparsed"]) == (1 / 2, 1 / 3)
+    assert figures["agreement"] == 2 / 3
+    assert alarms(figures, MonitorsConfig()) == ["verdict unreadable 0.33, above 0.3: the feedback has lost its form"]
+    assert alarms(figures, MonitorsConfig(max_unparsed=None, min_distinct_1=0.6)) == [
+        "distinct words 0.56, below 0.6: the model uses few words"
+    ]
+
+
+def test_one_answer_to_everything_is_an_alarm(tmp_path: Path) -> None:
+    same = ["the answer is 42"] * 30
+    folder = make_round(tmp_path, same, [YES, NO] * 15, same, [YES] * 30)
+    names = [alarm.split(" ")[0] for alarm in alarms(watch_rows(folder), MonitorsConfig())]
+    assert names == ["self-BLEU", "entropy"]
+
+
+def test_a_critic_that_always_says_the_same_is_an_alarm(tmp_path: Path) -> None:
+    responses = [f"number {i} and {i * i}" for i in range(30)]
+    for verdict, side in ((YES, "above 0.99"), (NO, "below 0.01")):
+        folder = make_round(tmp_path / side, responses, [verdict] * 30, responses, [YES] * 30)
+        [alarm] = alarms(watch_rows(folder), MonitorsConfig())
+        assert alarm.startswith("verdict yes on r")
+        assert side in alarm
+
+
+def test_an_empty_round_has_no_figures_and_no_alarm(tmp_path: Path) -> None:
+    figures = watch_rows(make_round(tmp_path, [], [], [], []))
+    assert set(figures.values()) == {None}
+    assert alarms(figures, MonitorsConfig()) == []
