@@ -75,12 +75,12 @@ def where(run: Path) -> str:
 
 
 def hashes(run: Path) -> dict[str, str]:
-    """SHA-256 of every row file and every model file, but for the models' markers, which hold a duration."""
+    """SHA-256 of every row file and every model file, but for the models' markers and cards, which hold a duration."""
     files = [path for folder in ("data", "stages", "models") for path in (run / folder).rglob("*") if path.is_file()]
     return {
         str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
-        if path.name != "selfevo.json"
+        if path.name not in ("selfevo.json", "README.md")
     }
 
 

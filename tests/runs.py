@@ -26,12 +26,12 @@ class KilledError(Exception):
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file of stages/, data/ and models/, but for the markers of models, which hold a duration."""
+    """Every file of stages/, data/ and models/, but for the markers and cards of models, which hold a duration."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for folder in ("stages", "data", "models")
         for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and path.name != "selfevo.json"
+        if path.is_file() and path.name not in ("selfevo.json", "README.md")
     }
 
 

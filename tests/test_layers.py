@@ -32,7 +32,7 @@ LAYERS = [
     {"run", "tasks", "engines", "trainers", "teachers"},
     {"annotation", "selfinstruct", "evaluate", "evolution", "ledger", "monitors"},
     {"report", "table", "judging", "gate"},
-    {"sets"},
+    {"sets", "card"},
     {"watch"},
     {"launch"},
     {"preview", "demo", "answering", "harness"},

@@ -13,8 +13,8 @@ from runs import small_demo, student
 from selfevo.config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
-from selfevo.launch import launch
-from selfevo.ledger import collect, entries, find_runs, removable, summarise, verify
+from selfevo.launch import launch, resolve_model
+from selfevo.ledger import best_model, collect, entries, find_runs, removable, summarise, verify
 from selfevo.progress import Silent
 from selfevo.run import locked
 from selfevo.trainers.scripted import ScriptedTrainer
@@ -169,3 +169,17 @@ def test_what_is_no_run_is_refused(tmp_path: Path, command: object) -> None:
     with pytest.raises(RunError, match=r"is not a run directory of selfevo; `selfevo runs FOLDER` lists"):
         command(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_directory_stands_for_its_best_model(copy: RunConfig) -> None:
+    assert best_model(copy.output) == copy.output / "models/round-3"
+    (copy.output / "models/round-3/config.json").write_text("{}")  # a scripted trainer writes none
+    assert resolve_model(str(copy.output)) == (copy.output / "models/round-3").resolve()
+    path = copy.output / "results.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "gate": {"best": "round-1"}}))
+    assert best_model(copy.output) == copy.output / "models/round-1"
+    assert copy.output / "models/round-1" not in removable(copy.output), "gc keeps what the gate kept"
+    shutil.rmtree(copy.output / "models")
+    with pytest.raises(RunError, match="has no finished model yet"):
+        best_model(copy.output)

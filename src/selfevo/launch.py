@@ -20,14 +20,15 @@ from typing import Any
 import yaml
 
 from selfevo.annotation import annotate, spent
+from selfevo.card import write_cards
 from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError
 from selfevo.evaluate import extractors, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples
-from selfevo.files import exists, hash_model, write_atomic
-from selfevo.ledger import best_model, is_run
+from selfevo.files import exists, hash_model, read_marker, write_atomic
+from selfevo.ledger import best_model, costs, is_run
 from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Example, Refined, content_id
 from selfevo.run import Run, claim, locked
@@ -66,6 +67,9 @@ def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, 
         )
         watch.write()
         run.finish()
+        write_cards(config.output)
+        path = config.output / "manifest.json"
+        write_atomic(path, json.dumps({**read_marker(path), "costs": costs(config.output)}, indent=2))
         return config.output
 
 

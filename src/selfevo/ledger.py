@@ -108,7 +108,7 @@ def entries(root: Path) -> list[Entry]:
 
 def costs(root: Path) -> dict[str, dict[str, float]]:
     """What each stage and training cost (Entry), and their "total"."""
-    found = {entry.name: entry.cost() for entry in entries(root) if entry.seconds}
+    found = {entry.name: entry.cost() for entry in entries(root) if any(entry.cost().values())}
     names = Entry("").cost()
     return {**found, "total": {name: round(sum(each[name] for each in found.values()), 6) for name in names}}
 
@@ -137,7 +137,7 @@ def best_model(root: Path) -> Path:
     Raises RunError where there is none.
     """
     models = [model for model in _models(root) if model.name == "meta" or model.name.startswith("round-")]
-    best = (_results(root).get("gate") or {}).get("best")
+    best = _gates_best(root)
     chosen = next((model for model in reversed(models) if model.name == best or not best), None)
     if chosen is None:
         raise RunError(f"{root} has no finished model yet; let the run go on, or give the folder of a model")
@@ -152,7 +152,7 @@ def removable(root: Path) -> list[Path]:
     measured = {stage["name"]: stage["direct"]["accuracy"] for stage in _results(root).get("stages", [])}
     if names := [model.name for model in reversed(models) if model.name in measured]:
         kept.add(max(names, key=lambda name: measured[name]))  # the latest of the best
-    kept.add((_results(root).get("gate") or {}).get("best"))
+    kept.add(_gates_best(root))
     scratch = sorted(path for path in (root / "models").glob(".*") if path.is_dir())
     return [*(model for model in models if model.name not in kept), *scratch]
 
@@ -229,6 +229,11 @@ def _fault(marker: Path) -> list[str]:
 def _results(root: Path) -> dict[str, Any]:
     path = root / "results.json"
     return read_marker(path) if path.is_file() else {}
+
+
+def _gates_best(root: Path) -> str:
+    """Its name, or nothing where there is no gate."""
+    return str((_results(root).get("gate") or {}).get("best", ""))
 
 
 def _events(root: Path) -> Iterator[dict[str, Any]]:

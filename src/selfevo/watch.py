@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from selfevo.card import write_card
 from selfevo.config import RunConfig
 from selfevo.evaluate import Outcome, audit, compare, measure, self_agreement, summary
 from selfevo.files import read_marker, read_rows, write_atomic
@@ -64,6 +65,8 @@ class Watch:
             self.stopped = self._gate.stopped
         self._latest = model
         self.write()
+        if model.path.parent == self.run.root / "models":
+            write_card(self.run.root, model.name)
         return not self.stopped
 
     def rows(self, name: str) -> bool:
