@@ -61,6 +61,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
         return "4" if turns[-1] == REFINE else "3"
 
     engine = ScriptedEngine(answer)
+    monkeypatch.setattr("selfevo.doctor.examine", lambda config: [])  # it would want a real model
     monkeypatch.setattr(selfevo.launch, "TransformersEngine", lambda *settings: engine)
     monkeypatch.setattr(selfevo.launch, "TRLTrainer", lambda *settings: ScriptedTrainer())
     return engine
@@ -239,7 +240,9 @@ def test_a_round_that_keeps_nothing_is_exit_code_5(selfevo: Selfevo, scripted: S
     scripted.answer = lambda model, turns: NO if len(turns) == 3 else "3"
     code, _, err = selfevo("run", configuration(tmp_path, policy="continual-latest"))
     assert code == 5
-    assert "every row was rejected" in one_line(err)
+    *alarms, last = err.splitlines(keepends=True)
+    assert "every row was rejected" in one_line(last)
+    assert all("round-1: " in alarm for alarm in alarms)
 
 
 def test_report_shows_a_finished_run_again(selfevo: Selfevo, scripted: ScriptedEngine, tmp_path: Path) -> None:

@@ -36,11 +36,12 @@ LAYERS = [
     {"watch"},
     {"launch"},
     {"preview", "demo", "answering", "harness"},
+    {"doctor"},
     {"cli_models"},
     {"cli"},
 ]
 ADAPTERS = {"engines", "trainers", "tasks", "teachers"}
-WIRING = {"launch", "watch", "sets", "preview", "cli", "cli_models", "demo", "harness"}
+WIRING = {"launch", "watch", "sets", "preview", "cli", "cli_models", "demo", "harness", "doctor"}
 ALGORITHM = ["evolution", "skills", "examples", "filters", "run"]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

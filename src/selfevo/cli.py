@@ -93,6 +93,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be trained and asked, then stop.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Run the checks of `selfevo doctor` before the first start.")
+    ] = True,
 ) -> None:
     """Runs the SELF loop on your model and prompts. The same command resumes a run that was stopped."""
     settings = load_config(config, set_ or [])
@@ -100,8 +103,22 @@ def run(
         from selfevo.preview import preview
 
         preview(settings, console)
-    else:
-        _launch(settings)
+        return
+    if check and not (settings.output / "config.json").exists():
+        _examine(settings)
+    _launch(settings)
+
+
+@app.command(epilog="Example: `selfevo doctor config.yaml --set model=my-model`")
+def doctor(
+    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`.")],
+    set_: Overrides = None,
+) -> None:
+    """Checks what can go wrong before a run: versions, disk, memory, chat template, stop token, engine, lengths.
+
+    `selfevo run` does so too, and does not start where a check fails. Exit code 2 if one does.
+    """
+    _examine(load_config(config, set_ or []))
 
 
 @app.command(
@@ -203,6 +220,16 @@ def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do n
         console.print("nothing to remove", highlight=False)
     elif yes or typer.confirm("remove these?"):
         console.print(f"freed {megabytes(collect(run_directory))}", highlight=False)
+
+
+def _examine(settings: RunConfig) -> None:
+    from selfevo.doctor import examine
+    from selfevo.table import print_checks
+
+    checks = examine(settings)
+    print_checks(console, checks)
+    if failed := [check.name for check in checks if check.status == "fail"]:
+        raise ConfigError(f"checks failed: {', '.join(failed)}; see above, or start all the same with --no-check")
 
 
 def _launch(settings: RunConfig) -> None:

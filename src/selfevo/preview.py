@@ -20,7 +20,7 @@ from selfevo.launch import resolve_model, trainer_of
 from selfevo.prompts import Turns, Verdict, verdict_line
 from selfevo.protocols import AnnotatedTask, Problem
 from selfevo.records import Drafted, Example, Refined
-from selfevo.sets import draw_sets
+from selfevo.sets import Sets, draw_sets
 from selfevo.tasks import load_task
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype
 
@@ -35,17 +35,12 @@ def preview(config: RunConfig, console: Console) -> None:
     folder = resolve_model(config.model)
     chat = Chat(load_tokenizer(folder))
     sets = draw_sets(config)
-    d_meta = sets.d_meta
+    d_meta = lessons_of(config, sets)
     if config.corpus.task:
-        d_meta = solved(load_task(config.corpus.task), sets.labelled)
         console.print(
             "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
         )
     elif sets.unlabelled:
-        d_meta = [
-            Refined(p.id, p.prompt, "(the response)", f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}", "(r^)")
-            for p in sets.unlabelled
-        ]
         console.print(
             "D_meta is written during the run; its texts are not known yet, so counts are low.\n", style="yellow"
         )
@@ -62,7 +57,7 @@ def preview(config: RunConfig, console: Console) -> None:
     ]
     for name, view in views:
         show(console, f"asked: {name}", rows, lambda row, view=view: Text(visible(chat, chat.prompt(view(row)))))
-    estimate(config, chat, sets.pool, d_meta, skills + answers, len(sets.evaluation), console)
+    estimate(config, chat, sets, d_meta, console)
 
 
 def preview_annotation(config: RunConfig, console: Console) -> None:
@@ -97,6 +92,14 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
         console.print(f"[dim]{message['role']}[/]", message["content"], soft_wrap=True, highlight=False)
 
 
+def lessons_of(config: RunConfig, sets: Sets) -> list[Refined]:
+    """D_meta, or what can be said of it before it is written: gold answers as responses, else words that stand in."""
+    if config.corpus.task:
+        return solved(load_task(config.corpus.task), sets.labelled)
+    feedback = f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}"
+    return sets.d_meta or [Refined(p.id, p.prompt, "(the response)", feedback, "(r^)") for p in sets.unlabelled]
+
+
 def solved(task: AnnotatedTask, problems: Sequence[Problem]) -> list[Refined]:
     """The trajectories of a model that is right at once."""
     answers = [(problem, task.solution(problem)) for problem in problems]
@@ -126,21 +129,39 @@ def visible(chat: Chat, ids: list[int]) -> str:
     return str(chat.tokenizer.decode(ids, skip_special_tokens=False)).replace("\n", "⏎\n")
 
 
-def estimate(
-    config: RunConfig,
-    chat: Chat,
-    pool: Sequence[object],
-    d_meta: Sequence[Refined],
-    lessons: Sequence[Example],
-    problems: int,
-    console: Console,
-) -> None:
+def estimate(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined], console: Console) -> None:
     """Token counts exact where the text is known, else from the mean of D_meta; time from one measured product."""
-    lengths = [len(chat.sequence(e.turns, e.weights)[0]) for e in lessons]
+    lengths = token_counts(config, chat, d_meta)
     cut = sum(length > config.trainer.max_length for length in lengths)
-    known = sum(lengths)
-    one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
-    kept = 0.5 * len(pool) / config.round_count  # nobody knows before the run; half is a start
+    training, generated = tokens_needed(config, sets, len(d_meta), sum(lengths))
+    table = Table(title="estimate", title_justify="left", show_header=False)
+    for name, value in (
+        ("parameters", f"{count_parameters(config) / 1e6:.0f} M"),
+        (
+            "D_meta",
+            f"{len(d_meta)} trajectories, {sum(lengths)} tokens, {cut} longer than "
+            f"max_length={config.trainer.max_length}",
+        ),
+        ("pool", f"{len(sets.pool)} prompts in {config.round_count} rounds, policy {config.policy}"),
+        ("tokens to train on", f"about {training / 1e3:.0f} k"),
+        ("tokens to generate and read", f"about {generated / 1e3:.0f} k"),
+        ("matrix products here", f"{measure_flops(config) / 1e9:.0f} GFLOP/s measured"),
+        ("time", f"about {estimated_seconds(config, chat, sets, d_meta) / 60:.0f} minutes, within a factor of three"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def token_counts(config: RunConfig, chat: Chat, d_meta: Sequence[Refined]) -> list[int]:
+    """Tokens of each training sequence of L_meta."""
+    return [len(chat.sequence(e.turns, e.weights)[0]) for e in meta_examples(d_meta, config.beta)]
+
+
+def tokens_needed(config: RunConfig, sets: Sets, trajectories: int, known: int) -> tuple[float, float]:
+    """Tokens to train on, and to generate and read, in the whole run. `known` are those of L_meta."""
+    one = known / max(1, trajectories)  # tokens of a trajectory, its answer pair included
+    pool = len(sets.pool) * config.samples_per_prompt
+    kept = 0.5 * pool / config.round_count  # nobody knows before the run; half is a start
     answer = one * 0.3
     training = known * trainer_of(config, "meta").num_train_epochs
     if config.corpus.task:
@@ -151,33 +172,27 @@ def estimate(
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
         training += rows * trainer_of(config, f"round-{t}").num_train_epochs
-    trajectories = len(pool) * 1.5 + problems * (config.round_count + 3)
-    generated = trajectories * one
-    parameters = count_parameters(config)
-    speed = measure_flops(config)
-    seconds = parameters * (6 * training / _TRAINING_SHARE + 2 * generated / _GENERATION_SHARE) / speed
-    table = Table(title="estimate", title_justify="left", show_header=False)
-    for name, value in (
-        ("parameters", f"{parameters / 1e6:.0f} M"),
-        (
-            "D_meta",
-            f"{len(d_meta)} trajectories, {known} tokens, {cut} longer than max_length={config.trainer.max_length}",
-        ),
-        ("pool", f"{len(pool)} prompts in {config.round_count} rounds, policy {config.policy}"),
-        ("tokens to train on", f"about {training / 1e3:.0f} k"),
-        ("tokens to generate and read", f"about {generated / 1e3:.0f} k"),
-        ("matrix products here", f"{speed / 1e9:.0f} GFLOP/s measured"),
-        ("time", f"about {seconds / 60:.0f} minutes, within a factor of three"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
+    measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
+    return training, (pool * 1.5 + measured) * one
+
+
+def estimated_seconds(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined]) -> float:
+    """Of the whole run; meant to tell minutes from hours."""
+    known = sum(token_counts(config, chat, d_meta))
+    training, generated = tokens_needed(config, sets, len(d_meta), known)
+    work = 6 * training / _TRAINING_SHARE + 2 * generated / _GENERATION_SHARE
+    return count_parameters(config) * work / measure_flops(config)
 
 
 def count_parameters(config: RunConfig) -> int:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(resolve_model(config.model), trust_remote_code=False)
-        )
+    """Raises ConfigError where transformers does not know the model."""
+    folder = resolve_model(config.model)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"model: transformers cannot read {folder / 'config.json'}: {reason}") from None
     return int(sum(parameter.numel() for parameter in model.parameters()))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from selfevo.ledger import Entry, Summary
@@ -99,6 +100,27 @@ def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any])
         ),
     ):
         console.print(line, highlight=False)
+
+
+class Check(Protocol):
+    """One finding of doctor.py."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def finding(self) -> str: ...
+    @property
+    def remedy(self) -> str: ...
+
+
+def print_checks(console: Console, checks: Sequence[Check]) -> None:
+    styles = {"pass": "green", "warn": "yellow", "fail": "red"}
+    for check in checks:
+        console.print(f"[{styles[check.status]}]{check.status:5}[/] {escape(check.name)}: {escape(check.finding)}")
+        if check.remedy:
+            console.print(f"      -> {check.remedy}", style="dim", markup=False)
 
 
 def print_runs(console: Console, runs: Sequence[Summary]) -> None:

@@ -1,0 +1,268 @@
+"""`selfevo doctor`: what can be known to go wrong before hours are spent on it, each with its remedy.
+
+The silent failures of self-training are checked on the very model and rows of the run: a stop token that is never
+trained, a chat template that differs between training and inference, an engine that does not write what the model
+would, sequences that are too long to be trained on.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from packaging.requirements import Requirement
+from transformers import AutoModelForCausalLM
+
+from selfevo import prompts
+from selfevo.chat import Chat
+from selfevo.config import RunConfig
+from selfevo.examples import meta_examples
+from selfevo.launch import build_engine, resolve_model
+from selfevo.preview import count_parameters, estimated_seconds, lessons_of
+from selfevo.protocols import Engine, Generation, Request, Sampling
+from selfevo.records import Example, Refined
+from selfevo.sets import Sets, draw_sets
+from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
+
+PROMPTS = 20
+NEW_TOKENS = 24
+# How near the second logit may be to the first for either to be chosen, as a share of it: sums in another order.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    finding: str
+    remedy: str = ""
+
+
+def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
+    """All checks of a configuration. Leaves nothing behind; raises what a run would raise for want of model or data."""
+    folder, sets = resolve_model(config.model), draw_sets(config)
+    sizes = [disk(config, folder), memory(config)]
+    chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, sets)
+    return [
+        versions(),
+        *sizes,
+        template(chat, d_meta),
+        stop_token(chat, d_meta),
+        lengths(config, chat, d_meta),
+        *generation(config, folder, chat, sets, engine or build_engine(config.engine)),
+        time_needed(config, chat, sets, d_meta),
+    ]
+
+
+def versions() -> Check:
+    """Every required package in a version that is said to work."""
+    wrong, found = [], []
+    for line in importlib.metadata.requires("selfevo") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = importlib.metadata.version(requirement.name)
+        if requirement.name in ("torch", "transformers", "trl"):
+            found.append(f"{requirement.name} {version}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
+    if wrong:
+        return Check("versions", "fail", "; ".join(wrong), "pip install -U selfevo")
+    return Check("versions", "pass", ", ".join(found))
+
+
+def disk(config: RunConfig, folder: Path) -> Check:
+    """Room for every model of the run, and for one checkpoint with its optimizer."""
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    stages = config.evaluation.stages if config.evaluation else ()
+    models = 1 + config.round_count + ("sft" in stages) + bool(config.corpus.task and config.corpus.warmup_share)
+    checkpoint = 0 if config.trainer.lora else 12 * count_parameters(config)
+    need = models * weights + checkpoint
+    place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    finding = f"{_gib(need)} for {models} models and a checkpoint, {_gib(free)} free in {place}"
+    if free < need:
+        return Check("disk", "fail", finding, "make room, or give an output on a larger disk")
+    status: Literal["pass", "warn"] = "warn" if free < 1.2 * need else "pass"
+    return Check("disk", status, finding, "selfevo gc frees all but the best and the last model" * (status == "warn"))
+
+
+def memory(config: RunConfig) -> Check:
+    """Of training: weights, gradients and Adam's two moments in float32, or the bare weights with LoRA; activations
+    come on top."""
+    device = pick_device(config.trainer.device)
+    parameters = count_parameters(config)
+    need = parameters * (2 if config.trainer.lora else 16)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    finding = f"{_gib(need)} to train {parameters / 1e6:.0f} M parameters on {device}, without activations"
+    if free is None:
+        return Check("memory", "pass", finding)
+    finding += f"; {_gib(free)} free"
+    remedy = "train adapters (trainer.lora: {}), take a smaller model, or a larger device"
+    if free < need:
+        return Check("memory", "fail", finding, remedy)
+    if free < 1.5 * need:
+        return Check("memory", "warn", finding, f"if it runs out: trainer.gradient_checkpointing: true, or {remedy}")
+    return Check("memory", "pass", finding)
+
+
+def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+    """What a skill is asked with must be, token by token, what stands before its answer in training."""
+    name = "chat template"
+    for row in d_meta[:PROMPTS]:
+        turns = (*prompts.refine(row.prompt, row.response, row.feedback), row.refinement)
+        trained, _ = chat.sequence(turns, (0.0, 1.0, 1.0))
+        for asked in (prompts.respond(row.prompt), turns[:3], turns[:5]):
+            ids = chat.prompt(asked)
+            if trained[: len(ids)] != ids:
+                place = next((i for i, pair in enumerate(zip(ids, trained, strict=False)) if pair[0] != pair[1]), 0)
+                return Check(
+                    name,
+                    "fail",
+                    f"training and inference differ from token {place} of a conversation of {len(asked)} turns: "
+                    f"{chat.tokenizer.decode(trained[place : place + 8])!r} and "
+                    f"{chat.tokenizer.decode(ids[place : place + 8])!r}",
+                    "save the model with a template that renders earlier turns the same however many follow",
+                )
+    rows = min(PROMPTS, len(d_meta))
+    plain = [{"role": "user", "content": d_meta[0].prompt.strip()}] if d_meta else []
+    theirs = chat.tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False) if plain else []
+    if plain and list(theirs) != chat.prompt((d_meta[0].prompt,)):
+        return Check(
+            name,
+            "warn",
+            "apply_chat_template gives other tokens than are trained and asked here",
+            "look at --dry-run; a serving system that applies the template itself will prompt slightly differently",
+        )
+    return Check(name, "pass", f"training and inference agree token by token on {3 * rows} conversations")
+
+
+def stop_token(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+    """Every labelled turn must end in the stop token, with a weight."""
+    shown = repr(chat.tokenizer.decode([chat.stop_id]))
+    for example in meta_examples(d_meta[:PROMPTS], 1.0):
+        if untrained := _untrained_stops(chat, example):
+            return Check(
+                "stop token trained",
+                "fail",
+                f"{shown} has no weight in the loss behind {untrained} labelled turns of {example.id}",
+                "give the model a chat template that closes an assistant turn with one token",
+            )
+    return Check("stop token trained", "pass", f"{shown} ends every labelled turn and is in the loss")
+
+
+def _untrained_stops(chat: Chat, example: Example) -> int:
+    ids, weights = chat.sequence(example.turns, example.weights)
+    trained = sum(token == chat.stop_id and weight > 0 for token, weight in zip(ids, weights, strict=True))
+    return sum(weight > 0 for weight in example.weights) - trained
+
+
+def lengths(config: RunConfig, chat: Chat, d_meta: Sequence[Refined]) -> Check:
+    """The share of training sequences that max_length leaves out."""
+    examples = meta_examples(d_meta, config.beta)
+    sizes = sorted(len(chat.sequence(example.turns, example.weights)[0]) for example in examples)
+    limit = config.trainer.max_length
+    over = sum(size > limit for size in sizes)
+    finding = f"{over} of {len(sizes)} sequences are longer than max_length={limit}; the longest has {sizes[-1]} tokens"
+    if not over:
+        return Check("max_length", "pass", finding)
+    remedy = f"trainer.max_length: {sizes[-1]} trains on all of them"
+    return Check("max_length", "fail" if over > len(sizes) / 2 else "warn", finding, remedy)
+
+
+def generation(config: RunConfig, folder: Path, chat: Chat, sets: Sets, engine: Engine) -> list[Check]:
+    """The engine on prompts of the run: do they fit, does the model end, does it write what transformers would?"""
+    asked = [p.prompt for p in (*sets.pool, *sets.to_annotate(), *(row for row in sets.d_meta))][:PROMPTS]
+    requests = [Request(prompts.respond(text), 0) for text in asked]
+    generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
+    engine.release()
+    overlong = sum(g.finish == "overlong" for g in generations)
+    checks = []
+    if overlong:
+        checks.append(
+            Check(
+                "context",
+                "fail" if overlong == len(generations) else "warn",
+                f"{overlong} of {len(generations)} prompts do not fit the model's context with room for an answer",
+                "take a model with a longer context, shorter prompts, or a lower skills.respond.max_new_tokens",
+            )
+        )
+    ended = sum(g.finish == "stop" for g in generations)
+    checks.append(
+        Check(
+            "stop token emitted",
+            "pass" if ended else "warn",
+            f"the base model ends {ended} of {len(generations)} answers within {NEW_TOKENS} tokens",
+            "" if ended else "training teaches it; if answers stay truncated, see the monitors in the report",
+        )
+    )
+    fitting = [i for i, g in enumerate(generations) if g.finish != "overlong"]
+    agreeing = agreement(config, folder, chat, [requests[i] for i in fitting], [generations[i] for i in fitting])
+    finding = f"{agreeing} of {len(fitting)} greedy answers are those of transformers, up to rounding"
+    if agreeing < 0.9 * len(fitting):
+        remedy = "try engine.kind: transformers, engine.dtype: float32, engine.kv_cache_gib: 0, and report it"
+        checks.append(Check("engine", "fail", finding, remedy))
+    else:
+        checks.append(Check("engine", "pass", finding))
+    return checks
+
+
+@torch.inference_mode()
+def agreement(
+    config: RunConfig, folder: Path, chat: Chat, requests: Sequence[Request], generations: Sequence[Generation]
+) -> int:
+    """How many answers are those of transformers' own greedy decoding, one prompt at a time; where the texts part, the
+    two likeliest tokens may be as near to each other as rounding brings them."""
+    quiet()
+    device = pick_device(config.engine.device)
+    dtype = pick_dtype(config.engine.dtype, device)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    ).to(device)
+    agreeing = 0
+    for request, generation in zip(requests, generations, strict=True):
+        ids = torch.tensor([chat.prompt(request.turns)], device=device)
+        written = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+            eos_token_id=chat.stop_id,
+            pad_token_id=chat.stop_id,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        tokens = written.sequences[0, ids.shape[1] :].tolist()
+        common = next(i for i in range(len(tokens), -1, -1) if generation.text.startswith(chat.text(tokens[:i])))
+        if generation.text == chat.text(tokens):
+            agreeing += 1
+        elif common < len(tokens):
+            first, second = written.logits[common][0].float().topk(2).values.tolist()
+            agreeing += first - second <= TOLERANCE[dtype] * max(1.0, abs(first))
+    del model
+    gc.collect()
+    return agreeing
+
+
+def time_needed(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined]) -> Check:
+    minutes = estimated_seconds(config, chat, sets, d_meta) / 60
+    return Check("time", "pass", f"about {minutes:.0f} minutes, within a factor of three")
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
