@@ -69,6 +69,7 @@ def test_results_have_the_documented_schema(config: RunConfig) -> None:
     for stage in content["stages"]:
         assert stage.keys() == {
             *("name", "direct", "refined", "consistency", "both", "transitions", "verdict", "by_kind", "by_difficulty"),
+            "answers",
             *("rows", "audit", "seconds"),
         }
         for mode in ("direct", "refined"):

@@ -35,7 +35,7 @@ LAYERS = [
     {"sets", "card"},
     {"watch"},
     {"launch"},
-    {"preview", "demo", "answering", "harness"},
+    {"preview", "demo", "answering", "harness", "ablate"},
     {"doctor"},
     {"cli_models"},
     {"cli"},

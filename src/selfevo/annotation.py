@@ -17,9 +17,9 @@ from selfevo.config import CorpusConfig
 from selfevo.errors import DataError
 from selfevo.examples import answer_examples
 from selfevo.files import read_marker, read_rows
-from selfevo.prompts import parse_verdict
+from selfevo.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.protocols import AnnotatedTask, Annotation, Model, Problem, Sampling, Teacher
-from selfevo.records import Drafted, Prompt, Refined
+from selfevo.records import Drafted, Prompt, Refined, content_id
 from selfevo.run import Run, Stored
 from selfevo.skills import RESPOND
 from selfevo.stage import fill
@@ -56,7 +56,8 @@ def annotate(
             run.event("annotate", stage=f"{ROOM}/annotate", seconds=now - started, **_figures(annotations))
             started = now
 
-    fill(path, drafts, key=teacher.key, work=work, line=line, marker={}, progress=run.progress)
+    shared = [root / path.relative_to(run.root) for root in run.shared]
+    fill(path, drafts, key=teacher.key, work=work, line=line, marker={}, progress=run.progress, shared=shared)
     rows = list(Stored(path, Refined, read_marker(path.with_suffix(".done.json"))["rows"]["out"]))
     if not rows:
         reasons = Counter(row["reason"] for row in read_rows(path))
@@ -66,6 +67,26 @@ def annotate(
             + f"; the replies are in {path}"
         )
     return rows
+
+
+def altered(rows: Sequence[Refined], corpus: CorpusConfig, seed: int) -> list[Refined]:
+    """D_meta as it is used: less of it, with some verdicts turned round, or without words, as ablations ask.
+
+    Which prompts and rows are taken hangs on their ids and the seed, so that half of D_meta holds its quarter.
+    """
+    ids = sorted({row.id for row in rows}, key=lambda each: content_id(seed, "share", each))
+    taken = set(ids[: max(1, round(corpus.share * len(ids)))])
+    rows = [row for row in rows if row.id in taken]
+    by_chance = sorted(rows, key=lambda row: content_id(seed, "flipped", row.id, row.response))
+    flipped = {(row.id, row.response) for row in by_chance[: round(corpus.flipped * len(rows))]}
+    result = []
+    for row in rows:
+        words, _, last = row.feedback.strip().rpartition("\n")
+        if (row.id, row.response) in flipped:
+            qualified = parse_verdict(row.feedback) is Verdict.QUALIFIED
+            last = verdict_line(Verdict.NOT_QUALIFIED if qualified else Verdict.QUALIFIED)
+        result.append(replace(row, feedback=f"{words}\n{last}".strip() if corpus.words else last))
+    return result
 
 
 def spent(run: Run) -> tuple[int, float]:

@@ -148,6 +148,40 @@ def annotate(
     console.print(f"{path}: {len(rows)} rows, responses judged: {counts}", highlight=False)
 
 
+@app.command(
+    epilog="Examples: `selfevo ablate config.yaml --only no-filter --only one-round`   "
+    "`selfevo ablate config.yaml --only labels-50 --only labels-100 --seeds 0,1,2 --output runs/labels`"
+)
+def ablate(
+    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with an evaluation.")],
+    only: Annotated[
+        list[str] | None, typer.Option(help="A variant, repeatable; by default all but labels-N: docs/ablations.md.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="With commas between them.")] = "0,1,2",
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; the same one resumes.")] = None,
+    set_: Overrides = None,
+) -> None:
+    """Runs a configuration beside variants of it: same labels, same problems, shared stages once; one table."""
+    from selfevo.ablate import VARIANTS
+    from selfevo.ablate import ablate as run_all
+    from selfevo.launch import launch
+    from selfevo.progress import Live
+    from selfevo.table import print_ablation
+
+    settings = load_config(config, set_ or [])
+    if not all(part.strip().isdigit() for part in seeds.split(",")):
+        raise ConfigError(f"--seeds is {seeds!r}; give numbers with commas between them, such as 0,1,2")
+
+    def one(variant: RunConfig, shared: tuple[Path, ...]) -> Path:
+        console.rule(str(variant.output), align="left")
+        return launch(variant, Live(console), shared=shared)
+
+    folder = output or settings.output.with_name(f"{settings.output.name}-ablation")
+    found = run_all(settings, only or list(VARIANTS), [int(part) for part in seeds.split(",")], folder, one)
+    print_ablation(console, found)
+    console.print(f"table: {folder / 'ablation.json'}", highlight=False)
+
+
 @app.command(epilog="Example: `selfevo init my-run.yaml`")
 def init(
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("selfevo.yaml"),

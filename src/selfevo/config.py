@@ -130,6 +130,9 @@ class CorpusConfig(_Strict):
     )
     warmup_epochs: float = Field(8, gt=0, description="with task: epochs of that warm-up; warmup_share 0 leaves it out")
     temperature: float = Field(0.8, ge=0, description="at which the responses that are criticised are sampled")
+    share: float = Field(1.0, gt=0, le=1, description="share of D_meta's prompts that is used: fewer labels")
+    flipped: Share = Field(0.0, description="share of its verdicts that is turned round: worse labels")
+    words: bool = Field(True, description="false: of each feedback only its verdict is taught, no language")
 
     @model_validator(mode="after")
     def _one_source(self) -> CorpusConfig:

@@ -48,9 +48,9 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "skills": {
                 # The trained models need some fifteen tokens; the limit gives the base model room to come to an answer.
                 "respond": {"temperature": 0.0, "max_new_tokens": 64},
-                "critique": {"max_new_tokens": 96 if smoke else 160},
+                "critique": {"max_new_tokens": 96 if smoke else 192},
                 "refine": {"max_new_tokens": 64},
-                "judge": {"max_new_tokens": 96 if smoke else 160},
+                "judge": {"max_new_tokens": 96 if smoke else 192},
             },
             # Kept states differ in the last bit of bf16 from ones computed again after a kill: without them a killed
             # demo ends with the same bytes as one that was not, and it is no slower.

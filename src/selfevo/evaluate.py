@@ -113,9 +113,15 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "qualified": len(said_yes),
             "unparsed": sum(o.verdict is Verdict.UNKNOWN for o in outcomes),
         },
+        "answers": {"direct": _bits(direct), "refined": _bits(refined)},
         "by_kind": _split(outcomes, [o.problem.kind for o in outcomes]),
         "by_difficulty": _split(outcomes, [o.problem.difficulty for o in outcomes]),
     }
+
+
+def _bits(values: Sequence[bool]) -> str:
+    """A 1 for each right answer, in the order of the problems: from these every paired test can be done again."""
+    return "".join("01"[value] for value in values)
 
 
 def _split(outcomes: Sequence[Outcome], groups: Sequence[str]) -> dict[str, dict[str, Any]]:

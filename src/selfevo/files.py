@@ -129,6 +129,15 @@ def mark_done(path: Path, marker: dict[str, Any], sha256: str) -> None:
     write_atomic(path.with_suffix(".done.json"), json.dumps({**marker, "sha256": sha256}, indent=2))
 
 
+def link(source: Path, target: Path) -> None:
+    """The same file under another name, or a copy where the file system has no such thing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def seal(folder: Path, marker: dict[str, Any]) -> None:
     """Makes a finished folder count: everything on disk, and a marker with the SHA-256 of each file, written last."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

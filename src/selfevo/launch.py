@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from selfevo.annotation import annotate, spent
+from selfevo.annotation import altered, annotate, spent
 from selfevo.card import write_cards
 from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
@@ -40,13 +40,20 @@ from selfevo.trainers.trl import TRLTrainer
 from selfevo.watch import Watch
 
 
-def launch(config: RunConfig, progress: Progress, engine: Engine | None = None, trainer: Trainer | None = None) -> Path:
+def launch(
+    config: RunConfig,
+    progress: Progress,
+    engine: Engine | None = None,
+    trainer: Trainer | None = None,
+    shared: tuple[Path, ...] = (),
+) -> Path:
     """Starts or resumes the run of `config` and returns its directory.
 
-    `engine` and `trainer` replace the ones the configuration names: for tests, and for trying things out.
+    `engine` and `trainer` replace the ones the configuration names: for tests, and for trying things out. `shared` are
+    run directories from which finished stages and models are taken over where they are the same.
     """
-    with begin(config, progress, engine, trainer) as (run, base, sets):
-        d_meta = sets.d_meta or write_d_meta(config, run, base, sets)
+    with begin(config, progress, engine, trainer, shared) as (run, base, sets):
+        d_meta = altered(sets.d_meta or write_d_meta(config, run, base, sets), config.corpus, config.seed)
         run.save_rows("d_meta", d_meta)
         watch = Watch(config, run, sets)
         stages = config.evaluation.stages if config.evaluation else ()
@@ -78,14 +85,18 @@ def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = 
     if config.corpus.path:
         raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
     with begin(config, progress, engine, None) as (run, base, sets):
-        d_meta = write_d_meta(config, run, base, sets)
+        d_meta = altered(write_d_meta(config, run, base, sets), config.corpus, config.seed)
         run.save_rows("d_meta", d_meta)
         return config.output / "data" / "d_meta.jsonl", d_meta
 
 
 @contextmanager
 def begin(
-    config: RunConfig, progress: Progress, engine: Engine | None, trainer: Trainer | None
+    config: RunConfig,
+    progress: Progress,
+    engine: Engine | None,
+    trainer: Trainer | None,
+    shared: tuple[Path, ...] = (),
 ) -> Iterator[tuple[Run, Model, Sets]]:
     """The run directory, held by this process, with the base model and everything that is given."""
     with locked(config.output):
@@ -100,6 +111,7 @@ def begin(
             sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
             seed=config.seed,
             progress=progress,
+            shared=shared,
         )
         base = Model("base", base_path, hash_model(base_path))
         sets = draw_sets(config)

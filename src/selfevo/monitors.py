@@ -57,9 +57,10 @@ def watch_rows(folder: Path) -> dict[str, float | None]:
     sample = [text for _, text in sorted(texts)[:SAMPLE]]
     first = Counter(_verdict(row, "feedback") for row in read_rows(folder / "critique.jsonl"))
     second = Counter(_verdict(row, "judgement") for row in read_rows(folder / "judge.jsonl"))
+    path = folder / "refine.jsonl"  # not there in the ablation without refinement
     same = Counter(
         answer_key(row["response"]) == answer_key(row["refinement"])
-        for row in read_rows(folder / "refine.jsonl")
+        for row in (read_rows(path) if path.is_file() else ())
         if row["status"] == "ok"
     )
     total = finishes.total()

@@ -92,6 +92,10 @@ def generate_all(engine: Engine, model: Path, requests: Sequence[Request], sampl
 
 
 class Trainer(Protocol):
+    def key(self) -> str:
+        """A hash of all that decides what it makes of the same model and examples."""
+        ...
+
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         """How many tokens one epoch of `examples` is for the model at `base`."""
         ...

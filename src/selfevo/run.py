@@ -34,6 +34,7 @@ from selfevo.files import (
     file_fault,
     folder_faults,
     hash_model,
+    link,
     read_marker,
     read_rows,
     seal,
@@ -70,6 +71,7 @@ class Run:
     sampling: dict[str, Sampling]
     seed: int
     progress: Progress
+    shared: tuple[Path, ...] = ()  # other run directories: what they have finished and is the same is taken over
 
     def room(self, name: str, model: Model) -> Room:
         return Room(self, name, model)
@@ -77,7 +79,10 @@ class Run:
     def model(self, name: str, start: Model, examples: Sequence[Example]) -> Model:
         """The model `name`, trained from `start` on `examples` unless it already stands in the run directory."""
         final = self.root / "models" / name
-        lineage = content_id(start.id, [example.id for example in examples], self.seed)
+        trainer = self.trainer(name)
+        lineage = content_id(start.id, [example.id for example in examples], self.seed, trainer.key())
+        if not final.is_dir():
+            self._take_over(name, lineage)
         if final.is_dir():
             marker = read_marker(final / MODEL_MARKER)
             if marker["lineage"] != lineage:
@@ -91,7 +96,7 @@ class Run:
         work, temporary = self.root / "models" / f".{name}.work", self.root / "models" / f".{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         self.engine.release()
-        trainer, progress = self.trainer(name), _Named(self.progress, f"train {name}")
+        progress = _Named(self.progress, f"train {name}")
         started = time.monotonic()
         try:
             with space_for(final, sum(path.stat().st_size for path in start.path.glob("*.safetensors"))):
@@ -119,6 +124,21 @@ class Run:
         shutil.rmtree(work, ignore_errors=True)
         self.event("train", stage=name, seconds=seconds, **figures)
         return Model(name, final, str(marker["weights"]))
+
+    def _take_over(self, name: str, lineage: str) -> None:
+        """The same model of another run, its files linked."""
+        temporary = self.root / "models" / f".{name}.tmp"
+        for folder in (root / "models" / name for root in self.shared):
+            if not (folder / MODEL_MARKER).is_file():
+                continue
+            marker = read_marker(folder / MODEL_MARKER)
+            if marker["lineage"] == lineage and "removed" not in marker and not folder_faults(folder, marker):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                for path in [folder / name for name in (*marker["files"], MODEL_MARKER)]:
+                    link(path, temporary / path.relative_to(folder))
+                temporary.rename(self.root / "models" / name)
+                return
 
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:
         line = json.dumps({"event": kind, "stage": stage, "seconds": round(seconds, 3), **figures})
@@ -239,6 +259,7 @@ class Room:
             line=line,
             marker={"model": self.model.id},
             progress=self.run.progress,
+            shared=[root / path.relative_to(self.run.root) for root in self.run.shared],
         )
         return path
 

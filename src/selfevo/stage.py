@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from selfevo.errors import RunError
-from selfevo.files import append, file_fault, hash_file, mark_done, read_marker, read_rows, sync, write_atomic
+from selfevo.files import append, file_fault, hash_file, link, mark_done, read_marker, read_rows, sync, write_atomic
 from selfevo.protocols import Progress
 
 WINDOW = 4096
@@ -67,14 +67,18 @@ def fill(
     line: Callable[[T, Result], Mapping[str, Any]],
     marker: Mapping[str, Any],
     progress: Progress,
+    shared: Sequence[Path] = (),
 ) -> None:
     """Writes X.jsonl, a line per row, doing only the work that is owed.
 
     `key` names what decides a row's result: equal keys, equal results. `line` is what is written of a row and its
-    result; its "status" is "ok" or "quarantined". Raises RunError when X.jsonl is finished and holds other rows, or
+    result; its "status" is "ok" or "quarantined". Of the files `shared`, one that is finished and has the same keys is
+    taken over as it is. Raises RunError when X.jsonl is finished and holds other rows, or
     was changed since.
     """
     name = f"{path.parent.name} {path.stem}"
+    if not path.with_suffix(".done.json").exists():
+        _take_over(path, shared, rows, key)
     if path.with_suffix(".done.json").exists():
         _check(path, (key(row) for row in rows))
         path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
@@ -116,15 +120,33 @@ def fill(
         progress.finish(f"{total['in']} in, {total['out']} out, {total['quarantined']} quarantined")
 
 
+def _take_over(path: Path, shared: Sequence[Path], rows: Iterable[T], key: Callable[[T], str]) -> None:
+    finished = [other for other in shared if other.with_suffix(".done.json").is_file()]
+    if not finished:
+        return
+    digest = _digest(key(row) for row in rows)
+    for other in finished:
+        marker = read_marker(other.with_suffix(".done.json"))
+        if marker["keys"] == digest and not file_fault(other, marker["sha256"]):
+            for name in (path, path.with_suffix(".done.json")):  # the marker last: it makes the rows count
+                name.unlink(missing_ok=True)
+                link(other.with_name(name.name), name)
+            return
+
+
+def _digest(keys: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(key.encode())
+    return digest.hexdigest()
+
+
 def _check(path: Path, keys: Iterable[str]) -> None:
     marker = path.with_suffix(".done.json")
     expected = read_marker(marker)
     if fault := file_fault(path, expected["sha256"]):
         raise RunError(f"{fault}; restore it, or delete it and {marker} to have its rows made again")
-    digest = hashlib.sha256()
-    for key in keys:
-        digest.update(key.encode())
-    if expected["keys"] != digest.hexdigest():
+    if expected["keys"] != _digest(keys):
         raise RunError(
             f"{path} holds results for other rows, from another model or with other settings than this run now asks "
             "for; use a new --output"

@@ -102,6 +102,24 @@ def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any])
         console.print(line, highlight=False)
 
 
+def print_ablation(console: Console, found: dict[str, Any]) -> None:
+    table = Table(title=f"seeds {', '.join(map(str, found['seeds']))}", title_justify="left")
+    for name in ("variant", "direct", "95 %", "against self", "p", "refined", "against self", "p", "kept", "time"):
+        table.add_column(name, justify="left" if name == "variant" else "right")
+    for row in found["rows"]:
+        cells = [row["name"]]
+        for mode in ("direct", "refined"):
+            against = row[mode].get("against")
+            cells.append(percent(row[mode]["accuracy"]))
+            cells += [interval(row[mode]["ci"])] if mode == "direct" else []
+            shown = f"{100 * against['difference']:+.1f} ({interval(against['ci'])})" if against else ""
+            cells += [shown, f"{against['p_value']:.2g}" if against else ""]
+        cells.append(percent(row["kept"]) if row["kept"] is not None else "")
+        cells.append(f"{row['cost']['seconds'] / 60:.1f} min" if row["cost"] else "")
+        table.add_row(*cells)
+    console.print(table)
+
+
 class Check(Protocol):
     """One finding of doctor.py."""
 

@@ -43,7 +43,10 @@ def test_the_annotators_verdict_is_that_of_the_checker_and_what_it_mends_is_righ
     assert TASK.is_correct(problem, TASK.solution(problem, text))
 
 
-SENTENCE = "Write one sentence about rain. Use these words in capital letters: lamp, door. End with: once in a while."
+SENTENCE = (
+    "Write one sentence about rain with the words: lamp, door. End it with: once in a while. "
+    "Then write how many words it has."
+)
 LIST = "List 3 fruits, one on each line. Begin each line with a dash."
 NUMBERED = "List 2 fruits, one on each line. Begin each line with its number."
 
@@ -51,11 +54,18 @@ NUMBERED = "List 2 fruits, one on each line. Begin each line with its number."
 @pytest.mark.parametrize(
     ("question", "response", "wrong"),
     [
-        (SENTENCE, "Rain on a LAMP and a DOOR once in a While!", []),
-        (SENTENCE, "Rain on a LAMP once in a while.", ["DOOR nothing"]),
-        (SENTENCE, "Rain on LAMPS, a Lamp and a DOOR.", ["LAMP Lamp", "once in a while Lamp and a DOOR"]),
-        (SENTENCE, "Sun. LAMP. DOOR once in a while", ["rain nothing", "1 3"]),
-        (SENTENCE, "", ["rain nothing", "LAMP nothing", "DOOR nothing", "once in a while nothing", "1 0"]),
+        (SENTENCE, "Rain on a Lamp and a door once in a While! 11", []),
+        (SENTENCE, "Rain on a lamp and a door once in a while.\n11.", []),
+        (SENTENCE, "Rain on a lamp and a door once in a while. 12", ["11 12"]),
+        (SENTENCE, "Rain on a lamp and a door once in a while.", ["11 nothing"]),
+        (SENTENCE, "Rain on a lamp once in a while. 8", ["door nothing"]),
+        (SENTENCE, "Rain on lamps, a lamp and a door. 8", ["once in a while lamp and a door"]),
+        (SENTENCE, "Sun. Lamp. Door once in a while 7", ["rain nothing", "1 3"]),
+        (
+            SENTENCE,
+            "",
+            ["rain nothing", "lamp nothing", "door nothing", "once in a while nothing", "1 0", "0 nothing"],
+        ),
         (LIST, "- apple\n-Pear\n\n- fig\n", []),
         (LIST, "- apple\n* pear\n- fig", ["2 - pear * pear"]),
         (LIST, "- apple", ["2 - pear nothing", "3 - grape nothing", "3 1"]),
@@ -83,10 +93,11 @@ def test_a_list_is_mended_line_by_line() -> None:
     assert len({second, third}) == 2
 
 
-def test_a_sentence_is_mended_by_letters_and_written_anew_where_a_word_is_missing() -> None:
+def test_a_wrong_count_is_mended_and_a_sentence_without_its_words_written_anew() -> None:
     problem = Problem(Prompt.of(SENTENCE), "", "x")
-    assert TASK.solution(problem, "Rain: lamp, Door, once in a while.") == "Rain: LAMP, DOOR, once in a while."
-    assert TASK.solution(problem, "Rain, lamp, once in a while.") == fulfil(SENTENCE)
+    assert TASK.solution(problem, "Rain: lamp, Door, once in a while. 3") == "Rain: lamp, Door, once in a while. 7"
+    assert TASK.solution(problem, "Rain, lamp, once in a while. 6") == fulfil(SENTENCE)
+    assert "1 Rain 2 lamp 3 door 4 once" in TASK.explain(problem, "Rain, lamp, door once in a while. 7")
 
 
 def test_an_empty_response_breaks_something() -> None:

@@ -1,4 +1,4 @@
-"""Instructions whose fulfilment a program can check: words to use, capitals, an ending, a list of so many lines.
+"""Instructions whose fulfilment a program can check: words to use, an ending, a count, a list of so many lines.
 
 In the manner of IFEval (arXiv 2311.07911): what is demanded is stated in the instruction and verified in the text, so
 there are gold verdicts without one gold answer. The annotator's feedback goes through the demands one by one, sets what
@@ -52,6 +52,7 @@ _LISTS = {
 _MARKS = {"a dash": "-", "a star": "*", "a plus": "+", "a hash": "#", "an equals sign": "=", "its number": ""}
 _MOST = 7  # lines of a list
 _SHOWN = 10  # lines of a response that a feedback goes through
+_COUNTED = 40  # words
 _NOTHING = "nothing"
 
 
@@ -70,9 +71,10 @@ class Demand:
 
 
 def _ask_sentence(random_: random.Random) -> str:
-    question = f"Write one sentence about {random_.choice(_TOPICS)}. "
-    question += f"Use these words in capital letters: {', '.join(random_.sample(_WORDS, 4))}."
-    return question + (f" End with: {random_.choice(_ENDINGS)}." if random_.random() < 0.5 else "")
+    words = ", ".join(random_.sample(_WORDS, random_.randint(2, 4)))
+    ending = f" End it with: {random_.choice(_ENDINGS)}." if random_.random() < 0.5 else ""
+    topic = random_.choice(_TOPICS)
+    return f"Write one sentence about {topic} with the words: {words}.{ending} Then write how many words it has."
 
 
 def _ask_list(random_: random.Random) -> str:
@@ -82,7 +84,7 @@ def _ask_list(random_: random.Random) -> str:
 
 KINDS: dict[str, Callable[[random.Random], str]] = {"words": _ask_sentence, "list": _ask_list}
 _SENTENCE = re.compile(
-    r"Write one sentence about (\w+)\. Use these words in capital letters: ([\w, ]+)\.(?: End with: ([\w ]+)\.)?"
+    r"Write one sentence about (\w+) with the words: ([\w, ]+)\.(?: End it with: ([\w ]+)\.)? Then write how many"
 )
 _LIST = re.compile(r"List (\d+) (\w+), one on each line\. Begin each line with ([\w ]+)\.")
 
@@ -133,7 +135,7 @@ class InstructionsTask:
 def demands(question: str, response: str) -> list[Demand]:
     """What an instruction of KINDS asks for, read from its words, and what `response` has of it."""
     if match := _SENTENCE.match(question):
-        return _sentence(match[1], match[2].upper().split(", "), match[3], response)
+        return _sentence(match[1], match[2].split(", "), match[3], response)
     match = _LIST.match(question)
     assert match is not None, question
     return _list(question, int(match[1]), _LISTS[match[2]], _MARKS[match[3]], response)
@@ -145,11 +147,10 @@ def mend(question: str, response: str) -> str:
     if _LIST.match(question):
         *lines, count = found
         return "\n".join(line.wanted for line in lines[: int(count.wanted)])
-    if any(not demand.met and demand.given.casefold() != demand.wanted.casefold() for demand in found):
+    *others, count = found
+    if not all(demand.met for demand in others):
         return fulfil(question)
-    for demand in found:
-        response = re.sub(rf"(?<!\w){re.escape(demand.given)}(?!\w)", demand.wanted, response)
-    return response.strip()
+    return f"{_split(response)[0]} {count.wanted}"
 
 
 def fulfil(question: str) -> str:
@@ -158,27 +159,36 @@ def fulfil(question: str) -> str:
     if match is None:
         return mend(question, "")
     random_ = random.Random(content_id(question))
-    *first, last = (f"the {word}" for word in match[2].upper().split(", "))
+    *first, last = (f"the {word}" for word in match[2].split(", "))
     verb = random_.choice(["can go with", "can be like", "may bring to mind", "may need"])
-    return f"{match[1].capitalize()} {verb} {', '.join(first)} and {last}{f' {match[3]}' if match[3] else ''}."
+    sentence = f"{match[1].capitalize()} {verb} {', '.join(first)} and {last}{f' {match[3]}' if match[3] else ''}."
+    return f"{sentence} {len(_words(sentence))}"
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text)
+
+
+def _split(response: str) -> tuple[str, str]:
+    """The sentence, and the number behind it ("" if there is none)."""
+    match = re.search(r"(?<!\w)(\d+)\W*$", response)
+    return (response[: match.start()].strip(), match[1]) if match else (response.strip(), "")
 
 
 def _sentence(topic: str, words: list[str], ending: str | None, response: str) -> list[Demand]:
-    about = _occurrences(topic, response)[:1]
-    found = [Demand("Words", *(about or [topic]), *(about or [_NOTHING]))]
-    for word in words:
-        given = _occurrences(word, response)
-        found.append(Demand("Words", word, word if word in given else (given or [_NOTHING])[0]))
+    sentence, number = _split(response)
+    found = []
+    for word in (topic, *words):
+        there = re.search(rf"(?<!\w){word}(?!\w)", sentence, re.IGNORECASE)
+        found.append(Demand("Words", word, word if there else _NOTHING))
+    written = _words(sentence)
     if ending is not None:
-        last = " ".join(re.findall(r"\w+", response)[-len(ending.split()) :])
+        last = " ".join(written[-len(ending.split()) :])
         found.append(Demand("End", ending, ending if last.casefold() == ending else last[:60] or _NOTHING))
-    sentences = [part for part in re.split(r"[.!?]+(?:\s|$)|\n", response) if re.search(r"\w", part)]
-    return [*found, Demand("Sentences", "1", str(min(len(sentences), 99)))]
-
-
-def _occurrences(word: str, text: str) -> list[str]:
-    """As they are written."""
-    return re.findall(rf"(?<!\w){word}(?!\w)", text, re.IGNORECASE)
+    parts = [part for part in re.split(r"[.!?]+(?:\s|$)|\n", sentence) if re.search(r"\w", part)]
+    found.append(Demand("Sentences", "1", str(min(len(parts), 99))))
+    counted = " ".join(f"{i} {word[:20]}" for i, word in enumerate(written[:_COUNTED], start=1))
+    return [*found, Demand("Count", str(len(written)), number[:9] or _NOTHING, f"{counted}: ")]
 
 
 def _list(question: str, count: int, items: Sequence[str], mark: str, response: str) -> list[Demand]:

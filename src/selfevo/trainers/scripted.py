@@ -22,6 +22,9 @@ class ScriptedTrainer:
     before: Callable[[Path, Sequence[Example]], None] = lambda base, examples: None
     calls: list[tuple[Path, list[Example]]] = field(default_factory=list)
 
+    def key(self) -> str:
+        return "scripted"
+
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         return sum(len(turn.split()) for example in examples for turn in example.turns)
 

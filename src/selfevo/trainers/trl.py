@@ -27,7 +27,7 @@ from selfevo.config import TrainerConfig
 from selfevo.errors import RunError, TrainingError
 from selfevo.files import MODEL_MARKER, folder_faults, read_marker, seal
 from selfevo.protocols import Progress
-from selfevo.records import Example
+from selfevo.records import Example, content_id
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 
 IGNORED = -100
@@ -38,6 +38,9 @@ class TRLTrainer:
     """Trains as `config` says (TrainerConfig has the meaning of each setting)."""
 
     config: TrainerConfig
+
+    def key(self) -> str:
+        return content_id(self.config.model_dump(mode="json", exclude={"save_minutes"}))
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         rows, _ = tokenise(Chat(load_tokenizer(base)), examples, self.config.max_length)

@@ -1,0 +1,145 @@
+"""`selfevo ablate`: the run of a configuration beside the same run with one thing changed, over several seeds.
+
+Every variant has the same labels, prompts and held-out problems; what two of them have in common is computed once
+(run.py, `shared`). The questions are those that reviewers of the paper asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfevo.config import RunConfig, apply_overrides, parse_config
+from selfevo.errors import ConfigError
+from selfevo.evaluate import compare, rate
+from selfevo.files import read_marker, write_atomic
+from selfevo.ledger import costs
+
+SELF = "self"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What is changed, as `--set` would, and the question that it answers."""
+
+    overrides: tuple[str, ...]
+    question: str
+
+
+VARIANTS = {
+    "no-filter": Variant(("filter=none",), "does the filter matter?"),
+    "no-refinement": Variant(("refine=false",), "is refinement needed, or is filtering r enough?"),
+    "no-language": Variant(("corpus.words=false",), "do the words of the feedback matter, or its verdict alone?"),
+    "answer-agreement": Variant(("filter=answer-agreement",), "is self-consistency as good a filter?"),
+    "votes": Variant(("filter=verdict-votes",), "are several verdicts better than one?"),
+    "gold": Variant(("filter=gold",), "what would a perfect filter bring?"),
+    "one-round": Variant(("rounds=1",), "do several rounds beat one with all the prompts?"),
+    "six-rounds": Variant(("rounds=6",), "when to stop?"),
+    "restart": Variant(("policy=restart",), "which policy?"),
+    "continual-mixed": Variant(("policy=continual-mixed",), "which policy?"),
+    "continual-latest": Variant(("policy=continual-latest",), "which policy?"),
+    "quarter-labels": Variant(("corpus.share=0.25",), "how much D_meta is needed?"),
+    "half-labels": Variant(("corpus.share=0.5",), "how much D_meta is needed?"),
+    "flipped-10": Variant(("corpus.flipped=0.1",), "how do wrong verdicts in D_meta hurt?"),
+    "flipped-30": Variant(("corpus.flipped=0.3",), "how do wrong verdicts in D_meta hurt?"),
+    "flipped-50": Variant(("corpus.flipped=0.5",), "how do wrong verdicts in D_meta hurt?"),
+    "lora": Variant(("trainer.lora={}",), "are low-rank adapters enough?"),
+}
+
+
+def find(name: str, config: RunConfig) -> Variant:
+    """A variant by its name; `labels-N` is the run with N of the labels, with its own SFT beside it.
+
+    Raises ConfigError where there is none of the name.
+    """
+    if match := re.fullmatch(r"labels-(\d+)", name):
+        count = int(match[1])
+        if not 0 < count <= config.corpus.labels or config.corpus.path:
+            raise ConfigError(f"variant {name}: there are {config.corpus.labels} labels; raise corpus.labels")
+        share = f"corpus.share={count / config.corpus.labels}"
+        return Variant(
+            (share, "evaluation.stages=[sft, meta, rounds]"), "how many labels does SFT need, how many SELF?"
+        )
+    if name not in VARIANTS:
+        raise ConfigError(f"there is no variant {name!r}; there are {', '.join(VARIANTS)}, labels-N")
+    return VARIANTS[name]
+
+
+def ablate(
+    config: RunConfig, names: Sequence[str], seeds: Sequence[int], output: Path, launch: Callable[..., Path]
+) -> dict[str, Any]:
+    """Runs `self` and the variants in `output`, each seed in turn; returns what output/ablation.json holds.
+
+    `launch(config, shared=directories)` does one run. What was finished before is not done again.
+    """
+    if config.evaluation is None:
+        raise ConfigError("an ablation compares on held-out problems; give the configuration an evaluation")
+    data = config.model_dump(mode="json")
+    changes: dict[str, tuple[str, ...]] = {SELF: ("evaluation.stages=[base, sft, meta, rounds]",)}
+    changes |= {name: ("evaluation.stages=[meta, rounds]", *find(name, config).overrides) for name in names}
+    # All are parsed before the first is run: a mistake in the last must not come to light hours later.
+    runs = {
+        (name, seed): parse_config(
+            {**apply_overrides(data, overrides), "seed": seed, "output": str(output / f"{name}-seed{seed}")},
+            f"variant {name}",
+        )
+        for seed in seeds
+        for name, overrides in changes.items()
+    }
+    for (_, seed), settings in runs.items():
+        others = [other.output for (_, of), other in runs.items() if of == seed and other.output.is_dir()]
+        launch(settings, shared=tuple(folder for folder in others if folder != settings.output))
+        write_atomic(output / "ablation.json", json.dumps(tabulate(output, list(changes), seeds), indent=2))
+    return tabulate(output, list(changes), seeds)
+
+
+def tabulate(output: Path, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """The rows of the table, from the results of the runs that are there: each seed by itself, and all together.
+
+    A row is a model: base, sft and meta of `self`, and of each variant the last round (and its sft, where it has one).
+    Paired tests are against the last round of `self`, on the same problems of the same seeds.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name in names:
+        for seed in seeds:
+            folder = output / f"{name}-seed{seed}"
+            if not (folder / "results.json").is_file():
+                continue
+            results = read_marker(folder / "results.json")
+            stages = {stage["name"]: stage for stage in results["stages"]}
+            last = next((each for each in reversed(stages) if each.startswith("round-")), None)
+            shown = {"base": "base", "sft": "sft", "meta": "meta"} if name == SELF else {"sft": f"{name}, sft"}
+            for stage, label in shown.items():
+                if stage in stages:
+                    found.setdefault(label, {})[seed] = {"stage": stages[stage], "cost": None}
+            if last is not None:
+                rounds = [each["rows"] for each in results["rounds"]]
+                found.setdefault(name, {})[seed] = {
+                    "stage": stages[last],
+                    "rounds": len(rounds),
+                    "kept": sum(rows["kept"] for rows in rounds) / max(1, sum(rows["in"] for rows in rounds)),
+                    "cost": costs(folder)["total"],
+                }
+    reference = found.get(SELF, {})
+    return {"seeds": list(seeds), "rows": [_row(label, of_seeds, reference) for label, of_seeds in found.items()]}
+
+
+def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": label, "seeds": sorted(of_seeds)}
+    for mode in ("direct", "refined"):
+        bits = {seed: [bit == "1" for bit in each["stage"]["answers"][mode]] for seed, each in of_seeds.items()}
+        pooled = [bit for own in bits.values() for bit in own]
+        row[mode] = {**rate(pooled), "by_seed": {str(seed): sum(own) / len(own) for seed, own in bits.items()}}
+        both = [seed for seed in bits if seed in reference]
+        if label != SELF and both:
+            theirs = [bit == "1" for seed in both for bit in reference[seed]["stage"]["answers"][mode]]
+            row[mode]["against"] = compare(label, [bit for seed in both for bit in bits[seed]], SELF, theirs, mode)
+    own = [each for each in of_seeds.values() if each["cost"]]
+    row["kept"] = sum(each["kept"] for each in own) / len(own) if own else None
+    row["rounds"] = [each["rounds"] for each in own]
+    row["cost"] = {key: sum(each["cost"][key] for each in own) for key in own[0]["cost"]} if own else None
+    return row

@@ -1,0 +1,185 @@
+"""Variants of one run: what is the same is computed once, what differs is not shared, and the table adds up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs import small_demo, student
+from selfevo.ablate import VARIANTS, ablate, find
+from selfevo.annotation import altered
+from selfevo.config import CorpusConfig, RunConfig
+from selfevo.engines.scripted import ScriptedEngine
+from selfevo.errors import ConfigError
+from selfevo.evaluate import mcnemar_exact
+from selfevo.files import read_rows
+from selfevo.filters import KeepAll
+from selfevo.launch import launch
+from selfevo.progress import Silent
+from selfevo.prompts import Verdict, parse_verdict
+from selfevo.records import Example, Refined
+from selfevo.trainers.scripted import ScriptedTrainer
+
+
+class Counting:
+    """Launches with scripted parts, and counts what was asked and trained."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, int] = {}
+        self.trained: dict[str, list[str]] = {}
+
+    def __call__(self, config: RunConfig, shared: tuple[Path, ...]) -> Path:
+        engine = ScriptedEngine(student(config))
+        trained: list[str] = []
+
+        def note(base: Path, examples: Sequence[Example]) -> None:
+            trained.append(base.name)
+
+        folder = launch(config, Silent(), engine, ScriptedTrainer(before=note), shared)
+        self.asked[config.output.name] = len(engine.calls)
+        self.trained[config.output.name] = trained
+        return folder
+
+
+def play(tmp_path: Path, names: Sequence[str], seeds: Sequence[int] = (0,)) -> tuple[Counting, dict[str, Any]]:
+    counting = Counting()
+    return counting, ablate(small_demo(tmp_path, tmp_path / "run"), names, seeds, tmp_path / "out", counting)
+
+
+def test_what_variants_share_is_computed_once(tmp_path: Path) -> None:
+    counting, _ = play(tmp_path, ["no-filter", "half-labels"])
+    # self trains the warm-up, sft, meta and three rounds; without a filter only the rounds differ; with half of the
+    # labels the warm-up is the same and everything after it is not.
+    assert counting.trained["self-seed0"] == ["base", "base", "base", "meta", "round-1", "round-2"]
+    assert counting.trained["no-filter-seed0"] == ["meta", "round-1", "round-2"]
+    assert counting.trained["half-labels-seed0"] == ["base", "meta", "round-1", "round-2"]
+    assert counting.asked["no-filter-seed0"] < counting.asked["self-seed0"]
+    shared, own = tmp_path / "out/self-seed0", tmp_path / "out/no-filter-seed0"
+    for name in ("stages/evaluate-meta/respond.jsonl", "stages/round-1/judge.jsonl", "models/meta/model.safetensors"):
+        assert (own / name).read_bytes() == (shared / name).read_bytes()
+        assert (own / name).stat().st_ino == (shared / name).stat().st_ino
+    name = "stages/round-2/respond.jsonl"
+    assert (own / name).stat().st_ino != (shared / name).stat().st_ino, "another model's answers"
+
+
+def test_a_shared_stage_gives_the_rows_that_computing_would(tmp_path: Path) -> None:
+    play(tmp_path, ["no-filter"])
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    config = small_demo(tmp_path, alone / "run").model_copy(update={"filter": (KeepAll(),)})
+    launch(config, Silent(), ScriptedEngine(student(config)), ScriptedTrainer())
+    for path in (tmp_path / "out/no-filter-seed0/stages").glob("round-*/*.jsonl"):
+        other = config.output / "stages" / path.parent.name / path.name
+        assert list(read_rows(path)) == list(read_rows(other))
+
+
+def test_the_same_command_does_nothing_twice(tmp_path: Path) -> None:
+    _, first = play(tmp_path, ["no-refinement"])
+    counting, second = play(tmp_path, ["no-refinement"])
+    assert set(counting.asked.values()) == {0}
+    assert not any(counting.trained.values())
+    assert first == second == json.loads((tmp_path / "out/ablation.json").read_text())
+
+
+def test_the_table_pools_the_seeds_and_pairs_the_problems(tmp_path: Path) -> None:
+    _, found = play(tmp_path, ["no-filter"], seeds=(0, 1))
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == ["base", "sft", "meta", "self", "no-filter"]
+    for row in rows.values():
+        assert row["direct"]["n"] == 48
+        assert row["direct"]["correct"] / 48 == pytest.approx(sum(row["direct"]["by_seed"].values()) / 2)
+    assert "against" not in rows["self"]["direct"]
+    pair = rows["base"]["direct"]["against"]
+    assert pair["difference"] == pytest.approx(rows["base"]["direct"]["accuracy"] - rows["self"]["direct"]["accuracy"])
+    bits = {"base": "", "round-3": ""}
+    for seed in (0, 1):
+        for stage in json.loads((tmp_path / f"out/self-seed{seed}/results.json").read_text())["stages"]:
+            if stage["name"] in bits:
+                bits[stage["name"]] += stage["answers"]["direct"]
+    gained = sum(a > b for a, b in zip(bits["base"], bits["round-3"], strict=True))
+    lost = sum(a < b for a, b in zip(bits["base"], bits["round-3"], strict=True))
+    assert (pair["gained"], pair["lost"], pair["p_value"]) == (gained, lost, mcnemar_exact(gained, lost))
+    assert rows["self"]["cost"]["new_tokens"] > rows["no-filter"]["cost"]["new_tokens"], "shared work is counted once"
+    assert rows["no-filter"]["kept"] > rows["self"]["kept"]
+
+
+def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:
+    _, found = play(tmp_path, ["labels-4"])
+    rows = {row["name"]: row for row in found["rows"]}
+    assert {"sft", "labels-4, sft", "labels-4"} <= rows.keys()
+    corpus = list(read_rows(tmp_path / "out/labels-4-seed0/data/d_meta.jsonl"))
+    assert len({row["prompt"] for row in corpus}) == 4
+    whole = list(read_rows(tmp_path / "out/self-seed0/data/d_meta.jsonl"))
+    assert all(row in whole for row in corpus)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_configuration(name: str, tmp_path: Path) -> None:
+    counting = Counting()
+
+    def dry(config: RunConfig, shared: tuple[Path, ...]) -> Path:
+        counting.asked[config.output.name] = 0
+        return config.output
+
+    ablate(small_demo(tmp_path, tmp_path / "run"), [name], [3], tmp_path / "out", dry)
+    assert list(counting.asked) == ["self-seed3", f"{name}-seed3"]
+
+
+def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run")
+    with pytest.raises(ConfigError, match="there is no variant 'no-fliter'; there are no-filter, "):
+        ablate(config, ["no-filter", "no-fliter"], [0], tmp_path / "out", lambda *_, **__: tmp_path)
+    with pytest.raises(ConfigError, match="variant labels-99: there are 16 labels"):
+        find("labels-99", config)
+    with pytest.raises(ConfigError, match="give the configuration an evaluation"):
+        ablate(config.model_copy(update={"evaluation": None}), [], [0], tmp_path / "out", lambda *_, **__: tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+# --- D_meta, altered -------------------------------------------------------------------------------------------------
+
+ROWS = [
+    Refined(f"{i:02}", f"p{i}", "r", f"Look.\nVerdict: {'qualified' if i % 2 else 'not qualified'}", "s")
+    for i in range(40)
+]
+
+
+def corpus(**settings: Any) -> CorpusConfig:
+    return CorpusConfig(path="d_meta.jsonl", **settings)
+
+
+def test_d_meta_is_as_it_is_by_default() -> None:
+    assert altered(ROWS, corpus(), 0) == ROWS
+
+
+def test_half_of_the_prompts_hold_the_quarter() -> None:
+    half, quarter = (altered(ROWS, corpus(share=share), 0) for share in (0.5, 0.25))
+    assert (len(half), len(quarter)) == (20, 10)
+    assert {row.id for row in quarter} < {row.id for row in half}
+    assert altered(ROWS, corpus(share=0.5), 1) != half
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])
+def test_a_share_of_the_verdicts_is_turned_round_and_the_words_stay(share: float) -> None:
+    changed = altered(ROWS, corpus(flipped=share), 0)
+    differing = [(a, b) for a, b in zip(ROWS, changed, strict=True) if a != b]
+    assert len(differing) == share * 40
+    for before, after in differing:
+        assert {parse_verdict(before.feedback), parse_verdict(after.feedback)} == {
+            Verdict.QUALIFIED,
+            Verdict.NOT_QUALIFIED,
+        }
+        assert after.feedback.startswith("Look.\n")
+
+
+def test_without_words_only_the_verdict_is_left() -> None:
+    assert {row.feedback for row in altered(ROWS, corpus(words=False), 0)} == {
+        "Verdict: qualified",
+        "Verdict: not qualified",
+    }
+    both = altered(ROWS, corpus(words=False, flipped=1.0), 0)
+    assert [parse_verdict(row.feedback) for row in both] != [parse_verdict(row.feedback) for row in ROWS]
