@@ -47,6 +47,10 @@ VARIANTS = {
     "flipped-10": Variant(("corpus.flipped=0.1",), "how do wrong verdicts in D_meta hurt?"),
     "flipped-30": Variant(("corpus.flipped=0.3",), "how do wrong verdicts in D_meta hurt?"),
     "flipped-50": Variant(("corpus.flipped=0.5",), "how do wrong verdicts in D_meta hurt?"),
+    "dpo": Variant(
+        ("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=2.0e-5"),
+        "does preference learning on the same rows do better?",
+    ),
     "lora": Variant(("trainer.lora={}",), "are low-rank adapters enough?"),
 }
 

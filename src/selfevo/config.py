@@ -250,6 +250,7 @@ class TrainerConfig(_Strict):
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: Positive = Field(2048, description="tokens; a longer sequence is left out and counted, never cut")
+    dpo_beta: float = Field(0.1, gt=0, description="with objective dpo: how near the model stays to the one before")
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="of matrix products")
     device: str = Field("auto", description="auto, cpu or cuda")
@@ -329,6 +330,10 @@ class RunConfig(_Strict):
     )
     policy: Literal["restart", "continual-mixed", "continual-latest"] = "restart"
     beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
+    objective: Literal["sft", "dpo"] = Field(
+        "sft",
+        description="of the rounds; dpo prefers r^ to r, without L_meta, so the policy has to be continual-latest",
+    )
     refine: bool = Field(True, description="false, the ablation: r itself is judged, and trained on if it passes")
     samples_per_prompt: Positive = Field(
         1, description="responses to each prompt of a round, each criticised and refined"
@@ -356,6 +361,14 @@ class RunConfig(_Strict):
             raise ValueError("both prompts and a list of rounds are given; move prompts into the first round")
         elif not self.rounds or self.rounds[0].prompts is None:
             raise ValueError("the first round needs prompts; a model writes new ones from those it has seen")
+        return self
+
+    @model_validator(mode="after")
+    def _preferences(self) -> RunConfig:
+        if self.objective == "dpo" and (self.policy != "continual-latest" or not self.refine):
+            raise ValueError(
+                "objective dpo trains on pairs of r^ and r alone; set policy: continual-latest, refine: true"
+            )
         return self
 
     @model_validator(mode="after")

@@ -67,11 +67,12 @@ def evolve(
     filters: Sequence[Filter],
     watch: Watch,
     refine: bool = True,
+    learn: Callable[[Rows[Judged]], list[Example]] = self_examples,
 ) -> Model:
     """Runs stage 1 and one round of stage 2 per pool of unlabelled prompts; returns the last model.
 
     A pool is asked for with the model at hand, which may write the prompts itself. Without `refine`, the ablation, r
-    takes the place of r^.
+    takes the place of r^; `learn` makes training examples of the rows that were kept.
     """
     lessons = meta_examples(d_meta, beta)  # L_meta
     model = work.model("meta", base, lessons)  # M_0
@@ -85,7 +86,7 @@ def evolve(
         critiqued = room.rows(CRITIQUE, drafted)  # f  ~ M(p, r)
         refined = room.rows(REFINE, critiqued) if refine else Mapped(critiqued, unrefined)  # r^ ~ M(p, r, f)
         judged = room.rows(JUDGE, refined)  # v  ~ M(p, r^)
-        latest = self_examples(room.keep(judged, filters))  # D_self^t
+        latest = learn(room.keep(judged, filters))  # D_self^t
         if not watch.rows(f"round-{t}"):
             return model
         evolved += latest

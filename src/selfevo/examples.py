@@ -40,5 +40,20 @@ def self_examples(kept: Iterable[Judged]) -> list[Example]:
     return [_example((*prompts.respond(row.prompt), row.refinement), (1.0,), "self") for row in kept]
 
 
+def preference_examples(kept: Iterable[Judged]) -> list[Example]:
+    """D_self of one round as pairs, r^ preferred to r, where they differ: for DPO in the place of L_self."""
+    return [
+        Example(
+            content_id(row.prompt, row.refinement, row.response),
+            (row.prompt, row.refinement),
+            (1.0,),
+            "preference",
+            row.response,
+        )
+        for row in kept
+        if row.refinement.strip() != row.response.strip()
+    ]
+
+
 def _example(turns: tuple[str, ...], weights: tuple[float, ...], term: str) -> Example:
     return Example(content_id(turns, weights, term), turns, weights, term)

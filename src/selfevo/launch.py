@@ -26,7 +26,7 @@ from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError
 from selfevo.evaluate import extractors, measure, summary
 from selfevo.evolution import evolve
-from selfevo.examples import answer_examples, meta_examples
+from selfevo.examples import answer_examples, meta_examples, preference_examples, self_examples
 from selfevo.files import exists, hash_model, read_marker, write_atomic
 from selfevo.ledger import best_model, costs, is_run
 from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
@@ -36,6 +36,7 @@ from selfevo.sets import Sets, draw_sets, sources_of_prompts
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task
 from selfevo.teachers.oracle import OracleTeacher
+from selfevo.trainers.dpo import PreferenceTrainer
 from selfevo.trainers.trl import TRLTrainer
 from selfevo.watch import Watch
 
@@ -71,6 +72,7 @@ def launch(
             filters=watch.filters(),
             watch=watch,
             refine=config.refine,
+            learn=preference_examples if config.objective == "dpo" else self_examples,
         )
         watch.write()
         run.finish()
@@ -107,7 +109,7 @@ def begin(
         run = Run(
             root=config.output,
             engine=engine or build_engine(config.engine),
-            trainer=lambda name: trainer or TRLTrainer(trainer_of(config, name)),
+            trainer=lambda name: trainer or build_trainer(config, name),
             sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
             seed=config.seed,
             progress=progress,
@@ -152,6 +154,14 @@ def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, traine
     answers = answer_examples(d_meta)
     budget = trainer.tokens(base, meta_examples(d_meta, beta))
     return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))
+
+
+def build_trainer(config: RunConfig, name: str) -> Trainer:
+    """The trainer of the model `name`."""
+    settings = trainer_of(config, name)
+    if config.objective == "dpo" and name.startswith("round-"):
+        return PreferenceTrainer(settings)
+    return TRLTrainer(settings)
 
 
 def trainer_of(config: RunConfig, name: str) -> TrainerConfig:

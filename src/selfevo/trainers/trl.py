@@ -49,98 +49,127 @@ class TRLTrainer:
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
-        quiet()
-        config, epochs = self.config, self.config.num_train_epochs
-        device = pick_device(config.device)
-        half = pick_dtype(config.dtype, device)
-        set_seed(seed)
-        tokenizer = load_tokenizer(base)
-        try:
-            # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
-            model = AutoModelForCausalLM.from_pretrained(
-                base,
-                dtype=half if config.lora else torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                # On a CPU and short sequences, plain matrix products beat the fused kernel's backward pass.
-                attn_implementation="eager" if device.type == "cpu" else "sdpa",
-            )
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"cannot load a model from {base}: {error}") from error
+        config = self.config
+        model, tokenizer, half = load(base, config, seed)
         rows, dropped = tokenise(Chat(tokenizer), examples, config.max_length)
         if not rows:
             raise TrainingError(
                 f"all {len(examples)} training sequences are longer than max_length={config.max_length}"
             )
         arguments = SFTConfig(
-            output_dir=str(work),
-            seed=seed,
-            per_device_train_batch_size=config.per_device_train_batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type=config.lr_scheduler_type,
-            warmup_steps=config.warmup_ratio,  # below 1 it is a share of all steps
-            num_train_epochs=epochs,
-            weight_decay=config.weight_decay,
-            adam_beta2=config.adam_beta2,
-            max_grad_norm=config.max_grad_norm,
-            gradient_checkpointing=config.gradient_checkpointing,
-            optim="adamw_torch_fused",
-            train_sampling_strategy="group_by_length",
-            bf16=half is torch.bfloat16,
-            fp16=half is torch.float16,
-            use_cpu=device.type == "cpu",
+            **settings(config, work, seed, half),
             max_length=None,  # over-long sequences were left out above, never cut
             dataset_kwargs={"skip_prepare_dataset": True},
-            remove_unused_columns=False,
-            logging_nan_inf_filter=False,
-            logging_steps=1,
-            save_strategy="no",  # by the clock, see _Watch
-            save_total_limit=1,
-            disable_tqdm=True,
-            report_to="none",
+            train_sampling_strategy="group_by_length",
         )
         collator = _Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
-        watch = _Watch(progress, config.save_minutes)
         trainer = _WeightedTrainer(
             model=model,
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             data_collator=collator,
             processing_class=tokenizer,
-            callbacks=[watch],
-            peft_config=_lora(config),
+            callbacks=[Watched(progress, config.save_minutes)],
+            peft_config=lora(config),
         )
-        # Ours shows progress; theirs prints a dictionary per step.
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
-                trainer.remove_callback(callback)
-        started = time.monotonic()
-        trainer.train(resume_from_checkpoint=last_checkpoint(work))
-        seconds = time.monotonic() - started
-        trained = trainer.model.merge_and_unload() if config.lora else trainer.model
-        for name, tensor in trained.state_dict().items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
-        # As the base was stored: a round must not double the size of the model it started from.
-        trained.to(_stored_dtype(base)).save_pretrained(output)
-        tokenizer.save_pretrained(output)
-        tokens = sum(row["length"] for row in rows) * epochs
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        tail = losses[-max(1, len(losses) // 10) :]
-        del trainer, model, trained
+        seconds, losses = run(trainer, work)
+        save(trainer, tokenizer, base, output)
+        tokens = sum(row["length"] for row in rows) * config.num_train_epochs
+        labelled = sum(w > 0 for row in rows for w in row["weights"]) * config.num_train_epochs
+        del trainer, model
         gc.collect()
         return {
             "sequences": float(len(rows)),
             "dropped_overlong": float(dropped),
             "tokens": float(tokens),
             "padding_share": round(collator.padding / max(1, collator.padding + collator.tokens), 4),
-            "labelled_tokens": float(sum(w > 0 for row in rows for w in row["weights"]) * epochs),
-            "steps": float(len(losses)),
-            "loss_first": round(losses[0], 4) if losses else math.nan,
-            "loss_last": round(sum(tail) / len(tail), 4) if tail else math.nan,
+            "labelled_tokens": float(labelled),
+            **figures(losses),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
         }
+
+
+def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
+    """The model to train, its tokenizer, and the precision of matrix products. Sets all seeds."""
+    quiet()
+    device = pick_device(config.device)
+    half = pick_dtype(config.dtype, device)
+    set_seed(seed)
+    tokenizer = load_tokenizer(base)
+    try:
+        # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=half if config.lora else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            # On a CPU and short sequences, plain matrix products beat the fused kernel's backward pass.
+            attn_implementation="eager" if device.type == "cpu" else "sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"cannot load a model from {base}: {error}") from error
+    return model, tokenizer, half
+
+
+def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) -> dict[str, Any]:
+    """What every trainer of TRL is given."""
+    return {
+        "output_dir": str(work),
+        "seed": seed,
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_ratio,  # below 1 it is a share of all steps
+        "num_train_epochs": config.num_train_epochs,
+        "weight_decay": config.weight_decay,
+        "adam_beta2": config.adam_beta2,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "optim": "adamw_torch_fused",
+        "bf16": half is torch.bfloat16,
+        "fp16": half is torch.float16,
+        "use_cpu": pick_device(config.device).type == "cpu",
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        "logging_steps": 1,
+        "save_strategy": "no",  # by the clock, see Watched
+        "save_total_limit": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
+    """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step."""
+    # Ours shows progress; theirs prints a dictionary per step.
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+            trainer.remove_callback(callback)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    seconds = time.monotonic() - started
+    return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
+    """A plain transformers folder, adapters merged. Raises TrainingError where a weight is not finite."""
+    trained = trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model
+    for name, tensor in trained.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+    # As the base was stored: a round must not double the size of the model it started from.
+    trained.to(_stored_dtype(base)).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def figures(losses: list[float]) -> dict[str, float]:
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {
+        "steps": float(len(losses)),
+        "loss_first": round(losses[0], 4) if losses else math.nan,
+        "loss_last": round(sum(tail) / len(tail), 4) if tail else math.nan,
+    }
 
 
 def last_checkpoint(work: Path) -> str | None:
@@ -257,7 +286,7 @@ class _Collator:
         return {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels, "ids": names}
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class Watched(TrainerCallback):  # type: ignore[misc]
     """Shows progress, and saves a checkpoint every `save_minutes` of training."""
 
     def __init__(self, progress: Progress, save_minutes: float) -> None:
@@ -282,7 +311,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.progress.finish(f"{state.global_step} steps")
 
 
-def _lora(config: TrainerConfig) -> LoraConfig | None:
+def lora(config: TrainerConfig) -> LoraConfig | None:
     if config.lora is None:
         return None
     return LoraConfig(

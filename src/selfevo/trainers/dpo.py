@@ -1,0 +1,87 @@
+"""Direct preference optimisation with TRL (arXiv 2305.18290): r^ preferred to r. A baseline of the rounds, not SELF."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from selfevo.chat import Chat
+from selfevo.config import TrainerConfig
+from selfevo.errors import TrainingError
+from selfevo.protocols import Progress
+from selfevo.records import Example, content_id
+from selfevo.torch_setup import load_tokenizer
+from selfevo.trainers.trl import Watched, figures, load, lora, run, save, settings
+
+
+@dataclass(slots=True)
+class PreferenceTrainer:
+    """Trains on examples with a `rejected` text, the model it starts from being the reference."""
+
+    config: TrainerConfig
+
+    def key(self) -> str:
+        return content_id("dpo", self.config.model_dump(mode="json", exclude={"save_minutes"}))
+
+    def tokens(self, base: Path, examples: Sequence[Example]) -> int:
+        rows, _ = pairs(Chat(load_tokenizer(base)), examples, self.config.max_length)
+        return sum(map(_length, rows))
+
+    def train(
+        self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
+    ) -> dict[str, float]:
+        config = self.config
+        model, tokenizer, half = load(base, config, seed)
+        rows, dropped = pairs(Chat(tokenizer), examples, config.max_length)
+        if not rows:
+            raise TrainingError(f"all {len(examples)} pairs are longer than max_length={config.max_length}")
+        trainer = _Pretokenised(
+            model=model,
+            args=DPOConfig(**settings(config, work, seed, half), beta=config.dpo_beta, max_length=None),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=[Watched(progress, config.save_minutes)],
+            peft_config=lora(config),
+        )
+        seconds, losses = run(trainer, work)
+        save(trainer, tokenizer, base, output)
+        tokens = sum(map(_length, rows)) * config.num_train_epochs
+        del trainer, model
+        gc.collect()
+        return {
+            "sequences": float(len(rows)),
+            "dropped_overlong": float(dropped),
+            "tokens": float(tokens),
+            **figures(losses),
+            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        }
+
+
+def pairs(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
+    """Rows {"prompt_ids", "chosen_ids", "rejected_ids"}, and how many pairs were too long to be one."""
+    rows = []
+    for example in examples:
+        *asked, chosen = example.turns
+        prompt = chat.prompt(tuple(asked))
+        whole = [chat.sequence((*asked, text), example.weights)[0] for text in (chosen, example.rejected)]
+        if max(map(len, whole)) <= max_length:
+            ids = [sequence[len(prompt) :] for sequence in whole]
+            rows.append({"prompt_ids": prompt, "chosen_ids": ids[0], "rejected_ids": ids[1]})
+    return rows, len(examples) - len(rows)
+
+
+def _length(row: dict[str, Any]) -> int:
+    return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
+
+
+class _Pretokenised(DPOTrainer):  # type: ignore[misc]
+    """Takes our token ids as they are: their own way reads control tokens in a text as such."""
+
+    def _prepare_dataset(self, dataset: Any, *arguments: Any, **settings: Any) -> Any:
+        return dataset
