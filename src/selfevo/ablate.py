@@ -84,6 +84,7 @@ def ablate(
         raise ConfigError("an ablation compares on held-out problems; give the configuration an evaluation")
     data = config.model_dump(mode="json")
     changes: dict[str, tuple[str, ...]] = {SELF: ("evaluation.stages=[base, sft, meta, rounds]",)}
+    names = [name for name in names if name != SELF]
     changes |= {name: ("evaluation.stages=[meta, rounds]", *find(name, config).overrides) for name in names}
     # All are parsed before the first is run: a mistake in the last must not come to light hours later.
     runs = {
@@ -97,39 +98,43 @@ def ablate(
     for (_, seed), settings in runs.items():
         others = [other.output for (_, of), other in runs.items() if of == seed and other.output.is_dir()]
         launch(settings, shared=tuple(folder for folder in others if folder != settings.output))
-        write_atomic(output / "ablation.json", json.dumps(tabulate(output, list(changes), seeds), indent=2))
-    return tabulate(output, list(changes), seeds)
+        write_atomic(output / "ablation.json", json.dumps(tabulate(output), indent=2))
+    return tabulate(output)
 
 
-def tabulate(output: Path, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
-    """The rows of the table, from the results of the runs that are there: each seed by itself, and all together.
+def tabulate(output: Path) -> dict[str, Any]:
+    """The rows of the table, from the results of all the runs in a folder: each seed by itself, and all together.
 
     A row is a model: base, sft and meta of `self`, and of each variant the last round (and its sft, where it has one).
     Paired tests are against the last round of `self`, on the same problems of the same seeds.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for name in names:
-        for seed in seeds:
-            folder = output / f"{name}-seed{seed}"
-            if not (folder / "results.json").is_file():
-                continue
-            results = read_marker(folder / "results.json")
-            stages = {stage["name"]: stage for stage in results["stages"]}
-            last = next((each for each in reversed(stages) if each.startswith("round-")), None)
-            shown = {"base": "base", "sft": "sft", "meta": "meta"} if name == SELF else {"sft": f"{name}, sft"}
-            for stage, label in shown.items():
-                if stage in stages:
-                    found.setdefault(label, {})[seed] = {"stage": stages[stage], "cost": None}
-            if last is not None:
-                rounds = [each["rows"] for each in results["rounds"]]
-                found.setdefault(name, {})[seed] = {
-                    "stage": stages[last],
-                    "rounds": len(rounds),
-                    "kept": sum(rows["kept"] for rows in rounds) / max(1, sum(rows["in"] for rows in rounds)),
-                    "cost": costs(folder)["total"],
-                }
+    order = [SELF, *VARIANTS]
+
+    def place(path: Path) -> tuple[int, str]:
+        name = path.parent.name.rpartition("-seed")[0]
+        return order.index(name) if name in order else len(order), path.parent.name
+
+    for path in sorted(output.glob("*-seed*/results.json"), key=place):
+        name, _, number = path.parent.name.rpartition("-seed")
+        seed, results = int(number), read_marker(path)
+        stages = {stage["name"]: stage for stage in results["stages"]}
+        last = next((each for each in reversed(stages) if each.startswith("round-")), None)
+        shown = {"base": "base", "sft": "sft", "meta": "meta"} if name == SELF else {"sft": f"{name}, sft"}
+        for stage, label in shown.items():
+            if stage in stages:
+                found.setdefault(label, {})[seed] = {"stage": stages[stage], "cost": None}
+        if last is not None:
+            rounds = [each["rows"] for each in results["rounds"]]
+            found.setdefault(name, {})[seed] = {
+                "stage": stages[last],
+                "rounds": len(rounds),
+                "kept": sum(rows["kept"] for rows in rounds) / max(1, sum(rows["in"] for rows in rounds)),
+                "cost": costs(path.parent)["total"],
+            }
     reference = found.get(SELF, {})
-    return {"seeds": list(seeds), "rows": [_row(label, of_seeds, reference) for label, of_seeds in found.items()]}
+    seeds = sorted({seed for of_seeds in found.values() for seed in of_seeds})
+    return {"seeds": seeds, "rows": [_row(label, of_seeds, reference) for label, of_seeds in found.items()]}
 
 
 def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from selfevo.cli_models import app as model_commands
 from selfevo.config import RunConfig, load_config
@@ -76,12 +77,23 @@ def demo(
     task: Annotated[str, typer.Option(help="demo: small sums; instructions: general, checkable ones.")] = "demo",
     seed: Annotated[int, typer.Option(help="Draws problems, sampling and training order.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Run directory; the same one resumes.")] = None,
+    write_config: Annotated[
+        Path | None, typer.Option(help="Do not run: write the configuration, for `selfevo run`, `doctor` and `ablate`.")
+    ] = None,
 ) -> None:
     """SmolLM2-135M improves itself on small problems, on this machine, in one command."""
     from selfevo.demo import demo_config, demo_model
 
     folder = output or Path("runs") / f"{task}{'-smoke' if smoke else ''}-seed{seed}"
-    _launch(demo_config(demo_model(), folder, seed, smoke, task))
+    config = demo_config(demo_model(), folder, seed, smoke, task)
+    if write_config is None:
+        _launch(config)
+        return
+    if write_config.exists():
+        raise ConfigError(f"{write_config} exists; give another name")
+    write_config.parent.mkdir(parents=True, exist_ok=True)
+    write_config.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    console.print(f"wrote {write_config}", highlight=False)
 
 
 @app.command(
