@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfevo.errors import ConfigError
@@ -78,15 +78,19 @@ def _ask_sentence(random_: random.Random) -> str:
 
 
 def _ask_list(random_: random.Random) -> str:
-    count, what = random_.randint(2, _MOST), random_.choice(list(_LISTS))
-    return f"List {count} {what}, one on each line. Begin each line with {random_.choice(list(_MARKS))}."
+    what = random_.choice(list(_LISTS))
+    named = " and ".join(random_.sample(_LISTS[what], 2))
+    return (
+        f"List some {what}, one on each line, among them {named}. Begin each line with {random_.choice(list(_MARKS))}. "
+        "Then write how many there are."
+    )
 
 
 KINDS: dict[str, Callable[[random.Random], str]] = {"words": _ask_sentence, "list": _ask_list}
 _SENTENCE = re.compile(
     r"Write one sentence about (\w+) with the words: ([\w, ]+)\.(?: End it with: ([\w ]+)\.)? Then write how many"
 )
-_LIST = re.compile(r"List (\d+) (\w+), one on each line\. Begin each line with ([\w ]+)\.")
+_LIST = re.compile(r"List some (\w+), one on each line, among them (\w+) and (\w+)\. Begin each line with ([\w ]+)\. ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,16 +142,19 @@ def demands(question: str, response: str) -> list[Demand]:
         return _sentence(match[1], match[2].split(", "), match[3], response)
     match = _LIST.match(question)
     assert match is not None, question
-    return _list(question, int(match[1]), _LISTS[match[2]], _MARKS[match[3]], response)
+    return _list([match[2], match[3]], _MARKS[match[4]], response)
 
 
 def mend(question: str, response: str) -> str:
     """`response` with its errors mended, or, where they go too deep, another text that fulfils the instruction."""
     found = demands(question, response)
-    if _LIST.match(question):
-        *lines, count = found
-        return "\n".join(line.wanted for line in lines[: int(count.wanted)])
     *others, count = found
+    if match := _LIST.match(question):
+        lines = [demand.wanted for demand in others if demand.part == "Lines"]
+        missing = [demand.wanted for demand in others if demand.part == "Words" and not demand.met]
+        sign = _MARKS[match[4]]
+        lines += [f"{sign or f'{len(lines) + i}.'} {word}" for i, word in enumerate(missing, start=1)]
+        return "\n".join([*lines, str(len(lines))])
     if not all(demand.met for demand in others):
         return fulfil(question)
     return f"{_split(response)[0]} {count.wanted}"
@@ -155,14 +162,21 @@ def mend(question: str, response: str) -> str:
 
 def fulfil(question: str) -> str:
     """A text that meets every demand of the instruction; always the same."""
-    match = _SENTENCE.match(question)
-    if match is None:
-        return mend(question, "")
     random_ = random.Random(content_id(question))
+    if match := _LIST.match(question):
+        others = [item for item in _LISTS[match[1]] if item not in (match[2], match[3])]
+        items = [match[2], match[3], *random_.sample(others, random_.randint(1, _MOST - 2))]
+        return mend(question, "\n".join(random_.sample(items, len(items))))
+    match = _SENTENCE.match(question)
+    assert match is not None, question
     *first, last = (f"the {word}" for word in match[2].split(", "))
     verb = random_.choice(["can go with", "can be like", "may bring to mind", "may need"])
     sentence = f"{match[1].capitalize()} {verb} {', '.join(first)} and {last}{f' {match[3]}' if match[3] else ''}."
     return f"{sentence} {len(_words(sentence))}"
+
+
+def _has(text: str, word: str) -> bool:
+    return re.search(rf"(?<!\w){word}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def _words(text: str) -> list[str]:
@@ -179,8 +193,7 @@ def _sentence(topic: str, words: list[str], ending: str | None, response: str) -
     sentence, number = _split(response)
     found = []
     for word in (topic, *words):
-        there = re.search(rf"(?<!\w){word}(?!\w)", sentence, re.IGNORECASE)
-        found.append(Demand("Words", word, word if there else _NOTHING))
+        found.append(Demand("Words", word, word if _has(sentence, word) else _NOTHING))
     written = _words(sentence)
     if ending is not None:
         last = " ".join(written[-len(ending.split()) :])
@@ -191,15 +204,14 @@ def _sentence(topic: str, words: list[str], ending: str | None, response: str) -
     return [*found, Demand("Count", str(len(written)), number[:9] or _NOTHING, f"{counted}: ")]
 
 
-def _list(question: str, count: int, items: Sequence[str], mark: str, response: str) -> list[Demand]:
-    lines = [" ".join(line.split())[:60] for line in response.split("\n") if line.strip()][:_SHOWN]
-    more = random.Random(content_id(question, response)).sample(items, len(items))
-    found = []
-    for number in range(1, max(count, len(lines)) + 1):
-        given = lines[number - 1] if number <= len(lines) else ""
-        sign = mark or f"{number}."
+def _list(named: list[str], mark: str, response: str) -> list[Demand]:
+    lines = [" ".join(line.split())[:60] for line in response.split("\n") if line.strip()]
+    number = lines.pop() if lines and lines[-1].isdecimal() else ""
+    found = [Demand("Words", word, word if _has(response, word) else _NOTHING) for word in named]
+    for place, given in enumerate(lines[:_SHOWN], start=1):
+        sign = mark or f"{place}."
         item = re.sub(r"^(?:\d+\.|\W)+", "", given)
         if re.fullmatch(rf"{re.escape(sign)} ?{re.escape(item)}", given):
             given = f"{sign} {item}".strip()  # "+apple" begins with a plus too
-        found.append(Demand("Lines", f"{sign} {item or more.pop()}", given or _NOTHING, f"{number} "))
-    return [*found, Demand("Count", str(count), str(len(lines)))]
+        found.append(Demand("Lines", f"{sign} {item or 'one'}", given, f"{place} "))
+    return [*found, Demand("Count", str(len(lines)), number[:9] or _NOTHING)]
