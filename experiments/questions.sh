@@ -18,7 +18,7 @@ case $question in
   labels) only=(labels-10 labels-20 labels-40) ;;                   # 5 does SFT on the same labels beat it?
   policies) only=(restart continual-latest) ;;                      # 6 is in every table: direct and refined, meta and self
   filters) only=(no-filter votes gold) ;;                           # 7 what if the judge were worse, or perfect?
-  preference) only=(dpo lora) ;;                                    # against preference learning on the same rows
+  preference) only=(dpo grpo lora) ;;                               # against preference learning on the same rows
   cost) only=(self) ;;                                              # 8 self alone, with its ledger
   *) echo "no question $question" >&2; exit 2 ;;
 esac

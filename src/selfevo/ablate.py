@@ -51,6 +51,10 @@ VARIANTS = {
         ("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=2.0e-5"),
         "does preference learning on the same rows do better?",
     ),
+    "grpo": Variant(
+        ("objective=grpo", "policy=continual-latest", "filter=none", "trainer.round_learning_rate=1.0e-5"),
+        "does reinforcement learning with the verdict as reward do better (the paper's comparison)?",
+    ),
     "lora": Variant(("trainer.lora={}",), "are low-rank adapters enough?"),
 }
 

@@ -250,6 +250,8 @@ class TrainerConfig(_Strict):
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: Positive = Field(2048, description="tokens; a longer sequence is left out and counted, never cut")
+    num_generations: int = Field(8, ge=2, description="with objective grpo: responses to each prompt")
+    grpo_beta: float = Field(0.0, ge=0, description="with objective grpo: weight of the distance from the model before")
     dpo_beta: float = Field(0.1, gt=0, description="with objective dpo: how near the model stays to the one before")
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="of matrix products")
@@ -330,9 +332,10 @@ class RunConfig(_Strict):
     )
     policy: Literal["restart", "continual-mixed", "continual-latest"] = "restart"
     beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
-    objective: Literal["sft", "dpo"] = Field(
+    objective: Literal["sft", "dpo", "grpo"] = Field(
         "sft",
-        description="of the rounds; dpo prefers r^ to r, without L_meta, so the policy has to be continual-latest",
+        description="of the rounds; dpo prefers r^ to r, grpo rewards the verdict: baselines without L_meta, so the "
+        "policy has to be continual-latest",
     )
     refine: bool = Field(True, description="false, the ablation: r itself is judged, and trained on if it passes")
     samples_per_prompt: Positive = Field(
@@ -365,10 +368,10 @@ class RunConfig(_Strict):
 
     @model_validator(mode="after")
     def _preferences(self) -> RunConfig:
-        if self.objective == "dpo" and (self.policy != "continual-latest" or not self.refine):
-            raise ValueError(
-                "objective dpo trains on pairs of r^ and r alone; set policy: continual-latest, refine: true"
-            )
+        if self.objective != "sft" and self.policy != "continual-latest":
+            raise ValueError(f"objective {self.objective} trains without L_meta; set policy: continual-latest")
+        if self.objective == "dpo" and not self.refine:
+            raise ValueError("objective dpo prefers r^ to r; without refine they are the same")
         return self
 
     @model_validator(mode="after")

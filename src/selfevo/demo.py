@@ -36,7 +36,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "corpus": {
                 "task": {"name": task},
                 "labels": 12 if smoke else 80,
-                # Half of the responses that are criticised should be wrong, and on instructions the model is soon right.
+                # Half of the responses that are criticised should be wrong; on instructions few soon are.
                 "samples_per_prompt": 2 if smoke else 8 if task == "instructions" else 4,
                 "warmup_epochs": 2 if smoke else 3 if task == "instructions" else 6,
                 "temperature": 1.0,

@@ -55,5 +55,11 @@ def preference_examples(kept: Iterable[Judged]) -> list[Example]:
     ]
 
 
+def prompt_examples(kept: Iterable[Judged]) -> list[Example]:
+    """The prompts of a round alone, each once: for GRPO, which samples its own responses."""
+    prompts = dict.fromkeys(row.prompt for row in kept)
+    return [Example(content_id(prompt), (prompt,), (), "prompt") for prompt in prompts]
+
+
 def _example(turns: tuple[str, ...], weights: tuple[float, ...], term: str) -> Example:
     return Example(content_id(turns, weights, term), turns, weights, term)

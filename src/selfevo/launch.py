@@ -12,7 +12,7 @@ import json
 import math
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,18 @@ from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError
 from selfevo.evaluate import extractors, measure, summary
 from selfevo.evolution import evolve
-from selfevo.examples import answer_examples, meta_examples, preference_examples, self_examples
+from selfevo.examples import answer_examples, meta_examples, preference_examples, prompt_examples, self_examples
 from selfevo.files import exists, hash_model, read_marker, write_atomic
 from selfevo.ledger import best_model, costs, is_run
 from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
-from selfevo.records import Example, Refined, content_id
+from selfevo.records import Example, Judged, Refined, content_id
 from selfevo.run import Run, claim, locked
 from selfevo.sets import Sets, draw_sets, sources_of_prompts
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task
 from selfevo.teachers.oracle import OracleTeacher
 from selfevo.trainers.dpo import PreferenceTrainer
+from selfevo.trainers.grpo import VerdictRewardTrainer
 from selfevo.trainers.trl import TRLTrainer
 from selfevo.watch import Watch
 
@@ -72,7 +73,7 @@ def launch(
             filters=watch.filters(),
             watch=watch,
             refine=config.refine,
-            learn=preference_examples if config.objective == "dpo" else self_examples,
+            learn=LEARN[config.objective],
         )
         watch.write()
         run.finish()
@@ -159,9 +160,18 @@ def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, traine
 def build_trainer(config: RunConfig, name: str) -> Trainer:
     """The trainer of the model `name`."""
     settings = trainer_of(config, name)
-    if config.objective == "dpo" and name.startswith("round-"):
+    if config.objective == "sft" or not name.startswith("round-"):
+        return TRLTrainer(settings)
+    if config.objective == "dpo":
         return PreferenceTrainer(settings)
-    return TRLTrainer(settings)
+    return VerdictRewardTrainer(settings, config.skills, lambda: build_engine(config.engine))
+
+
+LEARN: dict[str, Callable[[Iterable[Judged]], list[Example]]] = {
+    "sft": self_examples,
+    "dpo": preference_examples,
+    "grpo": prompt_examples,
+}
 
 
 def trainer_of(config: RunConfig, name: str) -> TrainerConfig:

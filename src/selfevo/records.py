@@ -75,8 +75,8 @@ class Example:
     """One training sequence: a conversation of alternating user and assistant turns.
 
     `weights[i]` is the loss weight of the i-th assistant turn; 0 leaves it out of the loss. User turns are never in the
-    loss. `term` names the part of the objective it belongs to: "skills" (f and r^), "answer" (beta), "self", or
-    "preference", where `rejected` is the text that the last turn is preferred to.
+    loss. `term` names the part of the objective it belongs to: "skills" (f and r^), "answer" (beta), "self",
+    "preference", where `rejected` is the text that the last turn is preferred to, or "prompt", which has no answer.
     """
 
     id: str

@@ -1,0 +1,116 @@
+"""GRPO with TRL (arXiv 2402.03300), the model's own verdict as reward: the paper's comparison with reinforcement
+learning on the same feedback. A baseline of the rounds, not SELF.
+
+The model that a round starts from stays as it is and judges: 1 for an answer whose feedback ends in "qualified".
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from selfevo import prompts
+from selfevo.chat import Chat
+from selfevo.config import SkillsConfig, TrainerConfig
+from selfevo.prompts import Verdict, parse_verdict
+from selfevo.protocols import Engine, Progress, Request
+from selfevo.records import Example, content_id
+from selfevo.torch_setup import load_tokenizer
+from selfevo.trainers.trl import Watched, figures, load, lora, run, save, settings
+
+PROMPTS_AT_ONCE = 32  # whose responses are sampled together, at most
+
+
+@dataclass(slots=True)
+class VerdictRewardTrainer:
+    """Trains on the prompts of its examples. `judge` makes the engine in which the model it starts from gives
+    feedback."""
+
+    config: TrainerConfig
+    skills: SkillsConfig
+    judge: Callable[[], Engine]
+
+    def key(self) -> str:
+        settings = self.config.model_dump(mode="json", exclude={"save_minutes"})
+        return content_id("grpo", settings, self.skills.model_dump(mode="json"))
+
+    def tokens(self, base: Path, examples: Sequence[Example]) -> int:
+        """Of the prompts: nobody knows how long the responses will be."""
+        chat = Chat(load_tokenizer(base))
+        return sum(len(chat.prompt(example.turns[:1])) for example in examples)
+
+    def train(
+        self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
+    ) -> dict[str, float]:
+        config, judge = self.config, self.judge()
+        model, tokenizer, half = load(base, config, seed)
+        rewards: list[float] = []
+
+        def verdict(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+            given = self._rewards(judge, base, prompts, completions, seed)
+            rewards.extend(given)
+            return given
+
+        trainer = GRPOTrainer(
+            model=model,
+            args=GRPOConfig(
+                **settings(config, work, seed, half),
+                num_generations=config.num_generations,
+                steps_per_generation=max(
+                    1, at_once(len(examples)) * config.num_generations // config.per_device_train_batch_size
+                ),
+                max_completion_length=self.skills.respond.max_new_tokens,
+                temperature=self.skills.respond.temperature or 1.0,
+                beta=config.grpo_beta,
+            ),
+            reward_funcs=verdict,
+            train_dataset=Dataset.from_list(
+                [{"prompt": [{"role": "user", "content": example.turns[0]}]} for example in examples]
+            ),
+            processing_class=tokenizer,
+            callbacks=[Watched(progress, config.save_minutes)],
+            peft_config=lora(config),
+        )
+        seconds, losses = run(trainer, work)
+        judge.release()
+        save(trainer, tokenizer, base, output)
+        tokens = float(trainer.state.num_input_tokens_seen or 0)
+        del trainer, model
+        gc.collect()
+        tenth = max(1, len(rewards) // 10)
+        return {
+            "sequences": float(len(rewards)),
+            "tokens": tokens,
+            "reward_first": round(sum(rewards[:tenth]) / tenth, 4),
+            "reward_last": round(sum(rewards[-tenth:]) / tenth, 4),
+            **figures(losses),
+            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        }
+
+    def _rewards(
+        self, judge: Engine, base: Path, asked: Sequence[Any], completions: Sequence[Any], seed: int
+    ) -> list[float]:
+        """1 where the feedback on a response says qualified, else 0; an empty response is 0 without being asked."""
+        texts = [completion[0]["content"].strip() for completion in completions]
+        whole = [i for i, text in enumerate(texts) if text]
+        requests = [Request(prompts.critique(asked[i][0]["content"], texts[i]), seed) for i in whole]
+        feedback = judge.generate(base, requests, self.skills.judge.to_sampling()) if requests else []
+        yes = {
+            i
+            for i, generation in zip(whole, feedback, strict=True)
+            if generation.finish == "stop" and parse_verdict(generation.text) is Verdict.QUALIFIED
+        }
+        return [float(i in yes) for i in range(len(texts))]
+
+
+def at_once(count: int) -> int:
+    """For how many of `count` prompts responses are sampled together: TRL leaves out the last ones that do not fill up
+    such a batch, so it is a size that leaves few."""
+    sizes = range(min(PROMPTS_AT_ONCE, count), max(0, min(PROMPTS_AT_ONCE, count) // 2), -1)
+    return min(sizes, key=lambda size: (count % size, -size))

@@ -1,0 +1,83 @@
+"""GRPO with the verdict as reward: real TRL on a tiny model, judged by a scripted one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfevo.config import SkillsConfig, TrainerConfig, parse_config
+from selfevo.engines.scripted import ScriptedEngine
+from selfevo.examples import prompt_examples
+from selfevo.launch import build_trainer
+from selfevo.progress import Silent
+from selfevo.prompts import Turns
+from selfevo.protocols import Generation
+from selfevo.records import Judged
+from selfevo.trainers.grpo import VerdictRewardTrainer, at_once
+
+CONFIG = TrainerConfig(
+    device="cpu",
+    dtype="float32",
+    learning_rate=1e-3,
+    num_train_epochs=1,
+    per_device_train_batch_size=4,
+    num_generations=4,
+)
+SKILLS = SkillsConfig.model_validate({"respond": {"temperature": 1.0, "max_new_tokens": 6}})
+ROWS = [Judged(str(i), f"Sort: {i} 1", "r", "f", "r^", "v") for i in range(2, 6)]
+
+
+def likes_short(model: Path, turns: Turns) -> str | Generation:
+    if len(turns[1]) == 5:
+        return Generation("and so on", "length", 1, 1)
+    return f"Hm.\nVerdict: {'qualified' if len(turns[1]) < 5 else 'not qualified'}"
+
+
+def test_the_model_it_starts_from_judges_every_response(tiny_model: Path, tmp_path: Path) -> None:
+    judge = ScriptedEngine(likes_short)
+    output, work = tmp_path / "out", tmp_path / "work"
+    output.mkdir()
+    trainer = VerdictRewardTrainer(CONFIG, SKILLS, lambda: judge)
+    figures = trainer.train(tiny_model, prompt_examples(ROWS), output, work=work, seed=0, progress=Silent())
+    assert figures["sequences"] == 16, "four prompts, four responses to each"
+    assert 0 <= figures["reward_first"] <= 1
+    asked = {request.turns[0] for _, request in judge.calls}
+    assert asked <= {row.prompt for row in ROWS}
+    assert all(len(request.turns) == 3 for _, request in judge.calls)
+    assert {model for model, _ in judge.calls} == {tiny_model}
+    assert (output / "model.safetensors").is_file()
+
+
+def test_only_a_readable_yes_is_rewarded(tiny_model: Path) -> None:
+    trainer = VerdictRewardTrainer(CONFIG, SKILLS, lambda: ScriptedEngine(likes_short))
+    asked = [[{"role": "user", "content": "p"}]] * 4
+    texts = [[{"role": "assistant", "content": text}] for text in ("yes", "much too long", "12345", "  ")]
+    assert trainer._rewards(ScriptedEngine(likes_short), tiny_model, asked, texts, 0) == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_each_prompt_is_trained_on_once() -> None:
+    examples = prompt_examples([*ROWS, ROWS[0]])
+    assert [example.turns for example in examples] == [(row.prompt,) for row in ROWS]
+    assert {example.term for example in examples} == {"prompt"}
+
+
+def test_it_is_the_trainer_of_the_rounds() -> None:
+    data: dict[str, Any] = {"model": "m", "output": "o", "prompts": {"path": "p"}, "corpus": {"path": "c"}}
+    config = parse_config({**data, "objective": "grpo", "policy": "continual-latest"}, "test")
+    trainer = build_trainer(config, "round-2")
+    assert isinstance(trainer, VerdictRewardTrainer)
+    assert trainer.key() == build_trainer(config, "round-1").key() != build_trainer(config, "meta").key()
+
+
+@pytest.mark.parametrize("change", [{"num_generations": 3}, {"grpo_beta": 0.1}])
+def test_its_settings_are_part_of_its_lineage(change: dict[str, Any]) -> None:
+    other = CONFIG.model_copy(update=change)
+    keys = {VerdictRewardTrainer(each, SKILLS, lambda: ScriptedEngine(likes_short)).key() for each in (CONFIG, other)}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (4, 4), (32, 32), (240, 30), (241, 30), (1000, 25)])
+def test_batches_of_prompts_leave_few_out(count: int, size: int) -> None:
+    assert at_once(count) == size
