@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 import pytest
 
 from runs import small_demo, student
-from selfevo.ablate import VARIANTS, ablate, find
+from selfevo.ablate import VARIANTS, ablate, applicable, find, settings, tabulate
 from selfevo.annotation import altered
-from selfevo.config import CorpusConfig, RunConfig
+from selfevo.config import CorpusConfig, RunConfig, parse_config
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import ConfigError
+from selfevo.errors import ConfigError, RunError, TrainingError
 from selfevo.evaluate import mcnemar_exact
 from selfevo.files import read_rows
 from selfevo.filters import KeepAll
 from selfevo.launch import launch
+from selfevo.ledger import best_model
 from selfevo.progress import Silent
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.records import Example, Refined
@@ -52,11 +54,11 @@ def play(tmp_path: Path, names: Sequence[str], seeds: Sequence[int] = (0,)) -> t
 
 def test_what_variants_share_is_computed_once(tmp_path: Path) -> None:
     counting, _ = play(tmp_path, ["no-filter", "half-labels"])
-    # self trains the warm-up, sft, meta and three rounds; without a filter only the rounds differ; with half of the
-    # labels the warm-up is the same and everything after it is not.
+    # self trains the warm-up, sft, meta and three rounds; without a filter only the rounds differ; half of the labels
+    # are half from the beginning.
     assert counting.trained["self-seed0"] == ["base", "base", "base", "meta", "round-1", "round-2"]
     assert counting.trained["no-filter-seed0"] == ["meta", "round-1", "round-2"]
-    assert counting.trained["half-labels-seed0"] == ["base", "meta", "round-1", "round-2"]
+    assert counting.trained["half-labels-seed0"] == ["base", "base", "meta", "round-1", "round-2"]
     assert counting.asked["no-filter-seed0"] < counting.asked["self-seed0"]
     shared, own = tmp_path / "out/self-seed0", tmp_path / "out/no-filter-seed0"
     for name in ("stages/evaluate-meta/respond.jsonl", "stages/round-1/judge.jsonl", "models/meta/model.safetensors"):
@@ -91,7 +93,9 @@ def test_the_table_pools_the_seeds_and_pairs_the_problems(tmp_path: Path) -> Non
     assert list(rows) == ["base", "sft", "meta", "self", "no-filter"]
     for row in rows.values():
         assert row["direct"]["n"] == 48
-        assert row["direct"]["correct"] / 48 == pytest.approx(sum(row["direct"]["by_seed"].values()) / 2)
+        assert row["direct"]["correct"] / 48 == pytest.approx(
+            sum(each["accuracy"] for each in row["direct"]["by_seed"].values()) / 2
+        )
     assert "against" not in rows["self"]["direct"]
     pair = rows["base"]["direct"]["against"]
     assert pair["difference"] == pytest.approx(rows["base"]["direct"]["accuracy"] - rows["self"]["direct"]["accuracy"])
@@ -113,8 +117,10 @@ def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:
     assert {"sft", "labels-4, sft", "labels-4"} <= rows.keys()
     corpus = list(read_rows(tmp_path / "out/labels-4-seed0/data/d_meta.jsonl"))
     assert len({row["prompt"] for row in corpus}) == 4
-    whole = list(read_rows(tmp_path / "out/self-seed0/data/d_meta.jsonl"))
-    assert all(row in whole for row in corpus)
+    labelled = {row["prompt"]["prompt"] for row in read_rows(tmp_path / "out/self-seed0/data/labelled.jsonl")}
+    assert {row["prompt"] for row in corpus} < labelled
+    warm_up = list(read_rows(tmp_path / "out/labels-4-seed0/models/warm-up/examples.jsonl"))
+    assert {row["turns"][0] for row in warm_up} < {row["prompt"] for row in corpus}, "no label beyond the four"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -183,3 +189,53 @@ def test_without_words_only_the_verdict_is_left() -> None:
     }
     both = altered(ROWS, corpus(words=False, flipped=1.0), 0)
     assert [parse_verdict(row.feedback) for row in both] != [parse_verdict(row.feedback) for row in ROWS]
+
+
+def test_a_variant_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    counting = Counting()
+
+    def failing(config: RunConfig, shared: tuple[Path, ...]) -> Path:
+        if config.output.name.startswith("no-filter"):
+            raise TrainingError("no gradient")
+        return counting(config, shared)
+
+    with pytest.raises(RunError, match=r"1 of 3 runs failed, .* no-filter, seed 0: no gradient"):
+        ablate(small_demo(tmp_path, tmp_path / "run"), ["no-filter", "one-round"], [0], tmp_path / "out", failing)
+    rows = [row["name"] for row in json.loads((tmp_path / "out/ablation.json").read_text())["rows"]]
+    assert rows == ["base", "sft", "meta", "self", "one-round"]
+
+
+def test_what_does_not_go_with_a_configuration_is_left_out_and_named(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run")
+    assert applicable(config) == (list(VARIANTS), [])
+    data = config.model_dump(mode="json")
+    names, refused = applicable(parse_config({**data, "prompts": {"path": "p.jsonl"}, "refine": False}, "x"))
+    assert set(VARIANTS) - set(names) == {"gold", "dpo"}
+    assert len(refused) == 2
+    assert "variant dpo: objective dpo prefers r^ to r" in " ".join(refused)
+
+
+def test_another_number_of_rounds_leaves_the_pool_as_it_is(tmp_path: Path) -> None:
+    data = small_demo(tmp_path, tmp_path / "run").model_dump(mode="json")
+    data["prompts"]["count"] = None
+    config = parse_config(data, "x")
+    pools = {name: settings(config, name, 0, tmp_path) for name in ("self", "one-round", "six-rounds")}
+    assert {each.prompts.count for each in pools.values() if each.prompts} == {900}
+
+
+def test_only_finished_runs_of_known_variants_are_in_the_table(tmp_path: Path) -> None:
+    play(tmp_path, ["no-filter"])
+    out = tmp_path / "out"
+    shutil.copytree(out / "no-filter-seed0", out / "demo-seed0")
+    shutil.copytree(out / "no-filter-seed0", out / "no-filter-seedfoo")
+    shutil.copytree(out / "no-filter-seed0", out / "no-filter-seed7")
+    events = (out / "no-filter-seed7/events.jsonl").read_text().splitlines(keepends=True)
+    (out / "no-filter-seed7/events.jsonl").write_text("".join(line for line in events if '"finish"' not in line))
+    found = tabulate(out)
+    assert found["seeds"] == [0]
+    assert [row["name"] for row in found["rows"]] == ["base", "sft", "meta", "self", "no-filter"]
+
+
+def test_a_run_that_took_models_over_knows_its_best_one(tmp_path: Path) -> None:
+    play(tmp_path, ["no-filter"])
+    assert best_model(tmp_path / "out/no-filter-seed0").name == "round-3"

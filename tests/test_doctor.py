@@ -32,6 +32,7 @@ def configuration(model: Path, folder: Path, **more: Any) -> RunConfig:
         "prompts": {"path": str(folder / "pool.jsonl")},
         "corpus": {"path": str(folder / "d_meta.jsonl")},
         "rounds": 2,
+        "skills": {name: {"max_new_tokens": 64} for name in ("respond", "critique", "refine", "judge")},
         "trainer": {"device": "cpu", "dtype": "float32"},
         "engine": {"device": "cpu", "dtype": "float32"},
     }
@@ -65,6 +66,7 @@ def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model:
         "chat template": "pass",
         "stop token trained": "pass",
         "max_length": "pass",
+        "context": "pass",
         "stop token emitted": found(checks)["stop token emitted"],  # a random model may or may not
         "engine": "pass",
         "time": "pass",
@@ -132,14 +134,20 @@ def test_sequences_that_are_too_long_are_counted(tiny_model: Path, tmp_path: Pat
     assert "trainer.max_length: " in finding(checks, "max_length")
 
 
-def test_prompts_beyond_the_context_are_counted(tiny_model: Path, tmp_path: Path) -> None:
-    config = configuration(tiny_model, tmp_path)
-    (tmp_path / "pool.jsonl").write_text(
-        "".join(json.dumps({"prompt": f"{i} " + "long " * (600 * (i < 2))}) + "\n" for i in range(6))
-    )
-    checks = examine(config)
-    assert found(checks)["context"] == "warn"
-    assert finding(checks, "context").startswith("2 of 7 prompts do not fit")
+def test_conversations_beyond_the_context_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    """The tiny model has 512 positions."""
+    checks = examine(configuration(tiny_model, tmp_path, skills={"critique": {"max_new_tokens": 480}}))
+    assert found(checks)["context"] == "fail"
+    assert finding(checks, "context").startswith("1 of 1 trajectories do not fit into 512 tokens")
+
+
+def test_what_a_model_comes_with_for_generation_is_no_difference(tiny_model: Path, tmp_path: Path) -> None:
+    """Such as the penalties of some chat models, and a second stop token."""
+    copy = changed(tiny_model, tmp_path, (tiny_model / "chat_template.jinja").read_text())
+    path = copy / "generation_config.json"
+    settings = json.loads(path.read_text()) | {"repetition_penalty": 5.0, "eos_token_id": [0, 2]}
+    path.write_text(json.dumps(settings))
+    assert found(examine(configuration(copy, tmp_path)))["engine"] == "pass"
 
 
 def test_a_full_disk_and_a_small_memory_fail(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_a_model_of_another_lineage_is_refused(root: Path, base: Model, change: 
 
 def test_nothing_to_train_on_is_said_before_training(root: Path, base: Model) -> None:
     trainer = ScriptedTrainer()
-    with pytest.raises(TrainingError, match="nothing to train round-1 on: every row was rejected"):
+    with pytest.raises(TrainingError, match="nothing to train round-1 on: no kept row gives a training example"):
         open_run(root, scripted(), trainer).model("round-1", base, [])
     assert trainer.calls == []
 

@@ -12,9 +12,10 @@ import pytest
 from runs import everything, results, small_demo, tree
 from selfevo.config import RunConfig, parse_config
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import ConfigError
+from selfevo.errors import ConfigError, DataError
 from selfevo.files import read_rows
 from selfevo.launch import launch
+from selfevo.ledger import summarise
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
 from selfevo.records import Prompt
@@ -78,6 +79,36 @@ def test_a_pool_that_teaches_nothing_stops_after_one_round(tmp_path: Path) -> No
     assert content["gate"]["best"] == "meta"
 
 
+def test_the_last_round_has_nothing_to_stop(tmp_path: Path) -> None:
+    config = changed(tmp_path, rounds=1, gate=TASK)
+    content = play(config, student(config, {"meta": 0.5, "round-1": 0.5}))
+    assert (content["gate"]["best"], content["stopped"]) == ("meta", None)
+
+
+def test_a_gate_with_too_few_prompts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dev.jsonl").write_text('{"prompt": "one"}\n')
+    config = changed(tmp_path, gate={"prompts": str(tmp_path / "dev.jsonl"), "count": 20})
+    with pytest.raises(DataError, match="has 1 prompts and gate"):
+        draw_sets(config)
+
+
+def test_rounds_of_different_tasks_are_checked_by_their_own(tmp_path: Path) -> None:
+    rounds = [{"prompts": {"task": {"name": name}, "count": 12}} for name in ("add-to-each", "instructions")]
+    config = changed(tmp_path, prompts=None, rounds=rounds)
+    sets = draw_sets(config)
+    tasks = {p.prompt.prompt: sets.pool_tasks[id] for id, p in sets.pool_answers.items()}
+    inner = student(config, {})
+
+    def answer(model: Path, turns: Turns) -> str:
+        if turns[0] not in tasks or len(turns) != 3:
+            return inner(model, turns)
+        return tasks[turns[0]].explain(sets.pool_answers[Prompt.of(turns[0]).id], turns[1])  # type: ignore[attr-defined]
+
+    content = play(config, answer)
+    assert [entry["audit"]["judged"] for entry in content["rounds"]] == [12, 12]
+    assert all(entry["audit"]["right"] for entry in content["rounds"])
+
+
 def test_without_a_gate_all_rounds_are_run(tmp_path: Path) -> None:
     config = changed(tmp_path)
     content = play(config, student(config, {}))
@@ -88,7 +119,7 @@ def test_without_a_gate_all_rounds_are_run(tmp_path: Path) -> None:
 def test_a_gate_without_answers_counts_agreement_and_verdicts(tmp_path: Path) -> None:
     dev = load_task(changed(tmp_path).corpus.task).problems(40, 77, frozenset())  # type: ignore[arg-type]
     (tmp_path / "dev.jsonl").write_text("".join(f'{{"prompt": "{p.prompt.prompt}"}}\n' for p in dev))
-    config = changed(tmp_path, gate={"prompts": str(tmp_path / "dev.jsonl"), "samples": 2})
+    config = changed(tmp_path, gate={"prompts": str(tmp_path / "dev.jsonl"), "samples": 2, "count": 40})
     known = {p.prompt.prompt: p for p in dev}
     inner, task = student(config, {}), load_task(config.corpus.task)  # type: ignore[arg-type]
 
@@ -116,6 +147,7 @@ def test_a_critic_that_always_says_yes_is_caught_before_its_rows_are_trained_on(
     content = play(config, answer)
     assert made(config) == ["round-1"]
     assert content["stopped"].startswith("round-2: verdict yes on r 1.00, above 0.99")
+    assert summarise(config.output).status == "stopped", "another bound lets it go on"
     assert [(r["name"], bool(r["alarms"])) for r in content["rounds"]] == [("round-1", False), ("round-2", True)]
     assert "verdict yes on r 1.00" in (config.output / "report.html").read_text()
 
@@ -132,7 +164,7 @@ def test_a_trainer_that_makes_a_model_repeat_one_answer_is_caught(
     content = play(honest_config, answer)  # to warn is the default
     assert made(honest_config) == ["round-1", "round-2", "round-3"]
     alarms = content["rounds"][1]["alarms"]
-    assert any(alarm.startswith("entropy of answers 0.00, below 0.2") for alarm in alarms)
+    assert any(alarm.startswith("entropy of answers 0.00, below 0.05") for alarm in alarms)
     assert any(alarm.startswith("self-BLEU 1.00") for alarm in alarms)
     assert "selfevo: round-2: entropy of answers 0.00" in capsys.readouterr().err
 

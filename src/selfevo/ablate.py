@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.config import RunConfig, apply_overrides, parse_config
-from selfevo.errors import ConfigError
+from selfevo.errors import ConfigError, DataError, EngineError, RunError, TrainingError
 from selfevo.evaluate import compare, rate
 from selfevo.files import read_marker, write_atomic
-from selfevo.ledger import costs
+from selfevo.ledger import costs, summarise
 
 SELF = "self"
+_LABELS = re.compile(r"labels-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,11 @@ def find(name: str, config: RunConfig) -> Variant:
 
     Raises ConfigError where there is none of the name.
     """
-    if match := re.fullmatch(r"labels-(\d+)", name):
+    if match := _LABELS.fullmatch(name):
         count = int(match[1])
-        if not 0 < count <= config.corpus.labels or config.corpus.path:
+        if config.corpus.path:
+            raise ConfigError(f"variant {name}: a recorded D_meta has no labels to count; give --set corpus.share=...")
+        if not 0 < count <= config.corpus.labels:
             raise ConfigError(f"variant {name}: there are {config.corpus.labels} labels; raise corpus.labels")
         share = f"corpus.share={count / config.corpus.labels}"
         return Variant(
@@ -77,40 +80,61 @@ def find(name: str, config: RunConfig) -> Variant:
     return VARIANTS[name]
 
 
+def applicable(config: RunConfig) -> tuple[list[str], list[str]]:
+    """The variants that a configuration can be changed into, and why the others cannot."""
+    names, refused = [], []
+    for name in VARIANTS:
+        try:
+            settings(config, name, 0, Path("nowhere"))
+            names.append(name)
+        except ConfigError as error:
+            refused.append(str(error))
+    return names, refused
+
+
+def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig:
+    """The configuration of a variant, or of `self`. Raises ConfigError where the change does not go with the rest."""
+    data = config.model_dump(mode="json")
+    if config.prompts is not None and config.prompts.task and config.prompts.count is None:
+        data["prompts"]["count"] = 300 * config.round_count  # another number of rounds must not change the pool
+    stages = "base, sft, meta, rounds" if name == SELF else "meta, rounds"
+    overrides = () if name == SELF else find(name, config).overrides
+    data = apply_overrides(data, [f"evaluation.stages=[{stages}]", *overrides])
+    return parse_config({**data, "seed": seed, "output": str(output / f"{name}-seed{seed}")}, f"variant {name}")
+
+
 def ablate(
     config: RunConfig, names: Sequence[str], seeds: Sequence[int], output: Path, launch: Callable[..., Path]
 ) -> dict[str, Any]:
     """Runs `self` and the variants in `output`, each seed in turn; returns what output/ablation.json holds.
 
-    `launch(config, shared=directories)` does one run. What was finished before is not done again.
+    `launch(config, shared=directories)` does one run. What was finished before is not done again. A variant that fails
+    does not stop the others: raises RunError at the end, with the reason of each.
     """
     if config.evaluation is None:
         raise ConfigError("an ablation compares on held-out problems; give the configuration an evaluation")
-    data = config.model_dump(mode="json")
-    changes: dict[str, tuple[str, ...]] = {SELF: ("evaluation.stages=[base, sft, meta, rounds]",)}
-    names = [name for name in names if name != SELF]
-    changes |= {name: ("evaluation.stages=[meta, rounds]", *find(name, config).overrides) for name in names}
     # All are parsed before the first is run: a mistake in the last must not come to light hours later.
-    runs = {
-        (name, seed): parse_config(
-            {**apply_overrides(data, overrides), "seed": seed, "output": str(output / f"{name}-seed{seed}")},
-            f"variant {name}",
-        )
-        for seed in seeds
-        for name, overrides in changes.items()
-    }
-    for (_, seed), settings in runs.items():
-        others = [other.output for (_, of), other in runs.items() if of == seed and other.output.is_dir()]
-        launch(settings, shared=tuple(folder for folder in others if folder != settings.output))
+    variants = [SELF, *(name for name in names if name != SELF)]
+    runs = [(name, seed, settings(config, name, seed, output)) for seed in seeds for name in variants]
+    failed = []
+    for name, seed, own in runs:
+        others = [other.output for _, of, other in runs if of == seed and other.output != own.output]
+        try:
+            launch(own, shared=tuple(folder for folder in others if folder.is_dir()))
+        except (TrainingError, EngineError, DataError) as error:
+            failed.append(f"{name}, seed {seed}: {error}")
         write_atomic(output / "ablation.json", json.dumps(tabulate(output), indent=2))
+    if failed:
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed, the others are in the table: {'; '.join(failed)}")
     return tabulate(output)
 
 
 def tabulate(output: Path) -> dict[str, Any]:
-    """The rows of the table, from the results of all the runs in a folder: each seed by itself, and all together.
+    """The rows of the table, from the results of all the finished runs in a folder: each seed, and all together.
 
     A row is a model: base, sft and meta of `self`, and of each variant the last round (and its sft, where it has one).
-    Paired tests are against the last round of `self`, on the same problems of the same seeds.
+    Paired tests are against the last round of `self`, on the same problems of the same seeds. Over several seeds they
+    are about these models: how much another seed would give is what the accuracies of the seeds say.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
     order = [SELF, *VARIANTS]
@@ -121,6 +145,9 @@ def tabulate(output: Path) -> dict[str, Any]:
 
     for path in sorted(output.glob("*-seed*/results.json"), key=place):
         name, _, number = path.parent.name.rpartition("-seed")
+        known = name in order or _LABELS.fullmatch(name)
+        if not known or not number.isdecimal() or summarise(path.parent).status != "finished":
+            continue
         seed, results = int(number), read_marker(path)
         stages = {stage["name"]: stage for stage in results["stages"]}
         last = next((each for each in reversed(stages) if each.startswith("round-")), None)
@@ -144,15 +171,30 @@ def tabulate(output: Path) -> dict[str, Any]:
 def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": label, "seeds": sorted(of_seeds)}
     for mode in ("direct", "refined"):
-        bits = {seed: [bit == "1" for bit in each["stage"]["answers"][mode]] for seed, each in of_seeds.items()}
-        pooled = [bit for own in bits.values() for bit in own]
-        row[mode] = {**rate(pooled), "by_seed": {str(seed): sum(own) / len(own) for seed, own in bits.items()}}
-        both = [seed for seed in bits if seed in reference]
-        if label != SELF and both:
-            theirs = [bit == "1" for seed in both for bit in reference[seed]["stage"]["answers"][mode]]
-            row[mode]["against"] = compare(label, [bit for seed in both for bit in bits[seed]], SELF, theirs, mode)
+        row[mode] = _compared(label, of_seeds, reference, mode)
+        row[mode]["by_seed"] = {
+            str(seed): _compared(label, {seed: each}, reference, mode) for seed, each in of_seeds.items()
+        }
     own = [each for each in of_seeds.values() if each["cost"]]
     row["kept"] = sum(each["kept"] for each in own) / len(own) if own else None
     row["rounds"] = [each["rounds"] for each in own]
     row["cost"] = {key: sum(each["cost"][key] for each in own) for key in own[0]["cost"]} if own else None
     return row
+
+
+def _compared(
+    label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]], mode: str
+) -> dict[str, Any]:
+    """Accuracy over the problems of these seeds, and the paired test `against` self on those that self has too."""
+    found = rate([right for each in of_seeds.values() for right in _answers(each, mode)])
+    both = [seed for seed in of_seeds if seed in reference]
+    if label != SELF and both:
+        ours, theirs = (
+            [right for seed in both for right in _answers(runs[seed], mode)] for runs in (of_seeds, reference)
+        )
+        found["against"] = compare(label, ours, SELF, theirs, mode)
+    return found
+
+
+def _answers(run: dict[str, Any], mode: str) -> list[bool]:
+    return [bit == "1" for bit in run["stage"]["answers"][mode]]

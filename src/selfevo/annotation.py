@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from selfevo.config import CorpusConfig
 from selfevo.errors import DataError
@@ -25,6 +25,7 @@ from selfevo.skills import RESPOND
 from selfevo.stage import fill
 
 ROOM = "d_meta"
+AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
 
 
 def annotate(
@@ -69,14 +70,20 @@ def annotate(
     return rows
 
 
+def taken(rows: Sequence[AnyPrompt], share: float, seed: int) -> list[AnyPrompt]:
+    """The rows of a share of the prompts. Which they are hangs on their ids and the seed: half holds the quarter."""
+    ids = sorted({row.id for row in rows}, key=lambda each: content_id(seed, "share", each))
+    chosen = set(ids[: max(1, round(share * len(ids)))])
+    return [row for row in rows if row.id in chosen]
+
+
 def altered(rows: Sequence[Refined], corpus: CorpusConfig, seed: int) -> list[Refined]:
     """D_meta as it is used: less of it, with some verdicts turned round, or without words, as ablations ask.
 
-    Which prompts and rows are taken hangs on their ids and the seed, so that half of D_meta holds its quarter.
+    Which rows are changed hangs on their ids and the seed.
     """
-    ids = sorted({row.id for row in rows}, key=lambda each: content_id(seed, "share", each))
-    taken = set(ids[: max(1, round(corpus.share * len(ids)))])
-    rows = [row for row in rows if row.id in taken]
+    if corpus.path:  # else the share was taken before anybody was asked
+        rows = taken(rows, corpus.share, seed)
     by_chance = sorted(rows, key=lambda row: content_id(seed, "flipped", row.id, row.response))
     flipped = {(row.id, row.response) for row in by_chance[: round(corpus.flipped * len(rows))]}
     result = []

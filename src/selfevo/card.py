@@ -20,6 +20,8 @@ TERMS = {
     "skills": "feedback and refinement (f, r^) on trajectories of D_meta",
     "answer": "refined answers (r^ given p) of D_meta",
     "self": "refined answers that the model itself kept, from prompts without labels",
+    "preference": "pairs, r^ preferred to r, from prompts without labels (DPO, a baseline)",
+    "prompt": "prompts without labels, its own verdict as reward (GRPO, a baseline)",
 }
 
 
@@ -37,7 +39,7 @@ def write_card(root: Path, name: str) -> None:
     base = str(config["model"])
     metadata = {
         # A folder on somebody's disk is no name on the hub, and no business of the reader.
-        **({"base_model": base} if base.count("/") == 1 and not base.startswith((".", "~", "/")) else {}),
+        **({"base_model": base} if base.count("/") == 1 and not Path(base).expanduser().exists() else {}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
@@ -45,13 +47,13 @@ def write_card(root: Path, name: str) -> None:
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
         f"# {Path(base).name}, {name}",
-        f"Made by selfevo {manifest.get('selfevo', '')} with the SELF method (arXiv 2310.00533): policy "
-        f"`{config['policy']}`, seed {config['seed']}. A plain transformers folder; `selfevo answer` uses its "
-        "self-refinement too.",
+        f"Made by selfevo {manifest.get('selfevo', '')}, an implementation of SELF (arXiv 2310.00533): policy "
+        f"`{config['policy']}`, objective of the rounds `{config['objective']}`, seed {config['seed']}. A plain "
+        "transformers folder; `selfevo answer` uses its self-refinement too.",
         "## Lineage\n\n| model | trained from | SHA-256 of weights and tokenizer |\n|---|---|---|\n"
         + "\n".join(f"| {a} | {b} | `{sha}` |" for a, b, sha in lineage(root, name)),
         "## Learnt from\n\n"
-        + "\n".join(f"- {n} examples: {TERMS.get(term, term)}" for term, n in marker["examples"].items()),
+        + "\n".join(f"- {count} examples: {TERMS.get(term, term)}" for term, count in marker["examples"].items()),
     ]
     if stage := next((each for each in results.get("stages", []) if each["name"] == name), None):
         parts.append(f"## Results\n\n{_results(results['task'], stage)}")

@@ -174,8 +174,8 @@ def ablate(
     set_: Overrides = None,
 ) -> None:
     """Runs a configuration beside variants of it: same labels, same problems, shared stages once; one table."""
-    from selfevo.ablate import VARIANTS
     from selfevo.ablate import ablate as run_all
+    from selfevo.ablate import applicable
     from selfevo.launch import launch
     from selfevo.progress import Live
     from selfevo.table import print_ablation
@@ -188,8 +188,13 @@ def ablate(
         console.rule(str(variant.output), align="left")
         return launch(variant, Live(console), shared=shared)
 
+    names = only or []
+    if not only:
+        names, refused = applicable(settings)
+        for reason in refused:
+            console.print(f"left out: {reason}", style="yellow", markup=False)
     folder = output or settings.output.with_name(f"{settings.output.name}-ablation")
-    found = run_all(settings, only or list(VARIANTS), [int(part) for part in seeds.split(",")], folder, one)
+    found = run_all(settings, names, [int(part) for part in seeds.split(",")], folder, one)
     print_ablation(console, found)
     console.print(f"table: {folder / 'ablation.json'}", highlight=False)
 

@@ -192,7 +192,7 @@ class MonitorsConfig(_Strict):
     min_distinct_1: Share | None = Field(None, description="distinct words over all words, in up to 1000 responses")
     min_distinct_2: Share | None = Field(0.02, description="the same of pairs of words")
     max_self_bleu: Share | None = Field(0.98, description="BLEU-4 of responses against each other")
-    min_entropy: Share | None = Field(0.2, description="of the answers, over the greatest possible")
+    min_entropy: Share | None = Field(0.05, description="of the answers, over the greatest possible")
     max_truncated: Share | None = Field(0.3, description="share of responses cut at max_new_tokens")
     min_stopped: Share | None = Field(None, description="share of responses that end with the stop token")
     min_yes: Share | None = Field(0.01, description="share of qualified among the readable verdicts on r")
@@ -372,6 +372,16 @@ class RunConfig(_Strict):
             raise ValueError(f"objective {self.objective} trains without L_meta; set policy: continual-latest")
         if self.objective == "dpo" and not self.refine:
             raise ValueError("objective dpo prefers r^ to r; without refine they are the same")
+        if self.objective == "grpo":
+            sizes = sorted((self.trainer.per_device_train_batch_size, self.trainer.num_generations))
+            if sizes[1] % sizes[0]:
+                raise ValueError(
+                    f"objective grpo: of batch size and num_generations, {sizes}, one has to divide the other"
+                )
+            if self.engine.kind == "vllm":
+                raise ValueError(
+                    "objective grpo: a judge in vLLM leaves training no memory; set engine.kind: transformers"
+                )
         return self
 
     @model_validator(mode="after")

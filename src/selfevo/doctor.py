@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from selfevo import prompts
 from selfevo.chat import Chat
@@ -55,6 +55,7 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         template(chat, d_meta),
         stop_token(chat, d_meta),
         lengths(config, chat, d_meta),
+        context(config, folder, chat, d_meta),
         *generation(config, folder, chat, sets, engine or build_engine(config.engine)),
         time_needed(config, chat, sets, d_meta),
     ]
@@ -176,23 +177,30 @@ def lengths(config: RunConfig, chat: Chat, d_meta: Sequence[Refined]) -> Check:
     return Check("max_length", "fail" if over > len(sizes) / 2 else "warn", finding, remedy)
 
 
+def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refined]) -> Check:
+    """Every conversation of D_meta with room for what is to be written, within the model's context."""
+    room = getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "max_position_embeddings", None)
+    if room is None:
+        return Check("context", "pass", "the model names no longest context")
+    over = 0
+    for row in d_meta:
+        turns = prompts.refine(row.prompt, row.response, row.feedback)
+        asked = ((config.skills.respond, turns[:1]), (config.skills.critique, turns[:3]), (config.skills.refine, turns))
+        over += any(len(chat.prompt(view, room)) + skill.max_new_tokens > room for skill, view in asked)
+    finding = f"{over} of {len(d_meta)} trajectories do not fit into {room} tokens with room for max_new_tokens"
+    if not over:
+        return Check("context", "pass", finding)
+    remedy = "take a model with a longer context, shorter prompts, or a lower max_new_tokens in skills"
+    return Check("context", "fail" if over > len(d_meta) / 2 else "warn", finding, remedy)
+
+
 def generation(config: RunConfig, folder: Path, chat: Chat, sets: Sets, engine: Engine) -> list[Check]:
     """The engine on prompts of the run: do they fit, does the model end, does it write what transformers would?"""
     asked = [p.prompt for p in (*sets.pool, *sets.to_annotate(), *(row for row in sets.d_meta))][:PROMPTS]
     requests = [Request(prompts.respond(text), 0) for text in asked]
     generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
     engine.release()
-    overlong = sum(g.finish == "overlong" for g in generations)
     checks = []
-    if overlong:
-        checks.append(
-            Check(
-                "context",
-                "fail" if overlong == len(generations) else "warn",
-                f"{overlong} of {len(generations)} prompts do not fit the model's context with room for an answer",
-                "take a model with a longer context, shorter prompts, or a lower skills.respond.max_new_tokens",
-            )
-        )
     ended = sum(g.finish == "stop" for g in generations)
     checks.append(
         Check(
@@ -225,19 +233,20 @@ def agreement(
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
     ).to(device)
+    own = model.generation_config.eos_token_id
+    # Without the penalties that a model may come with: they are no part of what it has learnt.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=sorted({chat.stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])}),
+        pad_token_id=chat.stop_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     agreeing = 0
     for request, generation in zip(requests, generations, strict=True):
         ids = torch.tensor([chat.prompt(request.turns)], device=device)
-        written = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=NEW_TOKENS,
-            eos_token_id=chat.stop_id,
-            pad_token_id=chat.stop_id,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        written = model.generate(ids, attention_mask=torch.ones_like(ids))
         tokens = written.sequences[0, ids.shape[1] :].tolist()
         common = next(i for i in range(len(tokens), -1, -1) if generation.text.startswith(chat.text(tokens[:i])))
         if generation.text == chat.text(tokens):

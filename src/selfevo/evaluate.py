@@ -16,7 +16,7 @@ import numpy as np
 
 from selfevo.answers import answer_key, declared_answer, last_number, read_number, vote
 from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Generation, Problem, Task
+from selfevo.protocols import Checker, Generation, Problem, Task
 from selfevo.records import Critiqued, Drafted, Judged, Prompt
 from selfevo.run import Room
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
@@ -158,7 +158,7 @@ def extractors(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
 
 
 def audit(
-    task: Task, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[bool]
+    task: Checker, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[bool]
 ) -> dict[str, Any]:
     """How good a filter was, where answers are known: `problems` by prompt id. Reported, never trained on.
 

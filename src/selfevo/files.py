@@ -130,12 +130,18 @@ def mark_done(path: Path, marker: dict[str, Any], sha256: str) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system has no such thing."""
+    """The same file under another name, or a copy where the file system has no such thing; whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with space_for(target, source.stat().st_size):
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+            sync(temporary)
+        temporary.replace(target)
+        sync(target.parent)
 
 
 def seal(folder: Path, marker: dict[str, Any]) -> None:

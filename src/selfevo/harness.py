@@ -19,6 +19,7 @@ from selfevo.answers import extract_answer, read_number
 from selfevo.config import EngineConfig
 from selfevo.errors import ConfigError, DataError, MissingExtraError
 from selfevo.files import write_atomic
+from selfevo.ledger import is_run
 from selfevo.tasks.word_problems import read_problem
 
 
@@ -53,6 +54,8 @@ def run_harness(
     manager = TaskManager()
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
         raise ConfigError(f"lm-evaluation-harness has no task {unknown[0]!r}; `lm-eval ls tasks` lists what there is")
+    if output is not None and is_run(output):
+        raise ConfigError(f"--output {output} is a run directory, whose results.json it would replace; give another")
     if path is not None and (len(tasks) > 1 or not path.is_file()):
         raise ConfigError(f"--path {path} must be a file with the documents of one task, and --harness one task")
     arguments = {"pretrained": str(model), "dtype": engine.dtype, "trust_remote_code": False}

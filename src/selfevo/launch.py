@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from selfevo.annotation import altered, annotate, spent
+from selfevo.annotation import altered, annotate, spent, taken
 from selfevo.card import write_cards
 from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
@@ -76,7 +76,8 @@ def launch(
             learn=LEARN[config.objective],
         )
         watch.write()
-        run.finish()
+        if not watch.alarmed:  # else it goes on when a bound is changed
+            run.finish()
         write_cards(config.output)
         path = config.output / "manifest.json"
         write_atomic(path, json.dumps({**read_marker(path), "costs": costs(config.output)}, indent=2))
@@ -137,7 +138,7 @@ def write_d_meta(config: RunConfig, run: Run, base: Model, sets: Sets) -> list[R
     else:
         assert task is not None  # CorpusConfig sees to it
         teacher = OracleTeacher(task, problems)
-    return annotate(run, base, corpus, sets.to_annotate(), teacher, task, problems)
+    return annotate(run, base, corpus, taken(sets.to_annotate(), corpus.share, config.seed), teacher, task, problems)
 
 
 def build_engine(config: EngineConfig = EngineConfig()) -> Engine:  # noqa: B008  (frozen)

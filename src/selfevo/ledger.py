@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -86,15 +87,9 @@ def entries(root: Path) -> list[Entry]:
     order: list[str] = []
     for event in _events(root):
         entry = found.setdefault(event["stage"], Entry(event["stage"]))
-        entry.seconds += event["seconds"]
-        entry.prompt_tokens += int(event.get("prompt_tokens", 0))
-        entry.new_tokens += int(event.get("new_tokens", 0))
-        entry.dollars += event.get("dollars", 0.0)
-        if event["event"] in ("generate", "train"):
-            entry.device_seconds += event["seconds"]
+        _add(entry, event)
         if event["event"] == "train":
             entry.rows = entry.out = int(event.get("sequences", 0))
-            entry.trained_tokens += int(event.get("tokens", 0))
         order.append(event["stage"])
     place = {name: i for i, name in reversed(list(enumerate(order)))}
     for name in found:  # the filter works in no time, so it leaves no event: right behind what it judged
@@ -107,10 +102,15 @@ def entries(root: Path) -> list[Entry]:
 
 
 def costs(root: Path) -> dict[str, dict[str, float]]:
-    """What each stage and training cost (Entry), and their "total"."""
-    found = {entry.name: entry.cost() for entry in entries(root) if any(entry.cost().values())}
-    names = Entry("").cost()
-    return {**found, "total": {name: round(sum(each[name] for each in found.values()), 6) for name in names}}
+    """What each stage and training cost (Entry), in the order in which they were begun, and their "total"."""
+    found: dict[str, Entry] = {}
+    total = Entry("total")
+    for event in _events(root):
+        for entry in (found.setdefault(event["stage"], Entry(event["stage"])), total):
+            _add(entry, event)
+    return {
+        entry.name: entry.cost() for entry in (*found.values(), total) if entry is total or any(entry.cost().values())
+    }
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
@@ -211,11 +211,15 @@ def _lost(path: Path) -> tuple[int, Counter[str]]:
     return rows, lost
 
 
+def by_stage(path: Path) -> tuple[int, int, str]:
+    """Order of stages and models: sft and other helpers, meta, then the rounds by number, 10 after 9."""
+    match = re.fullmatch(r"round-(\d+)", path.name)
+    return (2, int(match[1]), "") if match else (int(path.name == "meta"), 0, path.name)
+
+
 def _models(root: Path) -> list[Path]:
-    """The finished models, in the order in which they were made."""
-    folders = [path.parent for path in _run(root).glob(f"models/[!.]*/{MODEL_MARKER}")]
-    trained = [event["stage"] for event in _events(root) if event["event"] == "train"]
-    return sorted(folders, key=lambda folder: trained.index(folder.name) if folder.name in trained else len(trained))
+    """The finished models, in the order in which they are made."""
+    return sorted((path.parent for path in _run(root).glob(f"models/[!.]*/{MODEL_MARKER}")), key=by_stage)
 
 
 def _fault(marker: Path) -> list[str]:
@@ -229,6 +233,17 @@ def _fault(marker: Path) -> list[str]:
 def _results(root: Path) -> dict[str, Any]:
     path = root / "results.json"
     return read_marker(path) if path.is_file() else {}
+
+
+def _add(entry: Entry, event: dict[str, Any]) -> None:
+    entry.seconds += event["seconds"]
+    entry.prompt_tokens += int(event.get("prompt_tokens", 0))
+    entry.new_tokens += int(event.get("new_tokens", 0))
+    entry.dollars += event.get("dollars", 0.0)
+    if event["event"] in ("generate", "train"):
+        entry.device_seconds += event["seconds"]
+    if event["event"] == "train":
+        entry.trained_tokens += int(event.get("tokens", 0))
 
 
 def _gates_best(root: Path) -> str:

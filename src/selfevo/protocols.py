@@ -124,7 +124,13 @@ class Problem:
     difficulty: str = ""
 
 
-class Task(Protocol):
+class Checker(Protocol):
+    """Knows what is right."""
+
+    def is_correct(self, problem: Problem, response: str) -> bool: ...
+
+
+class Task(Checker, Protocol):
     """Problems whose answers a program can check."""
 
     @property
@@ -136,8 +142,6 @@ class Task(Protocol):
         Raises DataError when there are not that many.
         """
         ...
-
-    def is_correct(self, problem: Problem, response: str) -> bool: ...
 
 
 class AnnotatedTask(Task, Protocol):

@@ -91,7 +91,9 @@ class Run:
                 raise RunError(f"{'; '.join(faults)}; restore it, or delete {final} to have it trained again")
             return Model(name, final, str(marker["weights"]))
         if not examples:
-            raise TrainingError(f"nothing to train {name} on: every row was rejected; see {self.root / 'stages'}")
+            raise TrainingError(
+                f"nothing to train {name} on: no kept row gives a training example; see {self.root / 'stages'}"
+            )
         check_present(start)
         work, temporary = self.root / "models" / f".{name}.work", self.root / "models" / f".{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -131,7 +133,10 @@ class Run:
         for folder in (root / "models" / name for root in self.shared):
             if not (folder / MODEL_MARKER).is_file():
                 continue
-            marker = read_marker(folder / MODEL_MARKER)
+            try:
+                marker = read_marker(folder / MODEL_MARKER)
+            except RunError:
+                continue  # damaged there; it is trained here
             if marker["lineage"] == lineage and "removed" not in marker and not folder_faults(folder, marker):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)

@@ -9,7 +9,7 @@ from typing import Any
 from selfevo import data
 from selfevo.config import RunConfig, TaskConfig
 from selfevo.errors import DataError
-from selfevo.protocols import Model, Problem
+from selfevo.protocols import Model, Problem, Task
 from selfevo.records import Prompt, Refined, content_id
 from selfevo.run import Run
 from selfevo.selfinstruct import Decontaminator, grow
@@ -24,6 +24,7 @@ class Sets:
     pools: list[list[Prompt]]  # one for each round, empty where the model writes its own
     pool: list[Prompt]
     pool_answers: dict[str, Problem]
+    pool_tasks: dict[str, Task]
     labelled: list[Problem]
     unlabelled: list[Prompt]  # to be annotated by somebody who is not told the answers
     d_meta: list[Refined]
@@ -73,6 +74,7 @@ def draw_sets(config: RunConfig) -> Sets:
         loaded = data.load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share)
         d_meta, quarantined = loaded.rows, loaded.quarantined
     answers: dict[str, Problem] = {}
+    tasks: dict[str, Task] = {}
     pools: list[list[Prompt]] = []
     sources = [config.prompts] if isinstance(config.rounds, int) else [each.prompts for each in config.rounds]
     for number, source in enumerate(sources):
@@ -80,6 +82,7 @@ def draw_sets(config: RunConfig) -> Sets:
         if source and source.task:
             problems = draw(source.task, source.count or 300 * config.round_count // len(sources), 3 + number)
             answers |= {p.prompt.id: p for p in problems}
+            tasks |= dict.fromkeys((p.prompt.id for p in problems), load_task(source.task))
             pool = [p.prompt for p in problems]
         elif source and source.path:
             read = data.load_prompts(source.path, source.column, source.max_bad_share)
@@ -90,6 +93,11 @@ def draw_sets(config: RunConfig) -> Sets:
     dev_prompts: list[Prompt] = []
     if gate and gate.prompts:
         dev_prompts = data.load_prompts(gate.prompts, gate.column).rows[: gate.count]
+        if len(dev_prompts) < gate.count:
+            raise DataError(
+                f"gate: {gate.prompts} has {len(dev_prompts)} prompts and gate.count is {gate.count}; add prompts, or "
+                "lower gate.count, as far as a gain can still be significant"
+            )
     audited = draw(audit.task, audit.count, 901) if audit else []
     kept_apart = [*evaluation, *dev, *audited]
     blocked = Decontaminator(
@@ -115,7 +123,19 @@ def draw_sets(config: RunConfig) -> Sets:
         allow_empty=[name for name in ("evaluation", "gate", "audit") if getattr(config, name) is None],
     )
     return Sets(
-        pools, pool, answers, labelled, unlabelled, d_meta, evaluation, dev, dev_prompts, audited, quarantined, blocked
+        pools,
+        pool,
+        answers,
+        tasks,
+        labelled,
+        unlabelled,
+        d_meta,
+        evaluation,
+        dev,
+        dev_prompts,
+        audited,
+        quarantined,
+        blocked,
     )
 
 

@@ -126,12 +126,13 @@ def _take_over(path: Path, shared: Sequence[Path], rows: Iterable[T], key: Calla
         return
     digest = _digest(key(row) for row in rows)
     for other in finished:
-        marker = read_marker(other.with_suffix(".done.json"))
-        if marker["keys"] == digest and not file_fault(other, marker["sha256"]):
-            for name in (path, path.with_suffix(".done.json")):  # the marker last: it makes the rows count
-                name.unlink(missing_ok=True)
-                link(other.with_name(name.name), name)
-            return
+        with suppress(RunError):  # what is damaged there is made anew here
+            marker = read_marker(other.with_suffix(".done.json"))
+            if marker.get("keys") == digest and not file_fault(other, marker["sha256"]):
+                path.with_suffix(".growing.jsonl").unlink(missing_ok=True)
+                for name in (path, path.with_suffix(".done.json")):  # the marker last: it makes the rows count
+                    link(other.with_name(name.name), name)
+                return
 
 
 def _digest(keys: Iterable[str]) -> str:

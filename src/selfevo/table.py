@@ -159,7 +159,7 @@ def print_runs(console: Console, runs: Sequence[Summary]) -> None:
 
 def print_entries(console: Console, entries: Sequence[Entry]) -> None:
     """In = out + what was lost, by reason, for every stage."""
-    table = _table("stage", "status", "in", "out", "rejected or quarantined", "tokens written", "time")
+    table = _table("stage", "status", "in", "out", "rejected or quarantined", "read", "written", "trained", "$", "time")
     for entry in entries:
         table.add_row(
             entry.name,
@@ -167,7 +167,8 @@ def print_entries(console: Console, entries: Sequence[Entry]) -> None:
             str(entry.rows),
             str(entry.out),
             ", ".join(f"{count} {reason}" for reason, count in entry.lost.most_common()),
-            str(entry.new_tokens or ""),
+            *(str(tokens or "") for tokens in (entry.prompt_tokens, entry.new_tokens, entry.trained_tokens)),
+            f"{entry.dollars:.2f}" if entry.dollars else "",
             f"{entry.seconds:.0f} s",
         )
     console.print(table)

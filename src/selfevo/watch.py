@@ -7,13 +7,14 @@ rounds go on.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selfevo.card import write_card
 from selfevo.config import RunConfig
 from selfevo.evaluate import Outcome, audit, compare, measure, self_agreement, summary
+from selfevo.evolution import unrefined
 from selfevo.files import read_marker, read_rows, write_atomic
 from selfevo.filters import ByGold, Filter, Known
 from selfevo.gate import Gate
@@ -25,9 +26,20 @@ from selfevo.report.page import write_report
 from selfevo.run import Room, Run
 from selfevo.sets import Sets
 from selfevo.skills import CRITIQUE, JUDGE, REFINE, RESPOND
+from selfevo.stage import Mapped
 from selfevo.tasks import load_task
 
 _JUDGED = ("id", "prompt", "response", "feedback", "refinement", "judgement")
+
+
+@dataclass(frozen=True, slots=True)
+class ByPrompt:
+    """Each problem checked by the task that it comes from; `tasks` by prompt id."""
+
+    tasks: Mapping[str, Task]
+
+    def is_correct(self, problem: Problem, response: str) -> bool:
+        return self.tasks[problem.prompt.id].is_correct(problem, response)
 
 
 @dataclass(slots=True)
@@ -38,14 +50,22 @@ class Watch:
     run: Run
     sets: Sets
     stopped: str = ""
+    alarmed: bool = False
     stages: list[dict[str, Any]] = field(default_factory=list)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     rounds: dict[str, dict[str, Any]] = field(default_factory=dict)
     _gate: Gate | None = None
     _latest: Model | None = None
+    _audited: dict[str, Problem] = field(init=False)
+    _checker: ByPrompt = field(init=False)
 
     def __post_init__(self) -> None:
         self._gate = Gate(self.config.gate) if self.config.gate else None
+        self._audited = {problem.prompt.id: problem for problem in self.sets.audit}
+        tasks = dict(self.sets.pool_tasks)
+        if self.config.audit:
+            tasks |= dict.fromkeys(self._audited, load_task(self.config.audit.task))
+        self._checker = ByPrompt(tasks)
 
     def filters(self) -> Sequence[Filter]:
         """Those of the configuration, `gold` being told what is right."""
@@ -62,7 +82,8 @@ class Watch:
             self.stages.append({"name": model.name, **summary(outcomes), **self._cost(model.name)})
         if self._gate and model.name not in ("base", "sft"):
             self._gate.admit(model.name, self._scores(model))
-            self.stopped = self._gate.stopped
+            if model.name != f"round-{self.config.round_count}":  # after the last round there is nothing to stop
+                self.stopped = self._gate.stopped
         self._latest = model
         self.write()
         if model.path.parent == self.run.root / "models":
@@ -88,7 +109,7 @@ class Watch:
         for alarm in found:
             complain(f"{name}: {alarm}")
         if found and monitors.on_alarm == "stop":
-            self.stopped = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)"
+            self.stopped, self.alarmed = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)", True
         self.write()
         return not self.stopped
 
@@ -134,25 +155,21 @@ class Watch:
             assert self._latest is not None
             room = self.run.room(f"audit-{name}", self._latest)
             drafted = room.rows(RESPOND, [problem.prompt for problem in self.sets.audit])
-            judged = room.rows(JUDGE, room.rows(REFINE, room.rows(CRITIQUE, drafted)))
+            critiqued = room.rows(CRITIQUE, drafted)
+            refined = room.rows(REFINE, critiqued) if self.config.refine else Mapped(critiqued, unrefined)
+            judged = room.rows(JUDGE, refined)
             room.keep(judged, self.filters())
             known = list(read_rows(self.run.root / "stages" / room.name / "filter.jsonl"))
-            problems = {problem.prompt.id: problem for problem in self.sets.audit}
+            problems = self._audited
         if not known:
             return None
         records = [Judged(*(row[key] for key in _JUDGED)) for row in known]
-        return audit(self._pool_task(), problems, records, [row["kept"] for row in known])
-
-    def _pool_task(self) -> Task:
-        if self.config.audit is not None:
-            return load_task(self.config.audit.task)
-        rounds = self.config.rounds
-        sources = [self.config.prompts] if isinstance(rounds, int) else [each.prompts for each in rounds]
-        return load_task(next(source.task for source in sources if source and source.task))
+        return audit(self._checker, problems, records, [row["kept"] for row in known])
 
     def _right(self, row: Judged) -> bool:
-        problems: dict[str, Problem] = {**self.sets.pool_answers, **{p.prompt.id: p for p in self.sets.audit}}
-        return self._pool_task().is_correct(problems[_id(row.prompt)], row.refinement)
+        id = _id(row.prompt)
+        problem = self.sets.pool_answers.get(id) or self._audited[id]
+        return self._checker.is_correct(problem, row.refinement)
 
     def _comparisons(self) -> list[dict[str, Any]]:
         rounds = [name for name in self.outcomes if name.startswith("round-")]

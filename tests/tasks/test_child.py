@@ -65,3 +65,9 @@ def test_what_is_imported_at_the_start_is_no_ones_time() -> None:
 
 def _modules() -> list[str]:
     return list(sys.modules)
+
+
+def test_a_child_that_dies_while_it_imports_is_said() -> None:
+    child = Child(imports="no_such_module_anywhere")
+    with pytest.raises(ChildError, match="died while it imported no_such_module_anywhere"):
+        child.call(len, "abc")

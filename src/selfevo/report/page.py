@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from selfevo.errors import RunError
 from selfevo.files import read_rows, write_atomic
-from selfevo.ledger import costs, is_run
+from selfevo.ledger import by_stage, costs, is_run
 from selfevo.monitors import MEANING
 from selfevo.prompts import parse_verdict
 from selfevo.report.chart import draw
@@ -85,8 +85,9 @@ def write_report(run: Path) -> Path:
     config, manifest, results = (_read_json(run / f"{name}.json") for name in ("config", "manifest", "results"))
     stages: list[dict[str, Any]] = results.get("stages", [])
     watched: list[dict[str, Any]] = results.get("rounds", [])
-    rounds = [_read_round(run, path) for path in sorted(run.glob("stages/round-*"), key=_by_stage)]
-    markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: _by_stage(path.parent))
+    folders = [path for path in run.glob("stages/round-*") if re.fullmatch(r"round-\d+", path.name)]
+    rounds = [_read_round(run, path) for path in sorted(folders, key=by_stage)]
+    markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: by_stage(path.parent))
     models = [_read_json(path) for path in markers]
     evaluation = config.get("evaluation") or {}
     page = _template().render(
@@ -152,12 +153,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunError(f"{path} holds {type(content).__name__}, not an object; delete it and resume the run")
     return content
-
-
-def _by_stage(path: Path) -> tuple[int, int, str]:
-    """Order of stages and models: sft and other helpers, meta, then the rounds by number, 10 after 9."""
-    match = re.fullmatch(r"round-(\d+)", path.name)
-    return (2, int(match[1]), "") if match else (int(path.name == "meta"), 0, path.name)
 
 
 def _read_round(run: Path, folder: Path) -> Round:

@@ -82,7 +82,11 @@ class Child:
         if not self._connection.poll(START_SECONDS):
             self.stop()
             raise ChildError(f"no child process within {START_SECONDS} s")
-        self._connection.recv()
+        try:
+            self._connection.recv()
+        except (EOFError, OSError):
+            self.stop()
+            raise ChildError(f"the child process died while it imported {self.imports or 'nothing'}") from None
         return self._connection
 
 

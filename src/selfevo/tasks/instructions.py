@@ -51,7 +51,6 @@ _LISTS = {
 }
 _MARKS = {"a dash": "-", "a star": "*", "a plus": "+", "a hash": "#", "an equals sign": "=", "its number": ""}
 _MOST = 7  # lines of a list
-_SHOWN = 10  # lines of a response that a feedback goes through
 _COUNTED = 40  # words
 _NOTHING = "nothing"
 
@@ -151,7 +150,7 @@ def mend(question: str, response: str) -> str:
     *others, count = found
     if match := _LIST.match(question):
         lines = [demand.wanted for demand in others if demand.part == "Lines"]
-        missing = [demand.wanted for demand in others if demand.part == "Words" and not demand.met]
+        missing = [word for word in (match[2], match[3]) if not _has("\n".join(lines), word)]
         sign = _MARKS[match[4]]
         lines += [f"{sign or f'{len(lines) + i}.'} {word}" for i, word in enumerate(missing, start=1)]
         return "\n".join([*lines, str(len(lines))])
@@ -205,10 +204,10 @@ def _sentence(topic: str, words: list[str], ending: str | None, response: str) -
 
 
 def _list(named: list[str], mark: str, response: str) -> list[Demand]:
-    lines = [" ".join(line.split())[:60] for line in response.split("\n") if line.strip()]
+    lines = [" ".join(line.split()) for line in response.split("\n") if line.strip()]
     number = lines.pop() if lines and lines[-1].isdecimal() else ""
     found = [Demand("Words", word, word if _has(response, word) else _NOTHING) for word in named]
-    for place, given in enumerate(lines[:_SHOWN], start=1):
+    for place, given in enumerate(lines, start=1):
         sign = mark or f"{place}."
         item = re.sub(r"^(?:\d+\.|\W)+", "", given)
         if re.fullmatch(rf"{re.escape(sign)} ?{re.escape(item)}", given):

@@ -18,6 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 from selfevo import prompts
 from selfevo.chat import Chat
 from selfevo.config import SkillsConfig, TrainerConfig
+from selfevo.errors import TrainingError
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Engine, Progress, Request
 from selfevo.records import Example, content_id
@@ -79,6 +80,10 @@ class VerdictRewardTrainer:
         )
         seconds, losses = run(trainer, work)
         judge.release()
+        if not losses:
+            raise TrainingError(
+                f"{len(examples)} prompts do not fill one batch of {config.num_generations} responses each"
+            )
         save(trainer, tokenizer, base, output)
         tokens = float(trainer.state.num_input_tokens_seen or 0)
         del trainer, model
