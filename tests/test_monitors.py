@@ -117,6 +117,14 @@ def test_a_critic_that_always_says_the_same_is_an_alarm(tmp_path: Path) -> None:
         assert side in alarm
 
 
+def test_a_judge_that_keeps_everything_can_be_an_alarm(tmp_path: Path) -> None:
+    responses = [f"number {i} and {i * i}" for i in range(30)]
+    folder = make_round(tmp_path, responses, [YES, NO] * 15, responses, [YES] * 30)
+    assert alarms(watch_rows(folder), MonitorsConfig()) == []
+    [alarm] = alarms(watch_rows(folder), MonitorsConfig(max_judge_yes=0.99))
+    assert alarm == "verdict yes on r^ 1.00, above 0.99: the filter drops next to nothing"
+
+
 def test_an_empty_round_has_no_figures_and_no_alarm(tmp_path: Path) -> None:
     figures = watch_rows(make_round(tmp_path, [], [], [], []))
     assert set(figures.values()) == {None}

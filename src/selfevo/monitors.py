@@ -29,6 +29,7 @@ MEANING = {
     "truncated": ("truncated", "responses do not come to an end"),
     "stopped": ("stop token", "responses do not come to an end"),
     "yes": ("verdict yes on r", "the feedback says nothing: it is nearly always the same"),
+    "judge_yes": ("verdict yes on r^", "the filter drops next to nothing"),
     "unparsed": ("verdict unreadable", "the feedback has lost its form"),
     "agreement": ("r and r^ agree", "refinement changes nothing"),
 }
