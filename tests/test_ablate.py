@@ -239,3 +239,11 @@ def test_only_finished_runs_of_known_variants_are_in_the_table(tmp_path: Path) -
 def test_a_run_that_took_models_over_knows_its_best_one(tmp_path: Path) -> None:
     play(tmp_path, ["no-filter"])
     assert best_model(tmp_path / "out/no-filter-seed0").name == "round-3"
+
+
+def test_a_run_that_has_nothing_of_its_own_to_do_is_finished_too(tmp_path: Path) -> None:
+    play(tmp_path, ["continual-mixed"])  # which is the policy of `self`
+    counting, found = play(tmp_path, ["continual-mixed"])
+    rows = {row["name"]: row for row in found["rows"]}
+    assert rows["continual-mixed"]["direct"]["accuracy"] == rows["self"]["direct"]["accuracy"]
+    assert not any(counting.trained.values())

@@ -159,7 +159,8 @@ class Run:
     def finish(self) -> None:
         """Notes that nothing is owed any more."""
         path = self.root / "events.jsonl"
-        if not any(event["event"] == "finish" for event in read_rows(path)):
+        events = read_rows(path) if path.exists() else iter(())  # none where all was taken over from other runs
+        if not any(event["event"] == "finish" for event in events):
             self.event("finish", stage="", seconds=0)
 
     def seconds(self, stage: str) -> float:
