@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.files import read_rows
 from selfevo.launch import build_d_meta

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.demo import demo_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.progress import Silent

@@ -13,7 +13,8 @@ import pytest
 from runs import small_demo, student
 from selfevo.ablate import VARIANTS, ablate, applicable, find, settings, tabulate
 from selfevo.annotation import altered
-from selfevo.config import CorpusConfig, RunConfig, parse_config
+from selfevo.config import CorpusConfig, RunConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, RunError, TrainingError
 from selfevo.evaluate import mcnemar_exact

@@ -15,7 +15,7 @@ from tenacity import wait_none
 from annotator import CANARY, annotation, asked, build, configured, engine, good, rows_of
 from selfevo import endpoint
 from selfevo.annotation import balance
-from selfevo.config import parse_config
+from selfevo.config_file import parse_config
 from selfevo.errors import DataError, EngineError
 from selfevo.files import read_rows
 from selfevo.launch import build_d_meta, launch

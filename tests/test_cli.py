@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from selfevo import cli
-from selfevo.config import load_config
+from selfevo.config_file import load_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.prompts import REFINE, Turns
 from selfevo.trainers.scripted import ScriptedTrainer

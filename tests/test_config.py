@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from selfevo.config import RunConfig, load_config, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import load_config, parse_config
 from selfevo.errors import ConfigError
 from selfevo.filters import ByVerdict
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from selfevo.cli import TEMPLATE
-from selfevo.config import load_config
+from selfevo.config_file import load_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,7 +13,8 @@ import pytest
 
 from selfevo import cli, doctor
 from selfevo.chat import Chat
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.doctor import Check, examine
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError, DataError

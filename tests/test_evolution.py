@@ -77,9 +77,6 @@ class Room:
         reason = apply(filters, self, rows)
         return [row for row in rows if reason(row) is None]
 
-    def again(self, skill: Any, rows: Any, times: int, temperature: float) -> list[Any]:
-        raise NotImplementedError
-
     def _answer(self, skill: str, row: Prompt) -> str:
         if skill == "judge":
             return "Verdict: not qualified" if row.prompt.startswith("bad") else "Verdict: qualified"

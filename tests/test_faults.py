@@ -22,7 +22,8 @@ import huggingface_hub
 import pytest
 
 from runs import results, small_demo, student, tree
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError, SelfevoError
 from selfevo.launch import launch
@@ -159,7 +160,7 @@ import yaml
 import selfevo.launch
 from runs import student
 from selfevo import cli
-from selfevo.config import load_config
+from selfevo.config_file import load_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.trainers.scripted import ScriptedTrainer
 

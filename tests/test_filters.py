@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from runs import MODEL, open_run
-from selfevo.config import parse_config
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError
 from selfevo.filters import (
@@ -177,7 +177,8 @@ def test_filters_in_a_configuration(written: Any, read: Any) -> None:
     [
         ("verdcit", 'filter.0 is {"kind": "verdcit"}; input tag \'verdcit\''),
         ([], "filter is []; value should have at least 1 item"),
-        ({"kind": "length", "max": 3}, "filter.0.length.max"),
+        ({"kind": "length", "max": 3}, "unknown key 'filter.0.length.max'; known here: kind, min_characters, max_char"),
+        ({"kind": "verdict-votes", "votess": 3}, "unknown key 'filter.0.verdict-votes.votess'; did you mean 'votes'?"),
         ({"kind": "verdict-votes", "share": 2}, "filter.0.verdict-votes.share"),
     ],
 )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from runs import KilledError, everything, results, small_demo, student, tree
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.files import read_rows

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from runs import results
-from selfevo.config import RunConfig, TaskConfig, parse_config
+from selfevo.config import RunConfig, TaskConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, TrainingError
 from selfevo.files import read_rows

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runs import small_demo
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.examples import meta_examples
 from selfevo.launch import baseline_examples, trainer_of
 from selfevo.records import Prompt, Refined

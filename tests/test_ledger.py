@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from runs import small_demo, student
+from selfevo.claim import locked
 from selfevo.config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.launch import launch, resolve_model
 from selfevo.ledger import best_model, collect, entries, find_runs, removable, summarise, verify
 from selfevo.progress import Silent
-from selfevo.run import locked
 from selfevo.trainers.scripted import ScriptedTrainer
 
 

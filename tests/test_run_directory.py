@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import PROMPTS, open_run, scripted
+from selfevo.claim import claim, differing_keys, locked
 from selfevo.errors import RunError
 from selfevo.files import read_rows
-from selfevo.run import claim, differing_keys, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
 
@@ -77,7 +77,7 @@ def test_the_lock_dies_with_its_owner(root: Path) -> None:
     script = f"""
         import os, sys
         from pathlib import Path
-        from selfevo.run import locked
+        from selfevo.claim import locked
         with locked(Path({str(root)!r})):
             print(os.getpid(), flush=True)
             sys.stdin.readline()

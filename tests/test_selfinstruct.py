@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import MODEL, open_run, results, tree
-from selfevo.config import RunConfig, SelfInstructConfig, parse_config
+from selfevo.config import RunConfig, SelfInstructConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.files import read_rows

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from runs import everything, results, small_demo, tree
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.files import read_rows

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfevo.config import RunConfig, apply_overrides, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import apply_overrides, parse_config
 from selfevo.errors import ConfigError, DataError, EngineError, RunError, TrainingError
 from selfevo.evaluate import compare, rate
 from selfevo.files import read_marker, write_atomic

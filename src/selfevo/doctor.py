@@ -24,7 +24,7 @@ from selfevo.chat import Chat
 from selfevo.config import RunConfig
 from selfevo.examples import meta_examples
 from selfevo.launch import build_engine, resolve_model
-from selfevo.preview import count_parameters, estimated_seconds, lessons_of
+from selfevo.preview import count_parameters, estimate, lessons_of
 from selfevo.protocols import Engine, Generation, Request, Sampling
 from selfevo.records import Example, Refined
 from selfevo.sets import Sets, draw_sets
@@ -47,17 +47,19 @@ class Check:
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
     """All checks of a configuration. Leaves nothing behind; raises what a run would raise for want of model or data."""
     folder, sets = resolve_model(config.model), draw_sets(config)
-    sizes = [disk(config, folder), memory(config)]
+    parameters = count_parameters(folder)  # first: who does not know the model does not know its tokenizer either
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, sets)
+    found = estimate(config, chat, sets, d_meta)
     return [
         versions(),
-        *sizes,
+        disk(config, folder, parameters),
+        memory(config, parameters),
         template(chat, d_meta),
         stop_token(chat, d_meta),
-        lengths(config, chat, d_meta),
+        lengths(config, found.lengths),
         context(config, folder, chat, d_meta),
         *generation(config, folder, chat, sets, engine or build_engine(config.engine)),
-        time_needed(config, chat, sets, d_meta),
+        Check("time", "pass", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
     ]
 
 
@@ -78,12 +80,12 @@ def versions() -> Check:
     return Check("versions", "pass", ", ".join(found))
 
 
-def disk(config: RunConfig, folder: Path) -> Check:
+def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     """Room for every model of the run, and for one checkpoint with its optimizer."""
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     stages = config.evaluation.stages if config.evaluation else ()
     models = 1 + config.round_count + ("sft" in stages) + bool(config.corpus.task and config.corpus.warmup_share)
-    checkpoint = 0 if config.trainer.lora else 12 * count_parameters(config)
+    checkpoint = 0 if config.trainer.lora else 12 * parameters
     need = models * weights + checkpoint
     place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
@@ -94,11 +96,10 @@ def disk(config: RunConfig, folder: Path) -> Check:
     return Check("disk", status, finding, "selfevo gc frees all but the best and the last model" * (status == "warn"))
 
 
-def memory(config: RunConfig) -> Check:
+def memory(config: RunConfig, parameters: int) -> Check:
     """Of training: weights, gradients and Adam's two moments in float32, or the bare weights with LoRA; activations
     come on top."""
     device = pick_device(config.trainer.device)
-    parameters = count_parameters(config)
     need = parameters * (2 if config.trainer.lora else 16)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
     finding = f"{_gib(need)} to train {parameters / 1e6:.0f} M parameters on {device}, without activations"
@@ -164,16 +165,14 @@ def _untrained_stops(chat: Chat, example: Example) -> int:
     return sum(weight > 0 for weight in example.weights) - trained
 
 
-def lengths(config: RunConfig, chat: Chat, d_meta: Sequence[Refined]) -> Check:
+def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:
     """The share of training sequences that max_length leaves out."""
-    examples = meta_examples(d_meta, config.beta)
-    sizes = sorted(len(chat.sequence(example.turns, example.weights)[0]) for example in examples)
-    limit = config.trainer.max_length
+    limit, longest = config.trainer.max_length, max(sizes)
     over = sum(size > limit for size in sizes)
-    finding = f"{over} of {len(sizes)} sequences are longer than max_length={limit}; the longest has {sizes[-1]} tokens"
+    finding = f"{over} of {len(sizes)} sequences are longer than max_length={limit}; the longest has {longest} tokens"
     if not over:
         return Check("max_length", "pass", finding)
-    remedy = f"trainer.max_length: {sizes[-1]} trains on all of them"
+    remedy = f"trainer.max_length: {longest} trains on all of them"
     return Check("max_length", "fail" if over > len(sizes) / 2 else "warn", finding, remedy)
 
 
@@ -233,12 +232,11 @@ def agreement(
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
     ).to(device)
-    own = model.generation_config.eos_token_id
     # Without the penalties that a model may come with: they are no part of what it has learnt.
     model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=NEW_TOKENS,
-        eos_token_id=sorted({chat.stop_id, *(own if isinstance(own, list) else [own] if own is not None else [])}),
+        eos_token_id=chat.stop_ids(model.generation_config.eos_token_id),
         pad_token_id=chat.stop_id,
         output_logits=True,
         return_dict_in_generate=True,
@@ -257,11 +255,6 @@ def agreement(
     del model
     gc.collect()
     return agreeing
-
-
-def time_needed(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined]) -> Check:
-    minutes = estimated_seconds(config, chat, sets, d_meta) / 60
-    return Check("time", "pass", f"about {minutes:.0f} minutes, within a factor of three")
 
 
 def _free_memory() -> int | None:

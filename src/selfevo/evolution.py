@@ -71,8 +71,8 @@ def evolve(
 ) -> Model:
     """Runs stage 1 and one round of stage 2 per pool of unlabelled prompts; returns the last model.
 
-    A pool is asked for with the model at hand, which may write the prompts itself. Without `refine`, the ablation, r
-    takes the place of r^; `learn` makes training examples of the rows that were kept.
+    A pool is asked for with the model at hand, which may write the prompts itself. `learn` makes training examples of
+    the rows that were kept; it and `refine` are for ablations.
     """
     lessons = meta_examples(d_meta, beta)  # L_meta
     model = work.model("meta", base, lessons)  # M_0
@@ -82,11 +82,7 @@ def evolve(
             return model
         prompts = pool(model)
         room = work.room(f"round-{t}", model)
-        drafted = room.rows(RESPOND, prompts)  # r  ~ M(p)
-        critiqued = room.rows(CRITIQUE, drafted)  # f  ~ M(p, r)
-        refined = room.rows(REFINE, critiqued) if refine else Mapped(critiqued, unrefined)  # r^ ~ M(p, r, f)
-        judged = room.rows(JUDGE, refined)  # v  ~ M(p, r^)
-        latest = learn(room.keep(judged, filters))  # D_self^t
+        latest = learn(room.keep(trajectories(room, prompts, refine), filters))  # D_self^t
         if not watch.rows(f"round-{t}"):
             return model
         evolved += latest
@@ -101,6 +97,13 @@ def evolve(
     return model
 
 
-def unrefined(row: Critiqued) -> Refined:
-    """r in the place of r^: what is left of a round without refinement."""
+def trajectories(room: Room, prompts: Rows[Prompt], refine: bool = True) -> Rows[Judged]:
+    """What the model of a room makes of prompts by itself. Without `refine`, r takes the place of r^."""
+    drafted = room.rows(RESPOND, prompts)  # r  ~ M(p)
+    critiqued = room.rows(CRITIQUE, drafted)  # f  ~ M(p, r)
+    refined = room.rows(REFINE, critiqued) if refine else Mapped(critiqued, _as_it_is)  # r^ ~ M(p, r, f)
+    return room.rows(JUDGE, refined)  # v  ~ M(p, r^)
+
+
+def _as_it_is(row: Critiqued) -> Refined:
     return Refined(row.id, row.prompt, row.response, row.feedback, row.response)

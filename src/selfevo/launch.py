@@ -21,7 +21,8 @@ import yaml
 
 from selfevo.annotation import altered, annotate, spent, taken
 from selfevo.card import write_cards
-from selfevo.config import RESUMABLE, EndpointConfig, EngineConfig, RunConfig, TaskConfig, TrainerConfig
+from selfevo.claim import claim, locked
+from selfevo.config import EndpointConfig, EngineConfig, MonitorsConfig, RunConfig, TaskConfig, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError
 from selfevo.evaluate import extractors, measure, summary
@@ -31,7 +32,7 @@ from selfevo.files import exists, hash_model, read_marker, write_atomic
 from selfevo.ledger import best_model, costs, is_run
 from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Example, Judged, Refined, content_id
-from selfevo.run import Run, claim, locked
+from selfevo.run import Run
 from selfevo.sets import Sets, draw_sets, sources_of_prompts
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task
@@ -40,6 +41,13 @@ from selfevo.trainers.dpo import PreferenceTrainer
 from selfevo.trainers.grpo import VerdictRewardTrainer
 from selfevo.trainers.trl import TRLTrainer
 from selfevo.watch import Watch
+
+# What may be changed between a start and a resume: none of it decides what a row says.
+RESUMABLE = (
+    *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
+    *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "api_key_env")),
+    *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
+)
 
 
 def launch(

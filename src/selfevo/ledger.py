@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfevo.claim import in_use, locked
 from selfevo.errors import RunError
 from selfevo.files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
-from selfevo.run import in_use, locked
 
 
 @dataclass(slots=True)

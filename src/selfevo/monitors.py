@@ -43,13 +43,13 @@ def watch_rows(folder: Path) -> dict[str, float | None]:
     `entropy`: of the distribution of answers, over its greatest possible value. `yes` is the share of readable
     verdicts on r that say qualified, `judge_yes` the same on r^, `agreement` the share of r^ with the answer of r.
     """
-    finishes, lengths = Counter[str](), Counter[str]()
+    finishes, tokens = Counter[str](), 0
     texts: list[tuple[str, str]] = []
     answers = Counter[str]()
     for row in read_rows(folder / "respond.jsonl"):
         generation = row["generation"]
         finishes[generation["finish"]] += 1
-        lengths["tokens"] += generation["new_tokens"]
+        tokens += generation["new_tokens"]
         if row["status"] == "ok":
             answers[answer_key(row["response"])] += 1
             texts.append((row["id"], row["response"]))
@@ -66,7 +66,7 @@ def watch_rows(folder: Path) -> dict[str, float | None]:
     )
     total = finishes.total()
     return {
-        "mean_length": _share(lengths["tokens"], total),
+        "mean_length": _share(tokens, total),
         "truncated": _share(finishes["length"], total),
         "stopped": _share(finishes["stop"], total),
         "distinct_1": distinct(sample, 1),

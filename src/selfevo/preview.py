@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -57,7 +59,7 @@ def preview(config: RunConfig, console: Console) -> None:
     ]
     for name, view in views:
         show(console, f"asked: {name}", rows, lambda row, view=view: Text(visible(chat, chat.prompt(view(row)))))
-    estimate(config, chat, sets, d_meta, console)
+    print_estimate(config, estimate(config, chat, sets, d_meta), len(d_meta), len(sets.pool), console)
 
 
 def preview_annotation(config: RunConfig, console: Console) -> None:
@@ -129,37 +131,32 @@ def visible(chat: Chat, ids: list[int]) -> str:
     return str(chat.tokenizer.decode(ids, skip_special_tokens=False)).replace("\n", "⏎\n")
 
 
-def estimate(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined], console: Console) -> None:
-    """Token counts exact where the text is known, else from the mean of D_meta; time from one measured product."""
-    lengths = token_counts(config, chat, d_meta)
-    cut = sum(length > config.trainer.max_length for length in lengths)
-    training, generated = tokens_needed(config, sets, len(d_meta), sum(lengths))
-    table = Table(title="estimate", title_justify="left", show_header=False)
-    for name, value in (
-        ("parameters", f"{count_parameters(config) / 1e6:.0f} M"),
-        (
-            "D_meta",
-            f"{len(d_meta)} trajectories, {sum(lengths)} tokens, {cut} longer than "
-            f"max_length={config.trainer.max_length}",
-        ),
-        ("pool", f"{len(sets.pool)} prompts in {config.round_count} rounds, policy {config.policy}"),
-        ("tokens to train on", f"about {training / 1e3:.0f} k"),
-        ("tokens to generate and read", f"about {generated / 1e3:.0f} k"),
-        ("matrix products here", f"{measure_flops(config) / 1e9:.0f} GFLOP/s measured"),
-        ("time", f"about {estimated_seconds(config, chat, sets, d_meta) / 60:.0f} minutes, within a factor of three"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take. Token counts are exact where the text is known, else from the mean of D_meta.
+
+    `lengths`: tokens of each sequence of L_meta. `training`, `generated`: tokens to train on, to generate and read, in
+    the whole run. `speed`: floating-point operations per second of one measured product.
+    """
+
+    parameters: int
+    lengths: list[int]
+    training: float
+    generated: float
+    speed: float
+
+    @property
+    def seconds(self) -> float:
+        """Meant to tell minutes from hours."""
+        work = 6 * self.training / _TRAINING_SHARE + 2 * self.generated / _GENERATION_SHARE
+        return self.parameters * work / self.speed
 
 
-def token_counts(config: RunConfig, chat: Chat, d_meta: Sequence[Refined]) -> list[int]:
-    """Tokens of each training sequence of L_meta."""
-    return [len(chat.sequence(e.turns, e.weights)[0]) for e in meta_examples(d_meta, config.beta)]
-
-
-def tokens_needed(config: RunConfig, sets: Sets, trajectories: int, known: int) -> tuple[float, float]:
-    """Tokens to train on, and to generate and read, in the whole run. `known` are those of L_meta."""
-    one = known / max(1, trajectories)  # tokens of a trajectory, its answer pair included
+def estimate(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined]) -> Estimate:
+    """Raises ConfigError where transformers does not know the model."""
+    lengths = [len(chat.sequence(e.turns, e.weights)[0]) for e in meta_examples(d_meta, config.beta)]
+    known = sum(lengths)
+    one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
     pool = len(sets.pool) * config.samples_per_prompt
     kept = 0.5 * pool / config.round_count  # nobody knows before the run; half is a start
     answer = one * 0.3
@@ -173,20 +170,28 @@ def tokens_needed(config: RunConfig, sets: Sets, trajectories: int, known: int) 
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
         training += rows * trainer_of(config, f"round-{t}").num_train_epochs
     measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
-    return training, (pool * 1.5 + measured) * one
+    generated = (pool * 1.5 + measured) * one
+    return Estimate(count_parameters(resolve_model(config.model)), lengths, training, generated, measure_flops(config))
 
 
-def estimated_seconds(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined]) -> float:
-    """Of the whole run; meant to tell minutes from hours."""
-    known = sum(token_counts(config, chat, d_meta))
-    training, generated = tokens_needed(config, sets, len(d_meta), known)
-    work = 6 * training / _TRAINING_SHARE + 2 * generated / _GENERATION_SHARE
-    return count_parameters(config) * work / measure_flops(config)
+def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: int, console: Console) -> None:
+    limit = config.trainer.max_length
+    cut = sum(length > limit for length in found.lengths)
+    table = Table(title="estimate", title_justify="left", show_header=False)
+    for name, value in (
+        ("parameters", f"{found.parameters / 1e6:.0f} M"),
+        ("D_meta", f"{trajectories} trajectories, {sum(found.lengths)} tokens, {cut} longer than max_length={limit}"),
+        ("pool", f"{pool} prompts in {config.round_count} rounds, policy {config.policy}"),
+        ("tokens to train on", f"about {found.training / 1e3:.0f} k"),
+        ("tokens to generate and read", f"about {found.generated / 1e3:.0f} k"),
+        ("matrix products here", f"{found.speed / 1e9:.0f} GFLOP/s measured"),
+        ("time", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
 
 
-def count_parameters(config: RunConfig) -> int:
-    """Raises ConfigError where transformers does not know the model."""
-    folder = resolve_model(config.model)
+def count_parameters(folder: Path) -> int:
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))

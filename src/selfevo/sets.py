@@ -68,7 +68,7 @@ def draw_sets(config: RunConfig) -> Sets:
     d_meta: list[Refined] = []
     unlabelled: list[Prompt] = []
     if corpus.prompts:
-        found = data.load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share)
+        found = data.load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share, "corpus.column=...")
         unlabelled, quarantined = found.rows[: corpus.labels], found.quarantined
     if corpus.path:
         loaded = data.load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share)
@@ -92,7 +92,7 @@ def draw_sets(config: RunConfig) -> Sets:
     dev = draw(gate.task, gate.count, 900) if gate and gate.task else []
     dev_prompts: list[Prompt] = []
     if gate and gate.prompts:
-        dev_prompts = data.load_prompts(gate.prompts, gate.column).rows[: gate.count]
+        dev_prompts = data.load_prompts(gate.prompts, gate.column, setting="gate.column=...").rows[: gate.count]
         if len(dev_prompts) < gate.count:
             raise DataError(
                 f"gate: {gate.prompts} has {len(dev_prompts)} prompts and gate.count is {gate.count}; add prompts, or "

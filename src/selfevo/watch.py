@@ -14,7 +14,7 @@ from typing import Any
 from selfevo.card import write_card
 from selfevo.config import RunConfig
 from selfevo.evaluate import Outcome, audit, compare, measure, self_agreement, summary
-from selfevo.evolution import unrefined
+from selfevo.evolution import trajectories
 from selfevo.files import read_marker, read_rows, write_atomic
 from selfevo.filters import ByGold, Filter, Known
 from selfevo.gate import Gate
@@ -25,8 +25,6 @@ from selfevo.records import Judged, Prompt
 from selfevo.report.page import write_report
 from selfevo.run import Room, Run
 from selfevo.sets import Sets
-from selfevo.skills import CRITIQUE, JUDGE, REFINE, RESPOND
-from selfevo.stage import Mapped
 from selfevo.tasks import load_task
 
 _JUDGED = ("id", "prompt", "response", "feedback", "refinement", "judgement")
@@ -50,7 +48,6 @@ class Watch:
     run: Run
     sets: Sets
     stopped: str = ""
-    alarmed: bool = False
     stages: list[dict[str, Any]] = field(default_factory=list)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     rounds: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -66,6 +63,11 @@ class Watch:
         if self.config.audit:
             tasks |= dict.fromkeys(self._audited, load_task(self.config.audit.task))
         self._checker = ByPrompt(tasks)
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether an alarm ended the rounds: they go on when a bound is changed."""
+        return bool(self.stopped) and not (self._gate and self._gate.stopped)
 
     def filters(self) -> Sequence[Filter]:
         """Those of the configuration, `gold` being told what is right."""
@@ -96,20 +98,19 @@ class Watch:
         folder = self.run.root / "stages" / name
         figures = watch_rows(folder)
         found = alarms(figures, monitors)
-        rows = list(read_rows(folder / "filter.jsonl"))
         start = read_marker(folder / "respond.done.json")["rows"]["in"]
-        kept = sum(row["kept"] for row in rows)
+        judged = read_marker(folder / "filter.done.json")["rows"]
         self.rounds[name] = {
             "name": name,
-            "rows": {"in": start, "kept": kept, "rejected": len(rows) - kept, "quarantined": start - len(rows)},
+            "rows": {**judged, "in": start, "quarantined": start - judged["in"]},
             "monitors": figures,
             "alarms": found,
-            "audit": self._audit(name, rows),
+            "audit": self._audit(name),
         }
         for alarm in found:
             complain(f"{name}: {alarm}")
         if found and monitors.on_alarm == "stop":
-            self.stopped, self.alarmed = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)", True
+            self.stopped = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)"
         self.write()
         return not self.stopped
 
@@ -146,21 +147,19 @@ class Watch:
         here = self.rounds.get(name, {})
         return {"rows": here.get("rows"), "audit": here.get("audit"), "seconds": round(seconds, 1)}
 
-    def _audit(self, name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    def _audit(self, name: str) -> dict[str, Any] | None:
         """Of the rows themselves where their answers are known, or of problems that went the same way beside them."""
-        if self.config.audit is None:
-            known = [row for row in rows if _id(row["prompt"]) in self.sets.pool_answers]  # not a model's own prompts
-            problems = self.sets.pool_answers
-        else:
+        problems = self._audited or self.sets.pool_answers
+        if not problems:
+            return None
+        if self._audited:
             assert self._latest is not None
             room = self.run.room(f"audit-{name}", self._latest)
-            drafted = room.rows(RESPOND, [problem.prompt for problem in self.sets.audit])
-            critiqued = room.rows(CRITIQUE, drafted)
-            refined = room.rows(REFINE, critiqued) if self.config.refine else Mapped(critiqued, unrefined)
-            judged = room.rows(JUDGE, refined)
-            room.keep(judged, self.filters())
-            known = list(read_rows(self.run.root / "stages" / room.name / "filter.jsonl"))
-            problems = self._audited
+            prompts = [problem.prompt for problem in self.sets.audit]
+            room.keep(trajectories(room, prompts, self.config.refine), self.filters())
+            name = room.name
+        rows = read_rows(self.run.root / "stages" / name / "filter.jsonl")
+        known = [row for row in rows if _id(row["prompt"]) in problems]  # not a model's own prompts
         if not known:
             return None
         records = [Judged(*(row[key] for key in _JUDGED)) for row in known]
@@ -177,16 +176,11 @@ class Watch:
             return []
         last = rounds[-1]
         pairs = [(last, other) for other in ("sft", "meta") if other in self.outcomes]
+        modes = (("direct", "right"), ("refined", "right_refined"))
         return [
-            compare(
-                a,
-                [getattr(o, attribute) for o in self.outcomes[a]],
-                b,
-                [getattr(o, attribute) for o in self.outcomes[b]],
-                mode,
-            )
+            compare(a, [getattr(o, of) for o in self.outcomes[a]], b, [getattr(o, of) for o in self.outcomes[b]], mode)
             for a, b in pairs
-            for mode, attribute in (("direct", "right"), ("refined", "right_refined"))
+            for mode, of in modes
         ]
 
 

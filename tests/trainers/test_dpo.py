@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from selfevo.chat import Chat
-from selfevo.config import TrainerConfig, parse_config
+from selfevo.config import TrainerConfig
+from selfevo.config_file import parse_config
 from selfevo.errors import ConfigError, TrainingError
 from selfevo.examples import preference_examples, self_examples
 from selfevo.launch import build_trainer

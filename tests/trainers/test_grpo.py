@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from selfevo.config import SkillsConfig, TrainerConfig, parse_config
+from selfevo.config import SkillsConfig, TrainerConfig
+from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.examples import prompt_examples
 from selfevo.launch import build_trainer

@@ -63,7 +63,7 @@ class TransformersEngine:
     _path: Path | None = None
     _model: Any = None
     _chat: Chat | None = None
-    _stops: frozenset[int] = field(default_factory=frozenset)
+    _stops: list[int] = field(default_factory=list)
     _plain: bool = False
     _takes_windows: bool = False
     _memory: Memory = field(init=False)
@@ -130,10 +130,7 @@ class TransformersEngine:
         self._plain = holds_plain_layers(model.config)
         self._takes_windows = self._plain and takes_windows(model)
         self._chat = Chat(tokenizer)
-        eos = model.generation_config.eos_token_id
-        self._stops = frozenset(
-            [self._chat.stop_id, *(eos if isinstance(eos, list) else [eos] if eos is not None else [])]
-        )
+        self._stops = self._chat.stop_ids(model.generation_config.eos_token_id)
         self._path = path
         return self._chat
 
@@ -141,7 +138,7 @@ class TransformersEngine:
     def _decode(self, batch: Sequence[_Row], sampling: Sampling) -> list[tuple[list[int], Finish]]:
         """Continues each prompt; returns the new tokens without the stop token, and why the row ended."""
         device, rows, limit = self._model.device, len(batch), sampling.max_new_tokens
-        stops = torch.tensor(sorted(self._stops), device=device)
+        stops = torch.tensor(self._stops, device=device)
         # One column of uniform numbers per step, one stream per row, drawn from the row's own seed.
         draws = torch.tensor(
             np.stack([np.random.default_rng(row.seed).random(limit, dtype=np.float32) for row in batch]), device=device
