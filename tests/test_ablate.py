@@ -124,6 +124,20 @@ def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:
     assert {row["turns"][0] for row in warm_up} < {row["prompt"] for row in corpus}, "no label beyond the four"
 
 
+def test_more_labels_for_sft_alone(tmp_path: Path) -> None:
+    counting, found = play(tmp_path, ["sft-24"])
+    assert counting.trained["sft-24-seed0"] == ["base"], "the rounds are those of self"
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == ["base", "sft", "meta", "self", "sft-24"] and "against" in rows["sft-24"]["direct"]
+    run = tmp_path / "out/sft-24-seed0"
+    learnt = {row["turns"][0] for row in read_rows(run / "models/sft/examples.jsonl")}
+    given = {row["prompt"]["prompt"] for name in ("labelled", "sft") for row in read_rows(run / f"data/{name}.jsonl")}
+    assert len(learnt) == 24 and {turn.partition("\n")[0] for turn in learnt} == given
+    apart = {row["prompt"]["prompt"] for row in read_rows(run / "data/evaluation.jsonl")}
+    apart |= {row["prompt"] for row in read_rows(run / "data/pool.jsonl")}
+    assert not given & apart
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_configuration(name: str, tmp_path: Path) -> None:
     counting = Counting()

@@ -69,6 +69,10 @@ def test_a_minimal_configuration_is_the_papers_method(tmp_path: Path) -> None:
             {"evaluation": {"task": {"name": "demo"}, "stages": ["bse"]}},
             ['evaluation.stages.0 is "bse"', "'base'"],
         ),
+        (
+            {"evaluation": {"task": {"name": "demo"}, "sft_labels": 9}},
+            ["evaluation.sft_labels=9", "at least corpus.labels"],
+        ),
         ({"evaluation": {"count": 5}}, ["'evaluation.task' is missing"]),
         ({"prompts": {}}, ["prompts", "exactly one of path and task", "none is given"]),
         (

@@ -9,7 +9,7 @@ import pytest
 from runs import small_demo
 from selfevo.config import RunConfig
 from selfevo.config_file import parse_config
-from selfevo.examples import meta_examples
+from selfevo.examples import answer_examples, meta_examples
 from selfevo.launch import baseline_examples, trainer_of
 from selfevo.records import Prompt, Refined
 from selfevo.sets import split_evenly
@@ -33,10 +33,17 @@ def test_the_pool_is_split_evenly_and_whole(size: int, rounds: int) -> None:
 def test_the_supervised_baseline_trains_on_as_many_tokens(tmp_path: Path) -> None:
     d_meta = [Refined(str(i), f"prompt {i}", "draft " * 9, "feedback " * 30, f"answer {i}") for i in range(5)]
     trainer = ScriptedTrainer()
-    baseline = baseline_examples(d_meta, 1.0, tmp_path, trainer)
+    baseline = baseline_examples(d_meta, [], 1.0, tmp_path, trainer)
     budget, one = trainer.tokens(tmp_path, meta_examples(d_meta, 1.0)), trainer.tokens(tmp_path, baseline[:5])
     assert budget <= trainer.tokens(tmp_path, baseline) < budget + one
     assert {e.turns for e in baseline} == {(f"prompt {i}", f"answer {i}") for i in range(5)}
+
+
+def test_a_baseline_with_further_labels_learns_each_of_them(tmp_path: Path) -> None:
+    d_meta = [Refined("0", "prompt 0", "draft", "feedback", "answer 0")]
+    further = answer_examples(Refined(str(i), f"prompt {i}", "", "", f"answer {i}") for i in range(1, 50))
+    baseline = baseline_examples(d_meta, further, 1.0, tmp_path, ScriptedTrainer())
+    assert [e.turns for e in baseline] == [(f"prompt {i}", f"answer {i}") for i in range(50)]
 
 
 def test_epochs_and_learning_rate_of_each_training(config: RunConfig) -> None:

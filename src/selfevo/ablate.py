@@ -22,6 +22,7 @@ from selfevo.ledger import costs, summarise
 
 SELF = "self"
 _LABELS = re.compile(r"labels-(\d+)")
+_SFT = re.compile(r"sft-(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,16 @@ VARIANTS = {
 
 
 def find(name: str, config: RunConfig) -> Variant:
-    """A variant by its name; `labels-N` is the run with N of the labels, with its own SFT beside it.
+    """A variant by its name. `labels-N` is the run with N of the labels, with its own SFT beside it; `sft-N` is
+    another SFT, with as many more labels as make N.
 
     Raises ConfigError where there is none of the name.
     """
+    if match := _SFT.fullmatch(name):
+        return Variant(
+            (f"evaluation.sft_labels={match[1]}", "evaluation.stages=[sft, meta, rounds]"),
+            "how many labels does SFT need to reach SELF?",
+        )
     if match := _LABELS.fullmatch(name):
         count = int(match[1])
         if config.corpus.path:
@@ -77,7 +84,7 @@ def find(name: str, config: RunConfig) -> Variant:
             (share, "evaluation.stages=[sft, meta, rounds]"), "how many labels does SFT need, how many SELF?"
         )
     if name not in VARIANTS:
-        raise ConfigError(f"there is no variant {name!r}; there are {', '.join(VARIANTS)}, labels-N")
+        raise ConfigError(f"there is no variant {name!r}; there are {', '.join(VARIANTS)}, labels-N, sft-N")
     return VARIANTS[name]
 
 
@@ -133,7 +140,8 @@ def ablate(
 def tabulate(output: Path) -> dict[str, Any]:
     """The rows of the table, from the results of all the finished runs in a folder: each seed, and all together.
 
-    A row is a model: base, sft and meta of `self`, and of each variant the last round (and its sft, where it has one).
+    A row is a model: base, sft and meta of `self`, and of each variant the last round (and its sft, where it has one);
+    of sft-N that alone, its rounds are those of `self`.
     Paired tests are against the last round of `self`, on the same problems of the same seeds. Over several seeds they
     are about these models: how much another seed would give is what the accuracies of the seeds say.
     """
@@ -146,13 +154,16 @@ def tabulate(output: Path) -> dict[str, Any]:
 
     for path in sorted(output.glob("*-seed*/results.json"), key=place):
         name, _, number = path.parent.name.rpartition("-seed")
-        known = name in order or _LABELS.fullmatch(name)
+        baseline = _SFT.fullmatch(name)
+        known = name in order or baseline or _LABELS.fullmatch(name)
         if not known or not number.isdecimal() or summarise(path.parent).status != "finished":
             continue
         seed, results = int(number), read_marker(path)
         stages = {stage["name"]: stage for stage in results["stages"]}
-        last = next((each for each in reversed(stages) if each.startswith("round-")), None)
-        shown = {"base": "base", "sft": "sft", "meta": "meta"} if name == SELF else {"sft": f"{name}, sft"}
+        last = next((each for each in reversed(stages) if each.startswith("round-") and not baseline), None)
+        shown = {"base": "base", "sft": "sft", "meta": "meta"}
+        if name != SELF:
+            shown = {"sft": name if baseline else f"{name}, sft"}
         for stage, label in shown.items():
             if stage in stages:
                 found.setdefault(label, {})[seed] = {"stage": stages[stage], "cost": None}

@@ -19,7 +19,7 @@ from selfevo.examples import answer_examples
 from selfevo.files import read_marker, read_rows
 from selfevo.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.protocols import AnnotatedTask, Annotation, Model, Problem, Sampling, Teacher
-from selfevo.records import Drafted, Prompt, Refined, content_id
+from selfevo.records import Drafted, Example, Prompt, Refined, content_id
 from selfevo.run import Run, Stored
 from selfevo.skills import RESPOND
 from selfevo.stage import fill
@@ -129,8 +129,7 @@ def _chosen(
     if task is not None:
         samples = corpus.samples_per_prompt
         taught = random.Random(run.seed).sample(prompts, round(len(prompts) * corpus.warmup_share))
-        solved = [_solved(task, problems[prompt.id]) for prompt in taught]
-        lessons = answer_examples(Refined(d.id, d.prompt, d.response, "", d.response) for d in solved)
+        lessons = gold_examples(task, [problems[prompt.id] for prompt in taught])
         author = run.model("warm-up", base, lessons) if lessons else base
     limit = run.sampling[RESPOND.name].max_new_tokens
     sampled = replace(run, sampling={**run.sampling, RESPOND.name: Sampling(limit, corpus.temperature)})
@@ -149,6 +148,12 @@ def _chosen(
         # sample was right, the gold solution stands in, as the answer the model will give once it has learnt.
         yield right[0] if right else _solved(task, problem)
         yield from wrong[:1]
+
+
+def gold_examples(task: AnnotatedTask, problems: Iterable[Problem]) -> list[Example]:
+    """Pairs of prompt and gold solution, for plain fine-tuning."""
+    solved = [_solved(task, problem) for problem in problems]
+    return answer_examples(Refined(d.id, d.prompt, d.response, "", d.response) for d in solved)
 
 
 def _solved(task: AnnotatedTask, problem: Problem) -> Drafted:

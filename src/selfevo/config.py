@@ -148,6 +148,9 @@ class EvaluationConfig(_Strict):
     stages: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
         ("base", "sft", "meta", "rounds"), description="which models; sft trains the supervised baseline"
     )
+    sft_labels: Positive | None = Field(
+        None, description="with corpus.task: labels of that baseline; more than corpus.labels show what SELF saves"
+    )
 
 
 class GateConfig(_Strict):
@@ -385,6 +388,16 @@ class RunConfig(_Strict):
         sources = [self.prompts] if isinstance(self.rounds, int) else [each.prompts for each in self.rounds]
         if any(isinstance(each, ByGold) for each in self.filter) and not all(s and s.task for s in sources):
             raise ValueError("filter gold needs known answers: every round's prompts have to come from a task")
+        return self
+
+    @model_validator(mode="after")
+    def _further_labels(self) -> RunConfig:
+        wanted, corpus = self.evaluation and self.evaluation.sft_labels, self.corpus
+        if wanted and not (corpus.task and corpus.share == 1 and wanted >= corpus.labels):
+            raise ValueError(
+                f"evaluation.sft_labels={wanted} adds to the labels of corpus.task: it needs one, all of it "
+                f"(corpus.share 1), and at least corpus.labels, {corpus.labels}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from selfevo.annotation import altered, annotate, spent, taken
+from selfevo.annotation import altered, annotate, gold_examples, spent, taken
 from selfevo.card import write_cards
 from selfevo.claim import claim, locked
 from selfevo.config import EndpointConfig, EngineConfig, MonitorsConfig, RunConfig, TaskConfig, TrainerConfig
@@ -70,7 +70,9 @@ def launch(
         if "base" in stages:
             watch.model(base)
         if "sft" in stages:
-            watch.model(run.model("sft", base, baseline_examples(d_meta, config.beta, base.path, run.trainer("sft"))))
+            further = gold_examples(load_task(config.corpus.task), sets.sft) if config.corpus.task else []
+            examples = baseline_examples(d_meta, further, config.beta, base.path, run.trainer("sft"))
+            watch.model(run.model("sft", base, examples))
         evolve(
             run,
             base,
@@ -158,10 +160,12 @@ def build_engine(config: EngineConfig = EngineConfig()) -> Engine:  # noqa: B008
     return TransformersEngine(config.batch_size, config.dtype, config.device, config.kv_cache_gib)
 
 
-def baseline_examples(d_meta: Sequence[Refined], beta: float, base: Path, trainer: Trainer) -> list[Example]:
-    """D_QA for plain SFT, repeated until it trains on at least as many tokens as meta-skill learning does: else it is
-    no fair baseline."""
-    answers = answer_examples(d_meta)
+def baseline_examples(
+    d_meta: Sequence[Refined], further: Sequence[Example], beta: float, base: Path, trainer: Trainer
+) -> list[Example]:
+    """D_QA and `further` answers for plain SFT, repeated until it trains on at least as many tokens as meta-skill
+    learning does: else it is no fair baseline."""
+    answers = [*answer_examples(d_meta), *further]
     budget = trainer.tokens(base, meta_examples(d_meta, beta))
     return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))
 

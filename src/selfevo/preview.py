@@ -164,7 +164,8 @@ def estimate(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined
     if config.corpus.task:
         training += one * config.corpus.labels * config.corpus.warmup_share * 0.3 * config.corpus.warmup_epochs
     if config.evaluation and "sft" in config.evaluation.stages:
-        training += known * trainer_of(config, "sft").num_train_epochs
+        labels = len(sets.labelled) + len(sets.sft)
+        training += max(known, answer * labels) * trainer_of(config, "sft").num_train_epochs
     for t in range(1, config.round_count + 1):
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)

@@ -32,6 +32,7 @@ class Sets:
     dev: list[Problem]  # of the gate
     dev_prompts: list[Prompt]  # of a gate without answers
     audit: list[Problem]
+    sft: list[Problem]  # labels that the supervised baseline has beyond those of D_meta
     quarantined: list[data.BadRow]
     blocked: Decontaminator
 
@@ -46,6 +47,7 @@ class Sets:
             "evaluation": self.evaluation,
             "gate": self.dev or self.dev_prompts,
             "audit": self.audit,
+            "sft": self.sft,
             "quarantined": self.quarantined,
         }
         return [(name, rows) for name, rows in sets.items() if rows]
@@ -99,6 +101,9 @@ def draw_sets(config: RunConfig) -> Sets:
                 "lower gate.count, as far as a gain can still be significant"
             )
     audited = draw(audit.task, audit.count, 901) if audit else []
+    # The last to be drawn: a baseline with more labels changes nothing for the rest.
+    further = config.evaluation.sft_labels if config.evaluation else None
+    sft = draw(corpus.task, further - len(labelled), 902) if corpus.task and further else []
     kept_apart = [*evaluation, *dev, *audited]
     blocked = Decontaminator(
         [p.prompt.prompt for p in kept_apart]
@@ -116,7 +121,7 @@ def draw_sets(config: RunConfig) -> Sets:
     pool = [prompt for each in pools for prompt in each]
     data.check_disjoint(
         pool=pool,
-        annotated=unlabelled or [p.prompt for p in labelled] or [Prompt.of(row.prompt) for row in d_meta],
+        annotated=unlabelled or [p.prompt for p in labelled + sft] or [Prompt.of(row.prompt) for row in d_meta],
         evaluation=[p.prompt for p in evaluation],
         gate=[p.prompt for p in dev] or dev_prompts,
         audit=[p.prompt for p in audited],
@@ -134,6 +139,7 @@ def draw_sets(config: RunConfig) -> Sets:
         dev,
         dev_prompts,
         audited,
+        sft,
         quarantined,
         blocked,
     )
