@@ -128,7 +128,7 @@ def test_more_labels_for_sft_alone(tmp_path: Path) -> None:
     counting, found = play(tmp_path, ["sft-24"])
     assert counting.trained["sft-24-seed0"] == ["base"], "the rounds are those of self"
     rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == ["base", "sft", "meta", "self", "sft-24"] and "against" in rows["sft-24"]["direct"]
+    assert list(rows) == ["base", "sft", "meta", "self", "sft-24, sft"] and "against" in rows["sft-24, sft"]["direct"]
     run = tmp_path / "out/sft-24-seed0"
     learnt = {row["turns"][0] for row in read_rows(run / "models/sft/examples.jsonl")}
     given = {row["prompt"]["prompt"] for name in ("labelled", "sft") for row in read_rows(run / f"data/{name}.jsonl")}
@@ -136,6 +136,43 @@ def test_more_labels_for_sft_alone(tmp_path: Path) -> None:
     apart = {row["prompt"]["prompt"] for row in read_rows(run / "data/evaluation.jsonl")}
     apart |= {row["prompt"] for row in read_rows(run / "data/pool.jsonl")}
     assert not given & apart
+
+
+def test_votes_at_inference_share_every_model(tmp_path: Path) -> None:
+    counting, found = play(tmp_path, ["consistency"])
+    assert counting.trained["consistency-seed0"] == []
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == ["base", "sft", "meta", "self", "consistency, sft", "consistency, meta", "consistency"]
+    last = rows["consistency"]
+    assert last["direct"]["accuracy"] == rows["self"]["direct"]["accuracy"]
+    stage = json.loads((tmp_path / "out/consistency-seed0/results.json").read_text())["stages"][-1]
+    for mode, single in (("consistency", "direct"), ("both", "refined")):
+        assert last[mode]["correct"] == stage["answers"][mode].count("1") == stage[mode]["correct"]
+        pair = last[mode]["against"]
+        assert (pair["b"], pair["difference"]) == (
+            f"consistency, {single}",
+            pytest.approx(last[mode]["accuracy"] - last[single]["accuracy"]),
+        )
+
+
+def test_a_row_holds_what_the_model_said_of_its_answers(tmp_path: Path) -> None:
+    _, found = play(tmp_path, ["flipped-50"], seeds=(0, 1))
+    rows = {row["name"]: row for row in found["rows"]}
+    assert "flipped-50, meta" in rows, "other lessons, other model"
+    stages = [
+        stage
+        for seed in (0, 1)
+        for stage in json.loads((tmp_path / f"out/self-seed{seed}/results.json").read_text())["stages"]
+        if stage["name"] == "meta"
+    ]
+    meta = rows["meta"]
+    assert meta["transitions"]["wrong_right"] == sum(stage["transitions"]["wrong_right"] for stage in stages)
+    yes = [stage["verdict"]["qualified"] for stage in stages]
+    right = sum(n * (stage["verdict"]["precision"] or 0) for n, stage in zip(yes, stages, strict=True))
+    assert meta["verdict"]["qualified"] == sum(yes) > 0
+    assert meta["verdict"]["precision"] == pytest.approx(right / sum(yes))
+    low, high = meta["verdict"]["precision_ci"]
+    assert low <= meta["verdict"]["precision"] <= high
 
 
 @pytest.mark.parametrize("name", VARIANTS)

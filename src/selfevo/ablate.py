@@ -16,8 +16,8 @@ from typing import Any
 from selfevo.config import RunConfig
 from selfevo.config_file import apply_overrides, parse_config
 from selfevo.errors import ConfigError, DataError, EngineError, RunError, TrainingError
-from selfevo.evaluate import compare, rate
-from selfevo.files import read_marker, write_atomic
+from selfevo.evaluate import compare, natural, rate, wilson
+from selfevo.files import MODEL_MARKER, read_marker, write_atomic
 from selfevo.ledger import costs, summarise
 
 SELF = "self"
@@ -38,6 +38,9 @@ VARIANTS = {
     "no-refinement": Variant(("refine=false",), "is refinement needed, or is filtering r enough?"),
     "no-language": Variant(("corpus.words=false",), "do the words of the feedback matter, or its verdict alone?"),
     "answer-agreement": Variant(("filter=answer-agreement",), "is self-consistency as good a filter?"),
+    "self-consistency": Variant(
+        ("refine=false", "filter=answer-agreement"), "is self-consistency enough, without any feedback on the pool?"
+    ),
     "votes": Variant(("filter=verdict-votes",), "are several verdicts better than one?"),
     "gold": Variant(("filter=gold",), "what would a perfect filter bring?"),
     "one-round": Variant(("rounds=1",), "do several rounds beat one with all the prompts?"),
@@ -57,6 +60,10 @@ VARIANTS = {
     "grpo": Variant(
         ("objective=grpo", "policy=continual-latest", "filter=none", "trainer.round_learning_rate=1.0e-5"),
         "does reinforcement learning with the verdict as reward do better (the paper's comparison)?",
+    ),
+    "consistency": Variant(
+        ("evaluation.consistency=5", "evaluation.stages=[sft, meta, rounds]"),
+        "what do refining, voting and both bring at inference?",
     ),
     "lora": Variant(("trainer.lora={}",), "are low-rank adapters enough?"),
 }
@@ -140,71 +147,109 @@ def ablate(
 def tabulate(output: Path) -> dict[str, Any]:
     """The rows of the table, from the results of all the finished runs in a folder: each seed, and all together.
 
-    A row is a model: base, sft and meta of `self`, and of each variant the last round (and its sft, where it has one);
-    of sft-N that alone, its rounds are those of `self`.
-    Paired tests are against the last round of `self`, on the same problems of the same seeds. Over several seeds they
-    are about these models: how much another seed would give is what the accuracies of the seeds say.
+    A row is a model: base, sft, meta and the last round of `self`, and of each variant those of them that are not the
+    same as of `self`. Paired tests are against the last round of `self`, on the same problems of the same seeds. Over
+    several seeds they are about these models: how much another seed would give is what the accuracies of the seeds say.
     """
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    order = [SELF, *VARIANTS]
-
-    def place(path: Path) -> tuple[int, str]:
-        name = path.parent.name.rpartition("-seed")[0]
-        return order.index(name) if name in order else len(order), path.parent.name
-
-    for path in sorted(output.glob("*-seed*/results.json"), key=place):
+    results: dict[tuple[str, int], dict[str, Any]] = {}
+    for path in sorted(output.glob("*-seed*/results.json"), key=lambda each: _place(each.parent.name)):
         name, _, number = path.parent.name.rpartition("-seed")
-        baseline = _SFT.fullmatch(name)
-        known = name in order or baseline or _LABELS.fullmatch(name)
-        if not known or not number.isdecimal() or summarise(path.parent).status != "finished":
-            continue
-        seed, results = int(number), read_marker(path)
-        stages = {stage["name"]: stage for stage in results["stages"]}
-        last = next((each for each in reversed(stages) if each.startswith("round-") and not baseline), None)
-        shown = {"base": "base", "sft": "sft", "meta": "meta"}
-        if name != SELF:
-            shown = {"sft": name if baseline else f"{name}, sft"}
-        for stage, label in shown.items():
-            if stage in stages:
-                found.setdefault(label, {})[seed] = {"stage": stages[stage], "cost": None}
-        if last is not None:
-            rounds = [each["rows"] for each in results["rounds"]]
-            found.setdefault(name, {})[seed] = {
-                "stage": stages[last],
-                "rounds": len(rounds),
-                "kept": sum(rows["kept"] for rows in rounds) / max(1, sum(rows["in"] for rows in rounds)),
-                "cost": costs(path.parent)["total"],
-            }
+        if _is_variant(name) and number.isdecimal() and summarise(path.parent).status == "finished":
+            results[name, int(number)] = read_marker(path)
+
+    def same(name: str, seed: int, stage: str) -> bool:
+        """Whether a model of a variant is that of `self`."""
+        markers = [output / f"{run}-seed{seed}" / "models" / stage / MODEL_MARKER for run in (name, SELF)]
+        lineages = {read_marker(marker)["lineage"] for marker in markers if marker.exists()}
+        return len(lineages) <= 1
+
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for (name, seed), result in results.items():
+        models = _models(result)
+        plain = _models(results[SELF, seed]) if (SELF, seed) in results else {}
+        for stage, outcome in models.items():
+            last = stage == "last round"
+            if name == SELF:
+                label = SELF if last else stage
+            elif last and not _SFT.fullmatch(name):  # the rounds of sft-N are those of self
+                label = name
+            elif (
+                stage in plain
+                and outcome["answers"].keys() == plain[stage]["answers"].keys()
+                and same(name, seed, stage)
+            ):
+                continue
+            else:
+                label = f"{name}, {stage}"
+            run = {"stage": outcome, "rounds": [each["rows"] for each in result["rounds"]]} if last else {}
+            cost = costs(output / f"{name}-seed{seed}")["total"] if last else None
+            found.setdefault(label, {})[seed] = {"stage": outcome, "cost": cost, **run}
     reference = found.get(SELF, {})
     seeds = sorted({seed for of_seeds in found.values() for seed in of_seeds})
     return {"seeds": seeds, "rows": [_row(label, of_seeds, reference) for label, of_seeds in found.items()]}
 
 
+def _is_variant(name: str) -> bool:
+    return name == SELF or name in VARIANTS or bool(_LABELS.fullmatch(name) or _SFT.fullmatch(name))
+
+
+def _place(folder: str) -> tuple[int, list[Any]]:
+    """Where the rows of a run stand in the table."""
+    name, order = folder.rpartition("-seed")[0], [SELF, *VARIANTS]
+    return order.index(name) if name in order else len(order), natural(folder)
+
+
+def _models(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The models of a run that stand in the table, the last round under this name."""
+    stages = {stage["name"]: stage for stage in results["stages"]}
+    models = {name: stages[name] for name in ("base", "sft", "meta") if name in stages}
+    rounds = [stage for name, stage in stages.items() if name.startswith("round-")]
+    return {**models, "last round": rounds[-1]} if rounds else models
+
+
 def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    stages = [each["stage"] for each in of_seeds.values()]
     row: dict[str, Any] = {"name": label, "seeds": sorted(of_seeds)}
     for mode in ("direct", "refined"):
         row[mode] = _compared(label, of_seeds, reference, mode)
         row[mode]["by_seed"] = {
             str(seed): _compared(label, {seed: each}, reference, mode) for seed, each in of_seeds.items()
         }
+    for mode, single in (("consistency", "direct"), ("both", "refined")):
+        if all(mode in stage["answers"] for stage in stages):
+            row[mode] = _compared(label, of_seeds, of_seeds, mode, single)
+    row["transitions"] = {key: sum(stage["transitions"][key] for stage in stages) for key in stages[0]["transitions"]}
+    yes = sum(stage["verdict"]["qualified"] for stage in stages)
+    right = sum(round((stage["verdict"]["precision"] or 0) * stage["verdict"]["qualified"]) for stage in stages)
+    row["verdict"] = {
+        "precision": right / yes if yes else None,
+        "precision_ci": list(wilson(right, yes)),
+        "qualified": yes,
+        "unparsed": sum(stage["verdict"]["unparsed"] for stage in stages),
+    }
     own = [each for each in of_seeds.values() if each["cost"]]
-    row["kept"] = sum(each["kept"] for each in own) / len(own) if own else None
-    row["rounds"] = [each["rounds"] for each in own]
+    rounds = [rows for each in own for rows in each["rounds"]]
+    row["kept"] = sum(rows["kept"] for rows in rounds) / max(1, sum(rows["in"] for rows in rounds)) if rounds else None
+    row["rounds"] = [len(each["rounds"]) for each in own]
     row["cost"] = {key: sum(each["cost"][key] for each in own) for key in own[0]["cost"]} if own else None
     return row
 
 
 def _compared(
-    label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]], mode: str
+    label: str,
+    of_seeds: dict[int, dict[str, Any]],
+    reference: dict[int, dict[str, Any]],
+    mode: str,
+    other: str | None = None,
 ) -> dict[str, Any]:
-    """Accuracy over the problems of these seeds, and the paired test `against` self on those that self has too."""
+    """Accuracy over the problems of these seeds, and the paired test `against` the reference on those that it has too,
+    whose mode is `other` where that is another one."""
     found = rate([right for each in of_seeds.values() for right in _answers(each, mode)])
     both = [seed for seed in of_seeds if seed in reference]
-    if label != SELF and both:
-        ours, theirs = (
-            [right for seed in both for right in _answers(runs[seed], mode)] for runs in (of_seeds, reference)
-        )
-        found["against"] = compare(label, ours, SELF, theirs, mode)
+    if both and (label != SELF or other):
+        ours = [right for seed in both for right in _answers(of_seeds[seed], mode)]
+        theirs = [right for seed in both for right in _answers(reference[seed], other or mode)]
+        found["against"] = compare(label, ours, f"{label}, {other}" if other else SELF, theirs, mode)
     return found
 
 

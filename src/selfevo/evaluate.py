@@ -100,6 +100,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     voted = [o.right_voted for o in outcomes if o.right_voted is not None]
     both = [o.right_both for o in outcomes if o.right_both is not None]
     said_yes = [o for o in outcomes if o.verdict is Verdict.QUALIFIED]
+    modes = {"direct": direct, "refined": refined, "consistency": voted, "both": both}
     return {
         "direct": rate(direct),
         "refined": rate(refined),
@@ -113,7 +114,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "qualified": len(said_yes),
             "unparsed": sum(o.verdict is Verdict.UNKNOWN for o in outcomes),
         },
-        "answers": {"direct": _bits(direct), "refined": _bits(refined)},
+        "answers": {mode: _bits(right) for mode, right in modes.items() if right},
         "by_kind": _split(outcomes, [o.problem.kind for o in outcomes]),
         "by_difficulty": _split(outcomes, [o.problem.difficulty for o in outcomes]),
     }

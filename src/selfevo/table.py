@@ -104,7 +104,9 @@ def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any])
 
 def print_ablation(console: Console, found: dict[str, Any]) -> None:
     table = Table(title=f"seeds {', '.join(map(str, found['seeds']))}", title_justify="left")
-    for name in ("variant", "direct", "95 %", "against self", "p", "refined", "against self", "p", "kept", "time"):
+    voted = [mode for mode in ("consistency", "both") if any(mode in row for row in found["rows"])]
+    modes = ("direct", "95 %", "against self", "p", "refined", "against self", "p", *voted)
+    for name in ("variant", *modes, "verdict precision", "kept", "time"):
         table.add_column(name, justify="left" if name == "variant" else "right")
     for row in found["rows"]:
         cells = [row["name"]]
@@ -114,6 +116,8 @@ def print_ablation(console: Console, found: dict[str, Any]) -> None:
             cells += [interval(row[mode]["ci"])] if mode == "direct" else []
             shown = f"{100 * against['difference']:+.1f} ({interval(against['ci'])})" if against else ""
             cells += [shown, f"{against['p_value']:.2g}" if against else ""]
+        cells += [percent(row[mode]["accuracy"]) if mode in row else "" for mode in voted]
+        cells.append(percent(row["verdict"]["precision"]))
         cells.append(percent(row["kept"]) if row["kept"] is not None else "")
         cells.append(f"{row['cost']['seconds'] / 60:.1f} min" if row["cost"] else "")
         table.add_row(*cells)
