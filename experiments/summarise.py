@@ -1,4 +1,8 @@
-"""Markdown tables over several runs: python experiments/summarise.py RUN [RUN ...]"""
+"""Markdown tables of docs/results.md: of runs, or of an ablation.
+
+python experiments/summarise.py RUN_OR_RESULTS_JSON [...]
+python experiments/summarise.py ABLATION_JSON [ROW ...]      # all rows, or those
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,59 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def main(folders: list[str]) -> None:
-    runs = [json.loads((Path(folder) / "results.json").read_text(encoding="utf-8")) for folder in folders]
+def main(arguments: list[str]) -> None:
+    first = read(arguments[0])
+    if "rows" in first:
+        ablation(first["rows"], arguments[1:])
+    else:
+        several([first, *map(read, arguments[1:])])
+
+
+def read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    found: dict[str, Any] = json.loads((path / "results.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    return found
+
+
+def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
+    if missing := set(wanted) - {row["name"] for row in rows}:
+        sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(row['name'] for row in rows)}")
+    head(
+        "model",
+        "direct (95 %)",
+        "of each seed",
+        "against self",
+        "p",
+        "refined",
+        "against self",
+        "p",
+        "precision",
+        "kept",
+        "min",
+    )
+    for row in rows:
+        if wanted and row["name"] not in wanted:
+            continue
+        seeds = ", ".join(percent(each["accuracy"]) for each in row["direct"]["by_seed"].values())
+        cells = [row["name"], f"{percent(row['direct']['accuracy'])} ({bounds(row['direct']['ci'])})", seeds]
+        cells += against(row["direct"])
+        cells += [percent(row["refined"]["accuracy"]), *against(row["refined"]), percent(row["verdict"]["precision"])]
+        cells += [percent(row["kept"]), f"{row['cost']['seconds'] / 60:.0f}" if row["cost"] else ""]
+        print(f"| {' | '.join(cells)} |")
+
+
+def against(mode: dict[str, Any]) -> tuple[str, str]:
+    pair = mode.get("against")
+    if pair is None:
+        return "", ""
+    return f"{100 * pair['difference']:+.1f} ({bounds(pair['ci'], signed=True)})", f"{pair['p_value']:.2g}"
+
+
+def bounds(interval: list[float], signed: bool = False) -> str:
+    return " to ".join(f"{100 * x:+.1f}" if signed else f"{100 * x:.1f}" for x in interval)
+
+
+def several(runs: list[dict[str, Any]]) -> None:
     head(
         *("seed", "stage", "direct (95 %)", "refined", "w->r", "r->w"),
         *("verdict precision (95 %)", "recall", "unparsed", "kept", "s"),
