@@ -122,6 +122,7 @@ class Watch:
             "policy": self.config.policy,
             "stages": self.stages,
             "rounds": list(self.rounds.values()),
+            "bounds": self.config.monitors.bounds(),
             "comparisons": self._comparisons(),
             "gate": self._gate.state() if self._gate else None,
             "stopped": self.stopped or None,

@@ -109,7 +109,7 @@ def write_report(run: Path) -> Path:
         audits={each["name"]: each["audit"] for each in (*stages, *watched) if each.get("audit")},
         monitored=[each for each in watched if each.get("monitors")],
         labels={name: label for name, (label, _) in MEANING.items()},
-        bounds={name: value for name, value in (config.get("monitors") or {}).items() if value is not None},
+        bounds=results.get("bounds", {}),
         gate=results.get("gate"),
         stopped=results.get("stopped"),
         costs=costs(run) if is_run(run) else {},
