@@ -93,7 +93,23 @@ def several(runs: list[dict[str, Any]]) -> None:
                     f"{percent(a['right'] / a['judged'])} | {a['kept']} of {a['judged']} | {percent(a['precision'])} | "
                     f"{percent(a['recall'])} |"
                 )
+    if all(stage["consistency"] for run in runs for stage in run["stages"]):
+        as_in_the_paper(runs)
     print("\n" + ", ".join(f"seed {run['seed']}: {run['seconds'] / 60:.1f} min" for run in runs))
+
+
+def as_in_the_paper(runs: list[dict[str, Any]]) -> None:
+    """All seeds together, and in brackets each."""
+    named = {"sft": "base + D_QA", "meta": "base + D_meta"}
+    modes = ("direct", "refined", "consistency", "both")
+    head("model", "direct", "self-refinement", "self-consistency", "both")
+    for name in dict.fromkeys(stage["name"] for run in runs for stage in run["stages"]):
+        stages = [stage for run in runs for stage in run["stages"] if stage["name"] == name]
+        cells = []
+        for mode in modes:
+            pooled = sum(stage[mode]["correct"] for stage in stages) / sum(stage[mode]["n"] for stage in stages)
+            cells.append(f"{percent(pooled)} ({', '.join(percent(stage[mode]['accuracy']) for stage in stages)})")
+        print(f"| {named.get(name, name)} | {' | '.join(cells)} |")
 
 
 def head(*names: str) -> None:
