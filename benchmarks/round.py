@@ -21,7 +21,6 @@ from training import as_conversations, steps_of, train_ours, train_trl
 from training import trajectories as annotated
 from trajectories import Generate, ours
 
-from selfevo.config import TaskConfig
 from selfevo.demo import demo_model
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.examples import answer_examples, meta_examples
@@ -29,6 +28,7 @@ from selfevo.launch import describe_platform
 from selfevo.prompts import Turns
 from selfevo.protocols import Sampling
 from selfevo.records import Example, Prompt, Refined
+from selfevo.sections import TaskConfig
 from selfevo.tasks import load_task
 from selfevo.torch_setup import quiet
 

@@ -30,13 +30,13 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from selfevo.chat import Chat
-from selfevo.config import TaskConfig, TrainerConfig
 from selfevo.demo import demo_model
 from selfevo.examples import meta_examples
 from selfevo.launch import describe_platform
 from selfevo.progress import Silent
 from selfevo.prompts import CRITIQUE, REFINE, Turns
 from selfevo.records import Example, Refined
+from selfevo.sections import TaskConfig, TrainerConfig
 from selfevo.tasks import load_task
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.trainers.trl import TRLTrainer

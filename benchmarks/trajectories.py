@@ -29,12 +29,12 @@ from transformers import AutoModelForCausalLM
 
 from selfevo import prompts as templates
 from selfevo.chat import Chat
-from selfevo.config import TaskConfig
 from selfevo.demo import demo_model
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.launch import describe_platform
 from selfevo.prompts import Turns
 from selfevo.protocols import Engine, Request, Sampling
+from selfevo.sections import TaskConfig
 from selfevo.tasks import load_task
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 

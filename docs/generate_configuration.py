@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the types in selfevo.config: `python docs/generate_configuration.py`."""
+"""Writes docs/configuration.md from the types of selfevo.config.RunConfig: `python docs/generate_configuration.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfevo.config import RunConfig
 
 HEADER = """# Configuration
 
-Generated from `src/selfevo/config.py` by `python docs/generate_configuration.py`; a test keeps it true.
+Generated from `config.py` and `sections.py` by `python docs/generate_configuration.py`; a test keeps it true.
 A run is one YAML file; `selfevo init` writes a commented one. Any key can be overridden on the command line:
 `selfevo run config.yaml --set trainer.learning_rate=1e-5 --set rounds=2`. Unknown keys are errors.
 """

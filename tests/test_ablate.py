@@ -13,7 +13,7 @@ import pytest
 from runs import small_demo, student
 from selfevo.ablate import VARIANTS, ablate, applicable, find, settings, tabulate
 from selfevo.annotation import altered
-from selfevo.config import CorpusConfig, RunConfig
+from selfevo.config import RunConfig
 from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, RunError, TrainingError
@@ -25,6 +25,7 @@ from selfevo.ledger import best_model
 from selfevo.progress import Silent
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.records import Example, Refined
+from selfevo.sections import CorpusConfig
 from selfevo.trainers.scripted import ScriptedTrainer
 
 

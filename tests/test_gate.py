@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from selfevo.config import GateConfig, TaskConfig
 from selfevo.gate import Gate
+from selfevo.sections import GateConfig, TaskConfig
 
 TASK = TaskConfig(name="demo")
 

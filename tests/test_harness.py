@@ -9,9 +9,9 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from selfevo import cli, harness
-from selfevo.config import EngineConfig
 from selfevo.errors import ConfigError, MissingExtraError
 from selfevo.harness import own_data, run_harness, score
+from selfevo.sections import EngineConfig
 
 ENGINE = EngineConfig(batch_size=2, device="cpu")
 

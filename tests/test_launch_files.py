@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runs import results
-from selfevo.config import RunConfig, TaskConfig
+from selfevo.config import RunConfig
 from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, TrainingError
@@ -17,6 +17,7 @@ from selfevo.files import read_rows
 from selfevo.launch import launch
 from selfevo.progress import Silent
 from selfevo.prompts import REFINE, Turns
+from selfevo.sections import TaskConfig
 from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 

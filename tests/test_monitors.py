@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.config import MonitorsConfig
 from selfevo.monitors import alarms, distinct, entropy, self_bleu, watch_rows
+from selfevo.sections import MonitorsConfig
 
 YES, NO = "Verdict: qualified", "Verdict: not qualified"
 

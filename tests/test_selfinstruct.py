@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import MODEL, open_run, results, tree
-from selfevo.config import RunConfig, SelfInstructConfig
+from selfevo.config import RunConfig
 from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
@@ -21,6 +21,7 @@ from selfevo.launch import launch
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
 from selfevo.records import Prompt
+from selfevo.sections import SelfInstructConfig
 from selfevo.selfinstruct import Acceptance, Decontaminator, first_instruction, grow, normal, request, scripts
 from selfevo.trainers.scripted import ScriptedTrainer
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from selfevo.config import CorpusConfig
 from selfevo.errors import DataError
 from selfevo.examples import answer_examples
 from selfevo.files import read_marker, read_rows
@@ -21,6 +20,7 @@ from selfevo.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.protocols import AnnotatedTask, Annotation, Model, Problem, Sampling, Teacher
 from selfevo.records import Drafted, Example, Prompt, Refined, content_id
 from selfevo.run import Run, Stored
+from selfevo.sections import CorpusConfig
 from selfevo.skills import RESPOND
 from selfevo.stage import fill
 

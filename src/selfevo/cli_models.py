@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from selfevo.answering import Answer, Refiner
-from selfevo.config import EndpointConfig, EngineConfig, TaskConfig
 from selfevo.config_file import parse
 from selfevo.errors import ConfigError
 from selfevo.progress import Live, complain, console
+from selfevo.sections import EndpointConfig, EngineConfig, TaskConfig
 
 app = typer.Typer()
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from selfevo.config import EndpointConfig
 from selfevo.errors import BudgetError, ConfigError, EngineError, MissingExtraError, SelfevoError
+from selfevo.sections import EndpointConfig
 
 try:
     import openai

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfevo.config import GateConfig
 from selfevo.evaluate import compare
+from selfevo.sections import GateConfig
 
 
 @dataclass(slots=True)

@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 
 from selfevo.answers import extract_answer, read_number
-from selfevo.config import EngineConfig
 from selfevo.errors import ConfigError, DataError, MissingExtraError
 from selfevo.files import write_atomic
 from selfevo.ledger import is_run
+from selfevo.sections import EngineConfig
 from selfevo.tasks.word_problems import read_problem
 
 

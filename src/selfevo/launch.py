@@ -22,7 +22,7 @@ import yaml
 from selfevo.annotation import altered, annotate, gold_examples, spent, taken
 from selfevo.card import write_cards
 from selfevo.claim import claim, locked
-from selfevo.config import EndpointConfig, EngineConfig, MonitorsConfig, RunConfig, TaskConfig, TrainerConfig
+from selfevo.config import RunConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError
 from selfevo.evaluate import extractors, measure, summary
@@ -33,6 +33,7 @@ from selfevo.ledger import best_model, costs, is_run
 from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Example, Judged, Refined, content_id
 from selfevo.run import Run
+from selfevo.sections import EndpointConfig, EngineConfig, MonitorsConfig, TaskConfig, TrainerConfig
 from selfevo.sets import Sets, draw_sets, sources_of_prompts
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task

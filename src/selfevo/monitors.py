@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.answers import answer_key
-from selfevo.config import MonitorsConfig
 from selfevo.files import read_rows
 from selfevo.prompts import Verdict, parse_verdict
+from selfevo.sections import MonitorsConfig
 
 SAMPLE = 1000  # texts for distinct-n: the share of distinct n-grams falls with the length of what is looked at
 BLEU_SAMPLE = 100

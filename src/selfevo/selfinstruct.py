@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selfevo.config import SelfInstructConfig
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.files import read_marker, read_rows, write_done
 from selfevo.protocols import Model
 from selfevo.records import Prompt, content_id
 from selfevo.run import Run, Stored
+from selfevo.sections import SelfInstructConfig
 from selfevo.skills import RESPOND
 
 GRAM = 13  # words that two texts may not share in a row (Brown et al. 2020, appendix C)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfevo import data
-from selfevo.config import RunConfig, TaskConfig
+from selfevo.config import RunConfig
 from selfevo.errors import DataError
 from selfevo.protocols import Model, Problem, Task
 from selfevo.records import Prompt, Refined, content_id
 from selfevo.run import Run
+from selfevo.sections import TaskConfig
 from selfevo.selfinstruct import Decontaminator, grow
 from selfevo.stage import Rows
 from selfevo.tasks import load_task

@@ -10,9 +10,9 @@ import pytest
 from tenacity import wait_none
 
 from selfevo import cli, endpoint
-from selfevo.config import EndpointConfig
 from selfevo.engines.openai import OpenAIEngine
 from selfevo.protocols import Engine, Generation, Request, Sampling
+from selfevo.sections import EndpointConfig
 from selfevo.tasks.steps import StepsTask
 from server import Answer, completion, error, serving
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.config import TaskConfig
 from selfevo.errors import ConfigError, DataError
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Problem
 from selfevo.records import Prompt
+from selfevo.sections import TaskConfig
 from selfevo.tasks import load_task
 from selfevo.tasks.instructions import KINDS, InstructionsTask, demands, fulfil
 

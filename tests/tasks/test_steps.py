@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.config import TaskConfig
 from selfevo.errors import ConfigError
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Problem
+from selfevo.sections import TaskConfig
 from selfevo.tasks import load_task
 from selfevo.tasks.steps import KINDS, StepsTask, chain
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from selfevo.chat import Chat
-from selfevo.config import TrainerConfig
 from selfevo.config_file import parse_config
 from selfevo.errors import ConfigError, TrainingError
 from selfevo.examples import preference_examples, self_examples
 from selfevo.launch import build_trainer
 from selfevo.progress import Silent
 from selfevo.records import Example, Judged
+from selfevo.sections import TrainerConfig
 from selfevo.torch_setup import load_tokenizer
 from selfevo.trainers.dpo import PreferenceTrainer, pairs
 from selfevo.trainers.trl import TRLTrainer

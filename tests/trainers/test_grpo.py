@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from selfevo.config import SkillsConfig, TrainerConfig
 from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.examples import prompt_examples
@@ -16,6 +15,7 @@ from selfevo.progress import Silent
 from selfevo.prompts import Turns
 from selfevo.protocols import Generation
 from selfevo.records import Judged
+from selfevo.sections import SkillsConfig, TrainerConfig
 from selfevo.trainers.grpo import VerdictRewardTrainer, at_once
 
 CONFIG = TrainerConfig(

@@ -14,13 +14,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfevo.chat import Chat
-from selfevo.config import LoraSettings, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import DataError, EngineError, TrainingError
 from selfevo.examples import meta_examples
 from selfevo.progress import Silent
 from selfevo.protocols import Request, Sampling
 from selfevo.records import Example, Refined
+from selfevo.sections import LoraSettings, TrainerConfig
 from selfevo.trainers.trl import IGNORED, TRLTrainer, _Collator, _logits, tokenise
 
 EXAMPLES = [

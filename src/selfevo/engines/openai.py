@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfevo.config import EndpointConfig
 from selfevo.endpoint import Ask, Endpoint, Reply
 from selfevo.protocols import Finish, Generation, Request, Sampling
+from selfevo.sections import EndpointConfig
 
 
 class OpenAIEngine:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 
-from selfevo.config import TaskConfig
 from selfevo.errors import ConfigError
 from selfevo.protocols import AnnotatedTask
+from selfevo.sections import TaskConfig
 from selfevo.tasks import steps
 
 FROM_FILES = ("gsm8k", "svamp", "math")

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from selfevo.config import AnnotatorConfig
 from selfevo.endpoint import Ask, Endpoint, Reply
 from selfevo.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.protocols import AnnotatedTask, Annotation, Problem
 from selfevo.records import Drafted, content_id
+from selfevo.sections import AnnotatorConfig
 
 
 class Written(BaseModel):

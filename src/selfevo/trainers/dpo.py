@@ -12,10 +12,10 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from selfevo.chat import Chat
-from selfevo.config import TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.protocols import Progress
 from selfevo.records import Example, content_id
+from selfevo.sections import TrainerConfig
 from selfevo.torch_setup import load_tokenizer
 from selfevo.trainers.trl import Watched, figures, load, lora, run, save, settings
 

@@ -17,11 +17,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from selfevo import prompts
 from selfevo.chat import Chat
-from selfevo.config import SkillsConfig, TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.protocols import Engine, Progress, Request
 from selfevo.records import Example, content_id
+from selfevo.sections import SkillsConfig, TrainerConfig
 from selfevo.torch_setup import load_tokenizer
 from selfevo.trainers.trl import Watched, figures, load, lora, run, save, settings
 

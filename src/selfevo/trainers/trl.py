@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from selfevo.chat import Chat
-from selfevo.config import TrainerConfig
 from selfevo.errors import RunError, TrainingError
 from selfevo.files import MODEL_MARKER, folder_faults, read_marker, seal
 from selfevo.protocols import Progress
 from selfevo.records import Example, content_id
+from selfevo.sections import TrainerConfig
 from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 
 IGNORED = -100
