@@ -93,7 +93,7 @@ def several(runs: list[dict[str, Any]]) -> None:
                     f"{percent(a['right'] / a['judged'])} | {a['kept']} of {a['judged']} | {percent(a['precision'])} | "
                     f"{percent(a['recall'])} |"
                 )
-    if all(stage["consistency"] for run in runs for stage in run["stages"]):
+    if all(stage.get("consistency") for run in runs for stage in run["stages"]):
         as_in_the_paper(runs)
     print("\n" + ", ".join(f"seed {run['seed']}: {run['seconds'] / 60:.1f} min" for run in runs))
 
