@@ -14,7 +14,9 @@ config=${1:?give a configuration}
 folder=${2:-runs/paper}
 seeds=${3:-0,1,2}
 shift $(($# < 3 ? $# : 3))
+runs=()
 for seed in ${seeds//,/ }; do
+  runs+=("$folder/seed$seed")
   .venv/bin/selfevo run "$config" --set seed="$seed" --set output="$folder/seed$seed" --set evaluation.consistency=5 "${@/#/--set=}"
 done
-.venv/bin/python experiments/summarise.py "$folder"/seed*
+.venv/bin/python experiments/summarise.py "${runs[@]}"

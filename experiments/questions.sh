@@ -3,7 +3,8 @@
 #   experiments/questions.sh QUESTION [FOLDER] [SEEDS] [further arguments of selfevo ablate]
 # It is the demo with a quarter of its prompts, so that a variant takes some twelve minutes on one core; --set gives another
 # size, and a configuration of your own (CONFIG=my.yaml) another model and other problems. One process a core, each with a
-# seed of its own, is a third faster than one on two: OMP_NUM_THREADS=1 taskset -c 0 experiments/questions.sh cost runs/questions 0
+# seed of its own, is a third faster than one on two (write the configuration first, with `selfevo demo --write-config`):
+#   OMP_NUM_THREADS=1 taskset -c 0 experiments/questions.sh cost runs/questions 0
 set -euo pipefail
 cd "$(dirname "$0")/.."
 questions="questions: refinement rounds stopping feedback labels inference filters cost policies preference"
@@ -26,6 +27,9 @@ case $question in
 esac
 mkdir -p "$folder"
 config=${CONFIG:-$folder/demo.yaml}
-[ -f "$config" ] || .venv/bin/selfevo demo --write-config "$config"
-.venv/bin/selfevo ablate "$config" "${only[@]/#/--only=}" --seeds "$seeds" --output "$folder/runs" \
-  --set prompts.count=180 --set evaluation.count=100 "$@"
+size=()
+if [ -z "${CONFIG:-}" ]; then
+  [ -f "$config" ] || .venv/bin/selfevo demo --write-config "$config"
+  size=(--set prompts.count=180 --set evaluation.count=100)
+fi
+.venv/bin/selfevo ablate "$config" "${only[@]/#/--only=}" --seeds "$seeds" --output "$folder/runs" "${size[@]}" "$@"

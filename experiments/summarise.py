@@ -33,28 +33,40 @@ def read(name: str) -> dict[str, Any]:
 def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
     if missing := set(wanted) - {row["name"] for row in rows}:
         sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(row['name'] for row in rows)}")
+    rows = [row for row in rows if not wanted or row["name"] in wanted]
     head(
-        "model",
-        "direct (95 %)",
-        "of each seed",
-        "against self",
-        "p",
-        "refined",
-        "against self",
-        "p",
-        "precision",
-        "kept",
-        "min",
+        *(
+            "model",
+            "direct (95 %)",
+            "of each seed",
+            "against self",
+            "p",
+            "refined",
+            "of each seed",
+            "against self",
+            "p",
+        ),
+        *("verdict precision", "kept", "min, all seeds"),
     )
     for row in rows:
-        if wanted and row["name"] not in wanted:
-            continue
-        seeds = ", ".join(percent(each["accuracy"]) for each in row["direct"]["by_seed"].values())
-        cells = [row["name"], f"{percent(row['direct']['accuracy'])} ({bounds(row['direct']['ci'])})", seeds]
-        cells += against(row["direct"])
-        cells += [percent(row["refined"]["accuracy"]), *against(row["refined"]), percent(row["verdict"]["precision"])]
-        cells += [percent(row["kept"]), f"{row['cost']['seconds'] / 60:.0f}" if row["cost"] else ""]
+        cells = [row["name"], f"{percent(row['direct']['accuracy'])} ({bounds(row['direct']['ci'])})"]
+        cells += [each_seed(row["direct"]), *against(row["direct"])]
+        cells += [percent(row["refined"]["accuracy"]), each_seed(row["refined"]), *against(row["refined"])]
+        cells += [percent(row["verdict"]["precision"]), percent(row["kept"])]
+        cells.append(f"{row['cost']['seconds'] / 60:.0f}" if row["cost"] else "")
         print(f"| {' | '.join(cells)} |")
+    voting = [row for row in rows if "both" in row]
+    if voting:
+        head("model", "direct", "refined", "consistency", "against refined", "p", "both", "against refined", "p")
+    for row in voting:
+        cells = [row["name"], percent(row["direct"]["accuracy"]), percent(row["refined"]["accuracy"])]
+        for mode in ("consistency", "both"):
+            cells += [percent(row[mode]["accuracy"]), *against(row[mode])]
+        print(f"| {' | '.join(cells)} |")
+
+
+def each_seed(mode: dict[str, Any]) -> str:
+    return ", ".join(percent(each["accuracy"]) for each in mode["by_seed"].values())
 
 
 def against(mode: dict[str, Any]) -> tuple[str, str]:

@@ -19,13 +19,13 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, RunError, TrainingError
 from selfevo.evaluate import mcnemar_exact
 from selfevo.files import read_rows
-from selfevo.filters import KeepAll
-from selfevo.launch import launch
+from selfevo.filters import ByVerdict, KeepAll, Length
+from selfevo.launch import launch, trainer_of
 from selfevo.ledger import best_model
 from selfevo.progress import Silent
 from selfevo.prompts import Verdict, parse_verdict
 from selfevo.records import Example, Refined
-from selfevo.sections import CorpusConfig
+from selfevo.sections import CorpusConfig, MonitorsConfig
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -147,12 +147,12 @@ def test_votes_at_inference_share_every_model(tmp_path: Path) -> None:
     last = rows["consistency"]
     assert last["direct"]["accuracy"] == rows["self"]["direct"]["accuracy"]
     stage = json.loads((tmp_path / "out/consistency-seed0/results.json").read_text())["stages"][-1]
-    for mode, single in (("consistency", "direct"), ("both", "refined")):
+    for mode in ("consistency", "both"):
         assert last[mode]["correct"] == stage["answers"][mode].count("1") == stage[mode]["correct"]
         pair = last[mode]["against"]
         assert (pair["b"], pair["difference"]) == (
-            f"consistency, {single}",
-            pytest.approx(last[mode]["accuracy"] - last[single]["accuracy"]),
+            "consistency, refined",
+            pytest.approx(last[mode]["accuracy"] - last["refined"]["accuracy"]),
         )
 
 
@@ -174,6 +174,39 @@ def test_a_row_holds_what_the_model_said_of_its_answers(tmp_path: Path) -> None:
     assert meta["verdict"]["precision"] == pytest.approx(right / sum(yes))
     low, high = meta["verdict"]["precision_ci"]
     assert low <= meta["verdict"]["precision"] <= high
+
+
+def test_fewer_labels_train_for_as_many_steps(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run")
+    half, few = (settings(config, name, 0, tmp_path) for name in ("half-labels", "labels-4"))
+    for own, share in ((half, 1 / 2), (few, 4 / 16)):
+        assert own.corpus.share == share
+        assert own.trainer.num_train_epochs * share == config.trainer.num_train_epochs
+        assert own.corpus.warmup_epochs * share == config.corpus.warmup_epochs
+        assert own.trainer.round_epochs == (config.trainer.round_epochs or config.trainer.num_train_epochs)
+
+
+def test_a_restarted_round_trains_as_long_as_meta(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run")
+    shorter = config.trainer.model_copy(update={"round_epochs": 1.0, "round_learning_rate": 1e-6})
+    restart = settings(config.model_copy(update={"trainer": shorter}), "restart", 0, tmp_path)
+    assert trainer_of(restart, "round-2") == trainer_of(restart, "meta")
+
+
+def test_another_filter_leaves_those_of_form_in_place(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run").model_copy(
+        update={"filter": (ByVerdict(), Length(max_characters=9))}
+    )
+    for name, kind in (("no-filter", "none"), ("votes", "verdict-votes"), ("self-consistency", "answer-agreement")):
+        changed = settings(config, name, 0, tmp_path).filter
+        assert [each.kind for each in changed] == [kind, "length"] and changed[1] == config.filter[1]
+
+
+def test_a_variant_that_does_not_finish_is_named(tmp_path: Path) -> None:
+    stop = MonitorsConfig(on_alarm="stop", max_truncated=0.0)
+    config = small_demo(tmp_path, tmp_path / "run").model_copy(update={"monitors": stop})
+    with pytest.raises(RunError, match=r"2 of 2 runs failed.*no-filter, seed 0: stopped by an alarm"):
+        ablate(config, ["no-filter"], [0], tmp_path / "out", Counting())
 
 
 @pytest.mark.parametrize("name", VARIANTS)

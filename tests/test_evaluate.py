@@ -281,10 +281,10 @@ def test_extractors_agree_or_are_told_apart() -> None:
 class Repeating:
     """Samples of a problem in turn."""
 
-    def __init__(self, texts: list[str]) -> None:
+    def __init__(self, texts: list[str | Generation]) -> None:
         self.texts, self.calls = texts, 0
 
-    def __call__(self, path: Path, turns: tuple[str, ...]) -> str:
+    def __call__(self, path: Path, turns: tuple[str, ...]) -> str | Generation:
         if len(turns) == 3:
             return f"Verdict: {'qualified' if '3' in turns[1] else 'not qualified'}"
         if len(turns) == 5:
@@ -295,9 +295,17 @@ class Repeating:
 
 @pytest.mark.parametrize(
     ("samples", "voted", "both"),
-    [(["#### 3", "#### 4", "#### 3"], True, True), (["#### 4", "#### 4", "#### 3"], False, True)],
+    [
+        (["#### 3", "#### 4", "#### 3"], True, True),
+        (["#### 4", "#### 4", "#### 3"], False, True),
+        # One that was cut neither votes nor is elected.
+        ([Generation("#### 3, and", "length", 1, 1), "#### 3", "#### 4"], True, True),
+        ([Generation("#### 4, and", "length", 1, 1), "#### 4", "#### 3"], True, True),
+    ],
 )
-def test_samples_vote_before_and_after_refinement(tmp_path: Path, samples: list[str], voted: bool, both: bool) -> None:
+def test_samples_vote_before_and_after_refinement(
+    tmp_path: Path, samples: list[str | Generation], voted: bool, both: bool
+) -> None:
     problem = Problem(Prompt.of("1 + 2"), "#### 3", "sum")
     engine = ScriptedEngine(Repeating(["#### 9", *samples]))
     room = open_run(tmp_path, engine).room("evaluate-x", MODEL)

@@ -65,3 +65,7 @@ def test_epochs_and_learning_rate_of_each_training(config: RunConfig) -> None:
     assert [trainer_of(changed, n).learning_rate for n in ("warm-up", "sft", "meta", "round-1")] == [0.2, 0.2, 0.2, 0.1]
     same = parse_config({**changed.model_dump(mode="json"), "trainer": {"num_train_epochs": 3}}, "test")
     assert trainer_of(same, "round-1") == same.trainer
+    rates = changed.model_copy(update={"trainer": changed.trainer.model_copy(update={"round_learning_rate": 0.3})})
+    for name in ("warm-up", "sft", "meta"):
+        assert trainer_of(rates, name) == trainer_of(changed, name), "the rounds alone are another training"
+    assert trainer_of(rates, "round-1") != trainer_of(changed, "round-1")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runs import MODEL, open_run, results, tree
+from runs import MODEL, open_run, results, small_demo, tree
 from selfevo.config import RunConfig
 from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
@@ -23,6 +23,7 @@ from selfevo.prompts import Turns
 from selfevo.records import Prompt
 from selfevo.sections import SelfInstructConfig
 from selfevo.selfinstruct import Acceptance, Decontaminator, first_instruction, grow, normal, request, scripts
+from selfevo.sets import draw_sets
 from selfevo.trainers.scripted import ScriptedTrainer
 
 WORDS = "lamp river door bridge apple horse window letter mountain candle ship garden clock basket tower mirror".split()
@@ -213,6 +214,24 @@ def test_further_evaluation_sets_are_kept_out_of_the_pool(tmp_path: Path) -> Non
     assert [row["prompt"] for row in rows] == [seed.prompt for i, seed in enumerate(SEEDS) if i != 2]
     [row] = read_rows(config.output / "data/quarantined.jsonl")
     assert row == {"file": "pool of round 1", "line": 3, "reason": "decontaminated: in an evaluation set"}
+
+
+def test_no_label_is_used_that_an_evaluation_set_knows(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run")
+    known, *others = draw_sets(config).labelled
+    (tmp_path / "held.jsonl").write_text(json.dumps({"prompt": f"  {known.prompt.prompt.upper()}!"}) + "\n")
+    sets = draw_sets(config.model_copy(update={"decontaminate": (str(tmp_path / "held.jsonl"),)}))
+    assert sets.labelled == others
+    assert ("labels", 1, "decontaminated: in an evaluation set") in [
+        (row.file, row.line, row.reason) for row in sets.quarantined
+    ]
+
+
+def test_a_corpus_that_an_evaluation_set_knows_is_refused(tmp_path: Path) -> None:
+    [row] = draw_sets(configured(tmp_path)).d_meta
+    (tmp_path / "held.jsonl").write_text(json.dumps({"prompt": row.prompt}) + "\n")
+    with pytest.raises(DataError, match=r"corpus\.path: all 1 prompts are known to an evaluation set"):
+        draw_sets(configured(tmp_path, decontaminate=[str(tmp_path / "held.jsonl")]))
 
 
 def test_an_evaluation_set_that_cannot_be_read_stops_the_run(tmp_path: Path) -> None:

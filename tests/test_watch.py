@@ -70,7 +70,10 @@ def test_six_rounds_stop_by_themselves_when_they_bring_no_more(tmp_path: Path) -
         ("round-3", "round-1", False),
     ]
     assert content["stopped"].startswith("round-3 is not significantly better than round-1 on 60 problems of the gate")
-    assert "round-3 is not significantly better" in (config.output / "report.html").read_text()
+    page = (config.output / "report.html").read_text()
+    assert "round-3 is not significantly better" in page
+    assert {c["a"] for c in content["comparisons"]} == {"round-1"}, "what is kept is compared, not what came last"
+    assert "After 1 round the model answers" in page
 
 
 def test_a_pool_that_teaches_nothing_stops_after_one_round(tmp_path: Path) -> None:

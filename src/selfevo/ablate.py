@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from selfevo.claim import locked
 from selfevo.config import RunConfig
 from selfevo.config_file import apply_overrides, parse_config
 from selfevo.errors import ConfigError, DataError, EngineError, RunError, TrainingError
 from selfevo.evaluate import compare, natural, rate, wilson
 from selfevo.files import MODEL_MARKER, read_marker, write_atomic
+from selfevo.filters import JUDGING
 from selfevo.ledger import costs, summarise
 
 SELF = "self"
@@ -45,11 +47,14 @@ VARIANTS = {
     "gold": Variant(("filter=gold",), "what would a perfect filter bring?"),
     "one-round": Variant(("rounds=1",), "do several rounds beat one with all the prompts?"),
     "six-rounds": Variant(("rounds=6",), "when to stop?"),
-    "restart": Variant(("policy=restart",), "which policy?"),
+    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt (docs/lab-notebook.md).
+    "restart": Variant(
+        ("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"), "which policy?"
+    ),
     "continual-mixed": Variant(("policy=continual-mixed",), "which policy?"),
     "continual-latest": Variant(("policy=continual-latest",), "which policy?"),
-    "quarter-labels": Variant(("corpus.share=0.25",), "how much D_meta is needed?"),
-    "half-labels": Variant(("corpus.share=0.5",), "how much D_meta is needed?"),
+    "quarter-labels": Variant(("corpus.share=0.25",), "how much D_meta is needed, at as many steps?"),
+    "half-labels": Variant(("corpus.share=0.5",), "how much D_meta is needed, at as many steps?"),
     "flipped-10": Variant(("corpus.flipped=0.1",), "how do wrong verdicts in D_meta hurt?"),
     "flipped-30": Variant(("corpus.flipped=0.3",), "how do wrong verdicts in D_meta hurt?"),
     "flipped-50": Variant(("corpus.flipped=0.5",), "how do wrong verdicts in D_meta hurt?"),
@@ -86,13 +91,37 @@ def find(name: str, config: RunConfig) -> Variant:
             raise ConfigError(f"variant {name}: a recorded D_meta has no labels to count; give --set corpus.share=...")
         if not 0 < count <= config.corpus.labels:
             raise ConfigError(f"variant {name}: there are {config.corpus.labels} labels; raise corpus.labels")
-        share = f"corpus.share={count / config.corpus.labels}"
+        fewer = f"corpus.labels={count}" if config.corpus.prompts else f"corpus.share={count / config.corpus.labels}"
         return Variant(
-            (share, "evaluation.stages=[sft, meta, rounds]"), "how many labels does SFT need, how many SELF?"
+            (fewer, "evaluation.stages=[sft, meta, rounds]", *_as_many_steps(config, count / config.corpus.labels)),
+            "how many labels does SFT need, how many SELF?",
         )
     if name not in VARIANTS:
         raise ConfigError(f"there is no variant {name!r}; there are {', '.join(VARIANTS)}, labels-N, sft-N")
-    return VARIANTS[name]
+    variant = VARIANTS[name]
+    for override in variant.overrides:
+        key, _, value = override.partition("=")
+        if key == "corpus.share":
+            return replace(variant, overrides=(override, *_as_many_steps(config, float(value))))
+        if key == "filter":  # what is no judgement of the rows, such as length, stays
+            judging = {each.model_fields["kind"].default for each in JUDGING}
+            others = [each.model_dump(mode="json") for each in config.filter if each.kind not in judging]
+            filters = f"filter={json.dumps([{'kind': value}, *others])}"
+            return replace(
+                variant, overrides=tuple(filters if each == override else each for each in variant.overrides)
+            )
+    return variant
+
+
+def _as_many_steps(config: RunConfig, share: float) -> tuple[str, ...]:
+    """What makes a share of D_meta train as long as all of it, so that labels are compared and not optimizer steps;
+    the rounds keep their epochs."""
+    trainer = config.trainer
+    return (
+        f"corpus.warmup_epochs={config.corpus.warmup_epochs / share}",
+        f"trainer.num_train_epochs={trainer.num_train_epochs / share}",
+        f"trainer.round_epochs={trainer.round_epochs or trainer.num_train_epochs}",
+    )
 
 
 def applicable(config: RunConfig) -> tuple[list[str], list[str]]:
@@ -136,9 +165,13 @@ def ablate(
         others = [other.output for _, of, other in runs if of == seed and other.output != own.output]
         try:
             launch(own, shared=tuple(folder for folder in others if folder.is_dir()))
+            if own.output.is_dir() and summarise(own.output).status != "finished":
+                failed.append(f"{name}, seed {seed}: stopped by an alarm of its monitors")
         except (TrainingError, EngineError, DataError) as error:
             failed.append(f"{name}, seed {seed}: {error}")
-        write_atomic(output / "ablation.json", json.dumps(tabulate(output), indent=2))
+        table = json.dumps(tabulate(output), indent=2)
+        with locked(output):  # several processes, each with seeds of its own, may share the folder
+            write_atomic(output / "ablation.json", table)
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed, the others are in the table: {'; '.join(failed)}")
     return tabulate(output)
@@ -215,9 +248,9 @@ def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, d
         row[mode]["by_seed"] = {
             str(seed): _compared(label, {seed: each}, reference, mode) for seed, each in of_seeds.items()
         }
-    for mode, single in (("consistency", "direct"), ("both", "refined")):
+    for mode in ("consistency", "both"):
         if all(mode in stage["answers"] for stage in stages):
-            row[mode] = _compared(label, of_seeds, of_seeds, mode, single)
+            row[mode] = _compared(label, of_seeds, of_seeds, mode, "refined")
     row["transitions"] = {key: sum(stage["transitions"][key] for stage in stages) for key in stages[0]["transitions"]}
     yes = sum(stage["verdict"]["qualified"] for stage in stages)
     right = sum(round((stage["verdict"]["precision"] or 0) * stage["verdict"]["qualified"]) for stage in stages)

@@ -80,7 +80,12 @@ def lineage(root: Path, name: str) -> list[tuple[str, str, str]]:
 
 
 def _results(task: str, stage: Mapping[str, Any]) -> str:
-    lines = [f"Held-out problems of `{task}`, greedy, 95 % Wilson intervals:", "", "| | accuracy |", "|---|---|"]
+    lines = [
+        f"Held-out problems of `{task}`, greedy (votes: sampled), 95 % Wilson intervals:",
+        "",
+        "| | accuracy |",
+        "|---|---|",
+    ]
     for mode in ("direct", "refined", "consistency", "both"):
         if rate := stage.get(mode):
             low, high = rate["ci"]

@@ -13,6 +13,8 @@ from typing import Any
 from selfevo.errors import RunError
 from selfevo.files import read_marker, space_for, write_atomic
 
+TRIES = 3
+
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
@@ -22,9 +24,14 @@ def locked(root: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
     path = root / ".lock"
     with path.open("a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        for attempt in range(TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt < TRIES - 1:
+                    time.sleep(0.05)  # in_use() holds it for a moment
+                    continue
             file.seek(0)
             owner = file.read().decode().strip() or "unknown"
             minutes = (time.time() - os.fstat(file.fileno()).st_mtime) / 60

@@ -33,6 +33,8 @@ class Outcome:
     verdict: Verdict
     right: bool
     right_refined: bool
+    ended: bool = True  # the response came to an end, and
+    ended_refined: bool = True  # so did the refined one
     right_voted: bool | None = None  # of several samples the majority, where asked for
     right_both: bool | None = None  # the majority of the refined samples
 
@@ -57,9 +59,13 @@ def measure(
     ]
     voted = []
     for greedy, *drawn in zip(outcomes, *samples, strict=True):
+        # What did not come to an end has no vote, and of a text that was refined nobody has given a verdict.
+        drafts = [answer_key(sample.response) if sample.ended else "" for sample in drawn]
+        finals = [answer_key(sample.refined) if sample.ended_refined else "" for sample in drawn]
+        replaced = [sample.refined != sample.response for sample in drawn]
         verdicts = [sample.verdict for sample in drawn]
-        plain = drawn[vote([answer_key(sample.response) for sample in drawn], verdicts)]
-        both = drawn[vote([answer_key(sample.refined) for sample in drawn], verdicts)]
+        unseen = [Verdict.UNKNOWN if new else old for new, old in zip(replaced, verdicts, strict=True)]
+        plain, both = drawn[vote(drafts, verdicts)], drawn[vote(finals, unseen)]
         voted.append(replace(greedy, right_voted=plain.right, right_both=both.right_refined))
     return voted
 
@@ -89,6 +95,8 @@ def _once(room: Room, task: Task, problems: Sequence[Problem]) -> list[Outcome]:
                 verdicts.get(i, Verdict.UNKNOWN),
                 right(i, responses[i]),
                 right(i, final),
+                responses[i].finish == "stop",
+                final.finish == "stop",
             )
         )
     return outcomes

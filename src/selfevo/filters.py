@@ -172,6 +172,7 @@ class Known:
         return lambda row: None if self.right(row) else "wrong"
 
 
+JUDGING = (ByVerdict, ByVotes, ByAgreement, KeepAll, ByGold)  # by what is right; the others by form
 Kind = ByVerdict | ByVotes | ByAgreement | KeepAll | ByGold | MaxPerPrompt | Length | Distinct
 
 

@@ -189,14 +189,18 @@ LEARN: dict[str, Callable[[Iterable[Judged]], list[Example]]] = {
 
 
 def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
-    """The trainer's settings for the model `name`: the warm-up and the rounds may have their own."""
+    """The trainer's settings for the model `name`: the warm-up and the rounds may have their own.
+
+    What is said of the rounds is in none of them any more: two runs that differ in it alone share their other models.
+    """
     trainer = config.trainer
     own: dict[str, float | None] = {}
     if name == "warm-up":
         own = {"num_train_epochs": config.corpus.warmup_epochs}
     elif name.startswith("round-"):
         own = {"num_train_epochs": trainer.round_epochs, "learning_rate": trainer.round_learning_rate}
-    return trainer.model_copy(update={key: value for key, value in own.items() if value is not None})
+    used = {key: value for key, value in own.items() if value is not None}
+    return trainer.model_copy(update={**used, "round_epochs": None, "round_learning_rate": None})
 
 
 def resolve_model(name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from selfevo import data
 from selfevo.config import RunConfig
@@ -16,6 +16,8 @@ from selfevo.sections import TaskConfig
 from selfevo.selfinstruct import Decontaminator, grow
 from selfevo.stage import Rows
 from selfevo.tasks import load_task
+
+Row = TypeVar("Row", Prompt, Refined, Problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,12 @@ def draw_sets(config: RunConfig) -> Sets:
         + [prompt.prompt for prompt in dev_prompts]
         + [row.prompt for path in config.decontaminate for row in data.load_prompts(path).rows]
     )
-    pools, contaminated = decontaminated(pools, blocked if config.decontaminate else None)
-    quarantined += contaminated
+    if config.decontaminate:
+        places = [f"pool of round {number}" for number in range(1, len(pools) + 1)]
+        pools = [decontaminated(pool, place, blocked, quarantined) for pool, place in zip(pools, places, strict=True)]
+        labelled, sft = (decontaminated(rows, "labels", blocked, quarantined) for rows in (labelled, sft))
+        unlabelled = decontaminated(unlabelled, "corpus.prompts", blocked, quarantined)
+        d_meta = decontaminated(d_meta, "corpus.path", blocked, quarantined)
     if isinstance(config.rounds, int):
         if len(pools[0]) < config.rounds:
             raise DataError(
@@ -147,20 +153,22 @@ def draw_sets(config: RunConfig) -> Sets:
 
 
 def decontaminated(
-    pools: Sequence[Sequence[Prompt]], blocked: Decontaminator | None
-) -> tuple[list[list[Prompt]], list[data.BadRow]]:
-    """The pools without what an evaluation set knows, and that with its reason."""
-    if blocked is None:
-        return [list(pool) for pool in pools], []
-    reasons = {prompt.id: blocked.reason(prompt.prompt) for pool in pools for prompt in pool}
-    clean = [[prompt for prompt in pool if reasons[prompt.id] is None] for pool in pools]
-    rows = [
-        data.BadRow(f"pool of round {number}", line, f"decontaminated: {reasons[prompt.id]}")
-        for number, pool in enumerate(pools, start=1)
-        for line, prompt in enumerate(pool, start=1)
-        if reasons[prompt.id] is not None
-    ]
-    return clean, rows
+    rows: Sequence[Row], place: str, blocked: Decontaminator, quarantined: list[data.BadRow]
+) -> list[Row]:
+    """The rows without those whose prompt an evaluation set knows; these go to `quarantined`, with the reason.
+
+    Raises DataError where none is left.
+    """
+    clean = []
+    for line, row in enumerate(rows, start=1):
+        reason = blocked.reason(row.prompt.prompt if isinstance(row, Problem) else row.prompt)
+        if reason is None:
+            clean.append(row)
+        else:
+            quarantined.append(data.BadRow(place, line, f"decontaminated: {reason}"))
+    if rows and not clean:
+        raise DataError(f"{place}: all {len(rows)} prompts are known to an evaluation set; give others")
+    return clean
 
 
 def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:

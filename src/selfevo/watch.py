@@ -175,8 +175,9 @@ class Watch:
         rounds = [name for name in self.outcomes if name.startswith("round-")]
         if not rounds:
             return []
-        last = rounds[-1]
-        pairs = [(last, other) for other in ("sft", "meta") if other in self.outcomes]
+        # What a gate keeps is what the run is about.
+        best = self._gate.best if self._gate and self._gate.best in self.outcomes else rounds[-1]
+        pairs = [(best, other) for other in ("sft", "meta") if other in self.outcomes and other != best]
         modes = (("direct", "right"), ("refined", "right_refined"))
         return [
             compare(a, [getattr(o, of) for o in self.outcomes[a]], b, [getattr(o, of) for o in self.outcomes[b]], mode)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from selfevo.chat import Chat
 from selfevo.config_file import parse_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.examples import prompt_examples
@@ -36,7 +37,12 @@ def likes_short(model: Path, turns: Turns) -> str | Generation:
     return f"Hm.\nVerdict: {'qualified' if len(turns[1]) < 5 else 'not qualified'}"
 
 
-def test_the_model_it_starts_from_judges_every_response(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_model_it_starts_from_judges_every_response(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    # An untrained model does not come to an end by itself: let any token be one, or none.
+    monkeypatch.setattr(Chat, "stop_ids", lambda self, eos: list(range(self.tokenizer.vocab_size * ends)))
     judge = ScriptedEngine(likes_short)
     output, work = tmp_path / "out", tmp_path / "work"
     output.mkdir()
@@ -46,6 +52,9 @@ def test_the_model_it_starts_from_judges_every_response(tiny_model: Path, tmp_pa
     assert 0 <= figures["reward_first"] <= 1
     asked = {request.turns[0] for _, request in judge.calls}
     assert asked <= {row.prompt for row in ROWS}
+    if not ends:
+        assert judge.calls == [] and figures["reward_last"] == 0
+        return
     assert all(len(request.turns) == 3 for _, request in judge.calls)
     assert {model for model, _ in judge.calls} == {tiny_model}
     assert (output / "model.safetensors").is_file()
@@ -53,9 +62,11 @@ def test_the_model_it_starts_from_judges_every_response(tiny_model: Path, tmp_pa
 
 def test_only_a_readable_yes_is_rewarded(tiny_model: Path) -> None:
     trainer = VerdictRewardTrainer(CONFIG, SKILLS, lambda: ScriptedEngine(likes_short))
-    asked = [[{"role": "user", "content": "p"}]] * 4
-    texts = [[{"role": "assistant", "content": text}] for text in ("yes", "much too long", "12345", "  ")]
-    assert trainer._rewards(ScriptedEngine(likes_short), tiny_model, asked, texts, 0) == [1.0, 0.0, 0.0, 0.0]
+    asked = [[{"role": "user", "content": "p"}]] * 5
+    texts = [[{"role": "assistant", "content": text}] for text in ("yes", "much too long", "12345", "  ", "yes")]
+    ended = [True, True, True, True, False]
+    given = trainer._rewards(ScriptedEngine(likes_short), tiny_model, asked, texts, ended, 0)
+    assert given == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_each_prompt_is_trained_on_once() -> None:

@@ -63,6 +63,18 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
     return dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
 
 
+def test_running_out_of_memory_says_what_to_lower(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("selfevo.trainers.trl._WeightedTrainer.training_step", full)
+    with pytest.raises(TrainingError, match=r"out of memory in training; lower trainer\.per_device_train_batch_size"):
+        train(tiny_model, tmp_path)
+    assert not (tmp_path / "out/model.safetensors").exists()
+
+
 def loss_by_hand(base: Path, examples: Sequence[Example]) -> tuple[float, int]:
     """Cross-entropy of full logits, one sequence at a time and without padding; and how many tokens were weighed."""
     model, chat = AutoModelForCausalLM.from_pretrained(base).eval(), Chat(AutoTokenizer.from_pretrained(base))

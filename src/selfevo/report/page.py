@@ -96,7 +96,15 @@ def write_report(run: Path) -> Path:
         manifest=manifest,
         task=results.get("task") or evaluation.get("task", {}).get("name"),
         seconds=results.get("seconds"),
-        summary=summarise(stages, results.get("comparisons", []), rounds, models, evaluated=bool(evaluation)),
+        summary=summarise(
+            stages,
+            results.get("comparisons", []),
+            rounds,
+            models,
+            evaluated=bool(evaluation),
+            best=(results.get("gate") or {}).get("best"),
+            sft_labels=evaluation.get("sft_labels"),
+        ),
         stages=stages,
         splits={
             title: {group: rates["direct"]["n"] for stage in stages for group, rates in stage.get(key, {}).items()}

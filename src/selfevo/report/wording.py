@@ -74,20 +74,29 @@ def summarise(
     models: Sequence[Mapping[str, Any]],
     *,
     evaluated: bool,
+    best: str | None = None,
+    sft_labels: int | None = None,
 ) -> list[str]:
-    """Three sentences: how well the last model answers, what its self-refinement does, what the filter let through."""
-    last = stages[-1] if stages else None
+    """Three sentences: how well the last model answers, what its self-refinement does, what the filter let through.
+
+    `best` is the model that a gate keeps, in the place of the last; `sft_labels` of the baseline, where it has others.
+    """
+    last = next((stage for stage in stages if stage["name"] == best), stages[-1] if stages else None)
     if last is None or last["direct"]["accuracy"] is None:
         why = "has not been measured yet" if evaluated else "was not evaluated on held-out problems"
         names = ", ".join(str(model["name"]) for model in models)
         first = f"This run {why}, so it says nothing about accuracy."
         second = f"Models trained so far: {names}." if models else "No model has been trained yet."
         return [first, second, _filter_sentence(stages, rounds)]
-    return [_accuracy_sentence(last, stages, comparisons), _refinement_sentence(last), _filter_sentence(stages, rounds)]
+    accuracy = _accuracy_sentence(last, stages, comparisons, sft_labels)
+    return [accuracy, _refinement_sentence(last), _filter_sentence(stages, rounds)]
 
 
 def _accuracy_sentence(
-    last: Mapping[str, Any], stages: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+    last: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+    sft_labels: int | None,
 ) -> str:
     name, direct = str(last["name"]), last["direct"]
     count = name.removeprefix("round-")
@@ -97,7 +106,8 @@ def _accuracy_sentence(
     reference = next((other for other in REFERENCES if accuracies.get(other) is not None), None)
     if reference is None:
         return f"{sentence}."
-    against = f"{percent(accuracies[reference])} for {REFERENCES[reference]}"
+    called = f"plain SFT on {sft_labels} labels" if reference == "sft" and sft_labels else REFERENCES[reference]
+    against = f"{percent(accuracies[reference])} for {called}"
     pair = (name, reference, "direct")
     compared = next((c for c in comparisons if (c["a"], c["b"], c["mode"]) == pair), None)
     if compared is None:

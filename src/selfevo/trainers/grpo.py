@@ -53,8 +53,12 @@ class VerdictRewardTrainer:
         model, tokenizer, half = load(base, config, seed)
         rewards: list[float] = []
 
-        def verdict(prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
-            given = self._rewards(judge, base, prompts, completions, seed)
+        stops = set(Chat(tokenizer).stop_ids(model.generation_config.eos_token_id))
+
+        def verdict(prompts: list[Any], completions: list[Any], completion_ids: list[Any], **_: Any) -> list[float]:
+            # A text that was cut is never kept by a filter, and earns nothing here.
+            ended = [bool(ids) and int(ids[-1]) in stops for ids in completion_ids]
+            given = self._rewards(judge, base, prompts, completions, ended, seed)
             rewards.extend(given)
             return given
 
@@ -99,11 +103,17 @@ class VerdictRewardTrainer:
         }
 
     def _rewards(
-        self, judge: Engine, base: Path, asked: Sequence[Any], completions: Sequence[Any], seed: int
+        self,
+        judge: Engine,
+        base: Path,
+        asked: Sequence[Any],
+        completions: Sequence[Any],
+        ended: Sequence[bool],
+        seed: int,
     ) -> list[float]:
-        """1 where the feedback on a response says qualified, else 0; an empty response is 0 without being asked."""
+        """1 where the feedback on a response says qualified, else 0, also for one that is empty or was cut."""
         texts = [completion[0]["content"].strip() for completion in completions]
-        whole = [i for i, text in enumerate(texts) if text]
+        whole = [i for i, text in enumerate(texts) if text and ended[i]]
         requests = [Request(prompts.critique(asked[i][0]["content"], texts[i]), seed) for i in whole]
         feedback = judge.generate(base, requests, self.skills.judge.to_sampling()) if requests else []
         yes = {

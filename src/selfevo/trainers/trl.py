@@ -141,13 +141,22 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
 
 
 def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
-    """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step."""
+    """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step.
+
+    Raises TrainingError where the device's memory does not suffice.
+    """
     # Ours shows progress; theirs prints a dictionary per step.
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "out of memory in training; lower trainer.per_device_train_batch_size (and raise "
+            "gradient_accumulation_steps), set gradient_checkpointing, or train adapters with trainer.lora"
+        ) from error
     seconds = time.monotonic() - started
     return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
