@@ -17,11 +17,14 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.files import read_rows
 from selfevo.launch import evaluate_model, launch
+from selfevo.ledger import prompts_seen
 from selfevo.progress import Silent
 from selfevo.prompts import Turns
-from selfevo.protocols import Generation, Request, Sampling
+from selfevo.protocols import Generation, Problem, Request, Sampling
 from selfevo.records import Example
+from selfevo.sections import TaskConfig
 from selfevo.sets import draw_sets
+from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 
 SKILLS = ("respond", "critique", "refine", "judge")
@@ -323,6 +326,33 @@ def test_eval_measures_one_model_and_resumes(config: RunConfig, tmp_path: Path) 
     third = ScriptedEngine(student(config))
     assert evaluate(third, None)["stages"][0]["direct"] == stage["direct"]
     assert len(third.calls) == len(first.calls)
+
+
+def test_eval_asks_nothing_that_the_run_has_learnt_from(config: RunConfig, tmp_path: Path) -> None:
+    run(config)
+    sets = draw_sets(config)
+    learnt = {p.prompt.id for p in sets.labelled} | {prompt.id for prompt in sets.pool}
+    assert prompts_seen(config.output / "models/round-1") == learnt
+    assert prompts_seen(Path(config.model)) == frozenset()
+    # The pool as a file of problems to be measured on: half of it are others.
+    others = load_task(TaskConfig(name="demo")).problems(len(sets.pool), 99, frozenset(learnt))
+    asked = [*(Problem(prompt, "0", "") for prompt in sets.pool), *others]
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps({"question": p.prompt.prompt, "answer": "#### 0"}) + "\n" for p in asked))
+    (config.output / "models/round-3/config.json").write_text("{}")  # the scripted trainer writes none
+    engine = ScriptedEngine(lambda model, turns: "#### 0" if len(turns) == 1 else "Verdict: qualified")
+    evaluate_model(
+        str(config.output),
+        TaskConfig(name="gsm8k", path=path),
+        count=len(others),
+        seed=0,
+        max_new_tokens=32,
+        engine_config=config.engine,
+        output=None,
+        progress=Silent(),
+        engine=engine,
+    )
+    assert {request.turns[0] for _, request in engine.calls} == {p.prompt.prompt for p in others}
 
 
 @pytest.mark.slow

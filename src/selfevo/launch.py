@@ -29,7 +29,7 @@ from selfevo.evaluate import extractors, measure, summary
 from selfevo.evolution import evolve
 from selfevo.examples import answer_examples, meta_examples, preference_examples, prompt_examples, self_examples
 from selfevo.files import exists, hash_model, read_marker, write_atomic
-from selfevo.ledger import best_model, costs, is_run
+from selfevo.ledger import best_model, costs, is_run, prompts_seen
 from selfevo.protocols import Engine, Model, Progress, Sampling, Teacher, Trainer
 from selfevo.records import Example, Judged, Refined, content_id
 from selfevo.run import Run
@@ -250,7 +250,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Measures one model on `count` problems; returns what results.json of a run has, with one stage.
 
-    `model` is a folder or a hub id, or stands behind `endpoint`. With `output`, every row is kept there and a second
+    `model` is a folder or a hub id, or stands behind `endpoint`. Of a model in a run directory no problem is asked that
+    its run had to learn from. With `output`, every row is kept there and a second
     call goes on where the first was stopped.
     """
     if endpoint is not None:
@@ -258,11 +259,13 @@ def evaluate_model(
 
         subject = Model("model", Path(model), content_id(endpoint.base_url, model))
         engine = engine or OpenAIEngine(endpoint)
+        seen: frozenset[str] = frozenset()
     else:
         folder = resolve_model(model)
         subject = Model("model", folder, hash_model(folder))
         engine = engine or build_engine(engine_config)
-    problems = load_task(task).problems(count, 1000 * seed + 1, frozenset())
+        seen = prompts_seen(folder)
+    problems = load_task(task).problems(count, 1000 * seed + 1, seen)
     limits = Sampling(max_new_tokens)
     with tempfile.TemporaryDirectory() as scratch:
         root = output or Path(scratch)

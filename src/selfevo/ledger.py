@@ -144,6 +144,16 @@ def best_model(root: Path) -> Path:
     return chosen
 
 
+def prompts_seen(model: Path) -> frozenset[str]:
+    """Ids of the prompts that the run of a model had to learn from; none for a model that is in no run directory."""
+    root = model.resolve().parent.parent
+    if not is_run(root):
+        return frozenset()
+    paths = (root / "data" / f"{name}.jsonl" for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
+    rows = (row for path in paths if path.is_file() for row in read_rows(path))
+    return frozenset(row["id"] if "id" in row else row["prompt"]["id"] for row in rows)
+
+
 def removable(root: Path) -> list[Path]:
     """Models that `gc` empties, all but the last, the one with the best direct accuracy and the gate's best; and
     scratch space."""
