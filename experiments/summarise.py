@@ -46,13 +46,15 @@ def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
             "against self",
             "p",
         ),
-        *("verdict precision", "kept", "min, all seeds"),
+        *("verdict precision", "kept", "of them right", "min, all seeds"),
     )
     for row in rows:
         cells = [row["name"], f"{percent(row['direct']['accuracy'])} ({bounds(row['direct']['ci'])})"]
         cells += [each_seed(row["direct"]), *against(row["direct"])]
         cells += [percent(row["refined"]["accuracy"]), each_seed(row["refined"]), *against(row["refined"])]
-        cells += [percent(row["verdict"]["precision"]), percent(row["kept"])]
+        audit = row["audit"] or {"kept": 0}
+        right = percent(audit["kept_right"] / audit["kept"]) if audit["kept"] else "-"
+        cells += [percent(row["verdict"]["precision"]), percent(row["kept"]), right]
         cells.append(f"{row['cost']['seconds'] / 60:.0f}" if row["cost"] else "")
         print(f"| {' | '.join(cells)} |")
     voting = [row for row in rows if "both" in row]

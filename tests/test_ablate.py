@@ -111,6 +111,13 @@ def test_the_table_pools_the_seeds_and_pairs_the_problems(tmp_path: Path) -> Non
     assert (pair["gained"], pair["lost"], pair["p_value"]) == (gained, lost, mcnemar_exact(gained, lost))
     assert rows["self"]["cost"]["new_tokens"] > rows["no-filter"]["cost"]["new_tokens"], "shared work is counted once"
     assert rows["no-filter"]["kept"] > rows["self"]["kept"]
+    audits = [
+        each["audit"]
+        for seed in (0, 1)
+        for each in json.loads((tmp_path / f"out/no-filter-seed{seed}/results.json").read_text())["rounds"]
+    ]
+    assert rows["no-filter"]["audit"]["kept_right"] == sum(audit["kept_right"] for audit in audits) > 0
+    assert rows["meta"]["audit"] is None
 
 
 def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:

@@ -214,9 +214,9 @@ def tabulate(output: Path) -> dict[str, Any]:
                 continue
             else:
                 label = f"{name}, {stage}"
-            run = {"stage": outcome, "rounds": [each["rows"] for each in result["rounds"]]} if last else {}
+            rounds = result["rounds"] if last else []
             cost = costs(output / f"{name}-seed{seed}")["total"] if last else None
-            found.setdefault(label, {})[seed] = {"stage": outcome, "cost": cost, **run}
+            found.setdefault(label, {})[seed] = {"stage": outcome, "cost": cost, "rounds": rounds}
     reference = found.get(SELF, {})
     seeds = sorted({seed for of_seeds in found.values() for seed in of_seeds})
     return {"seeds": seeds, "rows": [_row(label, of_seeds, reference) for label, of_seeds in found.items()]}
@@ -261,8 +261,11 @@ def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, d
         "unparsed": sum(stage["verdict"]["unparsed"] for stage in stages),
     }
     own = [each for each in of_seeds.values() if each["cost"]]
-    rounds = [rows for each in own for rows in each["rounds"]]
-    row["kept"] = sum(rows["kept"] for rows in rounds) / max(1, sum(rows["in"] for rows in rounds)) if rounds else None
+    rows = [round_["rows"] for each in own for round_ in each["rounds"]]
+    row["kept"] = sum(each["kept"] for each in rows) / max(1, sum(each["in"] for each in rows)) if rows else None
+    audits = [round_["audit"] for each in own for round_ in each["rounds"] if round_["audit"]]
+    counts = ("judged", "response_right", "right", "kept", "kept_right")
+    row["audit"] = {key: sum(audit[key] for audit in audits) for key in counts} if audits else None
     row["rounds"] = [len(each["rounds"]) for each in own]
     row["cost"] = {key: sum(each["cost"][key] for each in own) for key in own[0]["cost"]} if own else None
     return row
