@@ -66,7 +66,7 @@ def test_results_have_the_documented_schema(config: RunConfig) -> None:
     run(config)
     content = results(config)
     assert content.keys() == {
-        *("task", "seed", "policy", "stages", "rounds", "comparisons", "gate", "stopped", "seconds")
+        *("task", "seed", "policy", "stages", "rounds", "bounds", "comparisons", "gate", "stopped", "seconds")
     }
     assert (content["task"], content["seed"], content["policy"]) == ("demo", 0, "continual-mixed")
     assert [stage["name"] for stage in content["stages"]] == ["base", "sft", "meta", "round-1", "round-2", "round-3"]
