@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runs import small_demo, student
-from selfevo.ablate import VARIANTS, ablate, applicable, find, settings, tabulate
+from selfevo.ablate import ablate, tabulate
 from selfevo.annotation import altered
 from selfevo.config import RunConfig
 from selfevo.config_file import parse_config
@@ -27,6 +27,7 @@ from selfevo.prompts import Verdict, parse_verdict
 from selfevo.records import Example, Refined
 from selfevo.sections import CorpusConfig, MonitorsConfig
 from selfevo.trainers.scripted import ScriptedTrainer
+from selfevo.variants import VARIANTS, applicable, find, settings
 
 
 class Counting:
@@ -218,14 +219,14 @@ def test_a_variant_that_does_not_finish_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_configuration(name: str, tmp_path: Path) -> None:
-    counting = Counting()
-
-    def dry(config: RunConfig, shared: tuple[Path, ...]) -> Path:
-        counting.asked[config.output.name] = 0
-        return config.output
-
-    ablate(small_demo(tmp_path, tmp_path / "run"), [name], [3], tmp_path / "out", dry)
-    assert list(counting.asked) == ["self-seed3", f"{name}-seed3"]
+    config = small_demo(tmp_path, tmp_path / "run")
+    plain, changed = (settings(config, each, 3, tmp_path) for each in ("self", name))
+    assert changed.output == tmp_path / f"{name}-seed3"
+    assert plain.evaluation is not None and changed.evaluation is not None
+    assert (changed.seed, changed.evaluation.task) == (3, plain.evaluation.task)
+    same = {"output": plain.output, "evaluation": plain.evaluation}
+    unchanged = changed.model_copy(update=same) == plain
+    assert unchanged == (name in ("consistency", "continual-mixed")), "these two are self, measured again"
 
 
 def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from selfevo.progress import Silent
 from selfevo.prompts import Turns
 from selfevo.protocols import Generation, Problem, Request, Sampling
 from selfevo.records import Example
-from selfevo.sections import TaskConfig
+from selfevo.sections import EngineConfig, TaskConfig
 from selfevo.sets import draw_sets
 from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
@@ -298,33 +298,33 @@ def test_a_label_whose_responses_were_all_cut_off_is_still_spent(config: RunConf
     assert {row["prompt"] for row in rows} == {p.prompt.prompt for p in draw_sets(config).labelled}
 
 
+def evaluate(model: str, task: TaskConfig, count: int, engine: ScriptedEngine, output: Path | None) -> dict[str, Any]:
+    return evaluate_model(
+        model,
+        task,
+        count=count,
+        seed=0,
+        max_new_tokens=32,
+        engine_config=EngineConfig(),
+        output=output,
+        progress=Silent(),
+        engine=engine,
+    )
+
+
 def test_eval_measures_one_model_and_resumes(config: RunConfig, tmp_path: Path) -> None:
     assert config.evaluation is not None
-
-    def evaluate(engine: ScriptedEngine, output: Path | None) -> dict[str, Any]:
-        assert config.evaluation is not None
-        return evaluate_model(
-            config.model,
-            config.evaluation.task,
-            count=24,
-            seed=0,
-            max_new_tokens=32,
-            engine_config=config.engine,
-            output=output,
-            progress=Silent(),
-            engine=engine,
-        )
-
+    task = config.evaluation.task
     first = ScriptedEngine(student(config))
-    measured = evaluate(first, tmp_path / "eval")
+    measured = evaluate(config.model, task, 24, first, tmp_path / "eval")
     (stage,) = measured["stages"]
     assert stage["direct"]["n"] == 24
     assert json.loads((tmp_path / "eval/results.json").read_text()) == measured
     second = ScriptedEngine(student(config))
-    assert evaluate(second, tmp_path / "eval")["stages"][0]["direct"] == stage["direct"]
+    assert evaluate(config.model, task, 24, second, tmp_path / "eval")["stages"][0]["direct"] == stage["direct"]
     assert second.calls == []
     third = ScriptedEngine(student(config))
-    assert evaluate(third, None)["stages"][0]["direct"] == stage["direct"]
+    assert evaluate(config.model, task, 24, third, None)["stages"][0]["direct"] == stage["direct"]
     assert len(third.calls) == len(first.calls)
 
 
@@ -341,17 +341,7 @@ def test_eval_asks_nothing_that_the_run_has_learnt_from(config: RunConfig, tmp_p
     path.write_text("".join(json.dumps({"question": p.prompt.prompt, "answer": "#### 0"}) + "\n" for p in asked))
     (config.output / "models/round-3/config.json").write_text("{}")  # the scripted trainer writes none
     engine = ScriptedEngine(lambda model, turns: "#### 0" if len(turns) == 1 else "Verdict: qualified")
-    evaluate_model(
-        str(config.output),
-        TaskConfig(name="gsm8k", path=path),
-        count=len(others),
-        seed=0,
-        max_new_tokens=32,
-        engine_config=config.engine,
-        output=None,
-        progress=Silent(),
-        engine=engine,
-    )
+    evaluate(str(config.output), TaskConfig(name="gsm8k", path=path), len(others), engine, None)
     assert {request.turns[0] for _, request in engine.calls} == {p.prompt.prompt for p in others}
 
 

@@ -30,6 +30,7 @@ LAYERS = [
     {"sections", "claim"},
     {"config", "endpoint"},
     {"config_file"},
+    {"variants"},
     {"run", "tasks", "engines", "trainers", "teachers"},
     {"annotation", "selfinstruct", "evaluate", "evolution", "ledger", "monitors"},
     {"report", "table", "judging", "gate"},

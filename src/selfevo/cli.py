@@ -177,10 +177,10 @@ def ablate(
 ) -> None:
     """Runs a configuration beside variants of it: same labels, same problems, shared stages once; one table."""
     from selfevo.ablate import ablate as run_all
-    from selfevo.ablate import applicable
     from selfevo.launch import launch
     from selfevo.progress import Live
     from selfevo.table import print_ablation
+    from selfevo.variants import applicable
 
     settings = load_config(config, set_ or [])
     if not all(part.strip().isdigit() for part in seeds.split(",")):

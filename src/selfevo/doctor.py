@@ -49,7 +49,7 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
     folder, sets = resolve_model(config.model), draw_sets(config)
     parameters = count_parameters(folder)  # first: who does not know the model does not know its tokenizer either
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, sets)
-    found = estimate(config, chat, sets, d_meta)
+    found = estimate(config, parameters, chat, sets, d_meta)
     return [
         versions(),
         disk(config, folder, parameters),

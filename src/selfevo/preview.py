@@ -59,7 +59,8 @@ def preview(config: RunConfig, console: Console) -> None:
     ]
     for name, view in views:
         show(console, f"asked: {name}", rows, lambda row, view=view: Text(visible(chat, chat.prompt(view(row)))))
-    print_estimate(config, estimate(config, chat, sets, d_meta), len(d_meta), len(sets.pool), console)
+    found = estimate(config, count_parameters(folder), chat, sets, d_meta)
+    print_estimate(config, found, len(d_meta), len(sets.pool), console)
 
 
 def preview_annotation(config: RunConfig, console: Console) -> None:
@@ -152,8 +153,7 @@ class Estimate:
         return self.parameters * work / self.speed
 
 
-def estimate(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined]) -> Estimate:
-    """Raises ConfigError where transformers does not know the model."""
+def estimate(config: RunConfig, parameters: int, chat: Chat, sets: Sets, d_meta: Sequence[Refined]) -> Estimate:
     lengths = [len(chat.sequence(e.turns, e.weights)[0]) for e in meta_examples(d_meta, config.beta)]
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
@@ -172,7 +172,7 @@ def estimate(config: RunConfig, chat: Chat, sets: Sets, d_meta: Sequence[Refined
         training += rows * trainer_of(config, f"round-{t}").num_train_epochs
     measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
     generated = (pool * 1.5 + measured) * one
-    return Estimate(count_parameters(resolve_model(config.model)), lengths, training, generated, measure_flops(config))
+    return Estimate(parameters, lengths, training, generated, measure_flops(config))
 
 
 def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: int, console: Console) -> None:
@@ -193,6 +193,7 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
 
 
 def count_parameters(folder: Path) -> int:
+    """Raises ConfigError where transformers does not know the model."""
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))

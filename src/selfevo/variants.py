@@ -1,0 +1,122 @@
+"""One thing changed: the variants of a run that `selfevo ablate` knows, each a change of its configuration.
+
+docs/ablations.md says what each asks of the method.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from selfevo.config import RunConfig
+from selfevo.config_file import apply_overrides, parse_config
+from selfevo.errors import ConfigError
+from selfevo.filters import JUDGING
+
+SELF = "self"
+LABELS = re.compile(r"labels-(\d+)")
+SFT = re.compile(r"sft-(\d+)")
+Change = Callable[[RunConfig], list[str]]  # what is changed in a configuration, as `--set` would
+
+_WITH_SFT = "evaluation.stages=[sft, meta, rounds]"
+
+
+def _set(*overrides: str) -> Change:
+    return lambda config: list(overrides)
+
+
+def _judge(kind: str, *overrides: str) -> Change:
+    """Another judge of the rows; filters by form, such as length, stay."""
+
+    def change(config: RunConfig) -> list[str]:
+        by_form = [each.model_dump(mode="json") for each in config.filter if not isinstance(each, JUDGING)]
+        return [f"filter={json.dumps([{'kind': kind}, *by_form])}", *overrides]
+
+    return change
+
+
+def _share(share: float) -> Change:
+    """A share of D_meta, which trains as long as all of it, so that labels are compared and not optimizer steps; the
+    rounds keep their epochs."""
+
+    def change(config: RunConfig) -> list[str]:
+        trainer = config.trainer
+        return [
+            f"corpus.share={share}",
+            f"corpus.warmup_epochs={config.corpus.warmup_epochs / share}",
+            f"trainer.num_train_epochs={trainer.num_train_epochs / share}",
+            f"trainer.round_epochs={trainer.round_epochs or trainer.num_train_epochs}",
+        ]
+
+    return change
+
+
+VARIANTS = {
+    "no-filter": _judge("none"),
+    "no-refinement": _set("refine=false"),
+    "no-language": _set("corpus.words=false"),
+    "answer-agreement": _judge("answer-agreement"),
+    "self-consistency": _judge("answer-agreement", "refine=false"),
+    "votes": _judge("verdict-votes"),
+    "gold": _judge("gold"),
+    "one-round": _set("rounds=1"),
+    "six-rounds": _set("rounds=6"),
+    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt (docs/lab-notebook.md).
+    "restart": _set("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"),
+    "continual-mixed": _set("policy=continual-mixed"),
+    "continual-latest": _set("policy=continual-latest"),
+    "quarter-labels": _share(0.25),
+    "half-labels": _share(0.5),
+    "flipped-10": _set("corpus.flipped=0.1"),
+    "flipped-30": _set("corpus.flipped=0.3"),
+    "flipped-50": _set("corpus.flipped=0.5"),
+    "dpo": _set("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=2.0e-5"),
+    "grpo": _judge("none", "objective=grpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-5"),
+    "consistency": _set("evaluation.consistency=5", _WITH_SFT),
+    "lora": _set("trainer.lora={}"),
+}
+
+
+def find(name: str, config: RunConfig) -> list[str]:
+    """What a variant changes in a configuration. `labels-N` is the run with N of the labels, with its own SFT beside
+    it; `sft-N` is another SFT, with as many more labels as make N.
+
+    Raises ConfigError where there is none of the name, or not so many labels.
+    """
+    if match := SFT.fullmatch(name):
+        return [f"evaluation.sft_labels={match[1]}", _WITH_SFT]
+    if match := LABELS.fullmatch(name):
+        count, corpus = int(match[1]), config.corpus
+        if corpus.path:
+            raise ConfigError(f"variant {name}: a recorded D_meta has no labels to count; give --set corpus.share=...")
+        if not 0 < count <= corpus.labels:
+            raise ConfigError(f"variant {name}: there are {corpus.labels} labels; raise corpus.labels")
+        share, *longer = _share(count / corpus.labels)(config)
+        return [f"corpus.labels={count}" if corpus.prompts else share, *longer, _WITH_SFT]
+    if name not in VARIANTS:
+        raise ConfigError(f"there is no variant {name!r}; there are {', '.join(VARIANTS)}, labels-N, sft-N")
+    return VARIANTS[name](config)
+
+
+def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig:
+    """The configuration of a variant, or of `self`. Raises ConfigError where the change does not go with the rest."""
+    data = config.model_dump(mode="json")
+    if config.prompts is not None and config.prompts.task and config.prompts.count is None:
+        data["prompts"]["count"] = 300 * config.round_count  # another number of rounds must not change the pool
+    changes = ["evaluation.stages=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
+    data = apply_overrides(data, ["evaluation.stages=[meta, rounds]", *changes])
+    return parse_config({**data, "seed": seed, "output": str(output / f"{name}-seed{seed}")}, f"variant {name}")
+
+
+def applicable(config: RunConfig) -> tuple[list[str], list[str]]:
+    """The variants that a configuration can be changed into, and why the others cannot."""
+    names, refused = [], []
+    for name in VARIANTS:
+        try:
+            settings(config, name, 0, Path("nowhere"))
+            names.append(name)
+        except ConfigError as error:
+            refused.append(str(error))
+    return names, refused
