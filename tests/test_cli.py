@@ -63,7 +63,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     engine = ScriptedEngine(answer)
     monkeypatch.setattr("selfevo.doctor.examine", lambda config: [])  # it would want a real model
     monkeypatch.setattr(selfevo.launch, "TransformersEngine", lambda *settings: engine)
-    monkeypatch.setattr(selfevo.launch, "TRLTrainer", lambda *settings: ScriptedTrainer())
+    monkeypatch.setattr(selfevo.launch, "build_trainer", lambda *settings: ScriptedTrainer())
     return engine
 
 

@@ -170,7 +170,7 @@ class Slow(ScriptedEngine):
         return super().generate(*arguments)
 
 selfevo.launch.TransformersEngine = lambda *settings: Slow(student(load_config(Path(sys.argv[2]))), batch_size={batch})
-selfevo.launch.TRLTrainer = lambda *settings: ScriptedTrainer()
+selfevo.launch.build_trainer = lambda *settings: ScriptedTrainer()
 cli.main()
 """
 

@@ -38,9 +38,6 @@ from selfevo.sets import Sets, draw_sets, sources_of_prompts
 from selfevo.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.tasks import load_task
 from selfevo.teachers.oracle import OracleTeacher
-from selfevo.trainers.dpo import PreferenceTrainer
-from selfevo.trainers.grpo import VerdictRewardTrainer
-from selfevo.trainers.trl import TRLTrainer
 from selfevo.watch import Watch
 
 # What may be changed between a start and a resume: none of it decides what a row says.
@@ -172,12 +169,18 @@ def baseline_examples(
 
 
 def build_trainer(config: RunConfig, name: str) -> Trainer:
-    """The trainer of the model `name`."""
+    """The trainer of the model `name`, imported here: who only asks a model need not wait for TRL."""
     settings = trainer_of(config, name)
     if config.objective == "sft" or not name.startswith("round-"):
+        from selfevo.trainers.trl import TRLTrainer
+
         return TRLTrainer(settings)
     if config.objective == "dpo":
+        from selfevo.trainers.dpo import PreferenceTrainer
+
         return PreferenceTrainer(settings)
+    from selfevo.trainers.grpo import VerdictRewardTrainer
+
     return VerdictRewardTrainer(settings, config.skills, lambda: build_engine(config.engine))
 
 
@@ -281,7 +284,7 @@ def evaluate_model(
             run = Run(
                 root=root,
                 engine=engine,
-                trainer=lambda name: TRLTrainer(TrainerConfig()),
+                trainer=_nobody,
                 sampling={skill.name: limits for skill in (RESPOND, CRITIQUE, REFINE)},
                 seed=seed,
                 progress=progress,
@@ -293,3 +296,7 @@ def evaluate_model(
             results = {"task": task.name, "seed": seed, "policy": None, "stages": [stage], "comparisons": []}
             write_atomic(root / "results.json", json.dumps(results, indent=2))
     return results
+
+
+def _nobody(model: str) -> Trainer:
+    raise AssertionError(f"nothing is trained here, {model} was to be")
