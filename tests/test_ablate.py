@@ -138,6 +138,7 @@ def test_more_labels_for_sft_alone(tmp_path: Path) -> None:
     assert counting.trained["sft-24-seed0"] == ["base"], "the rounds are those of self"
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == ["base", "sft", "meta", "self", "sft-24, sft"] and "against" in rows["sft-24, sft"]["direct"]
+    assert rows["sft-24, sft"]["cost"]["trained_tokens"] > 0
     run = tmp_path / "out/sft-24-seed0"
     learnt = {row["turns"][0] for row in read_rows(run / "models/sft/examples.jsonl")}
     given = {row["prompt"]["prompt"] for name in ("labelled", "sft") for row in read_rows(run / f"data/{name}.jsonl")}

@@ -89,17 +89,19 @@ def _models(output: Path, name: str, seed: int) -> dict[str, dict[str, Any]]:
     where they are not those of `self`."""
     run, plain = output / f"{name}-seed{seed}", output / f"{SELF}-seed{seed}"
     results = read_marker(run / RESULTS)
+    cost = costs(run)["total"]
+    only_sft = SFT.fullmatch(name)  # its rounds are those of `self`, and its SFT is all that it costs
     models = {}
     for stage in results["stages"]:
-        own = {"stage": stage, "rounds": [], "cost": None}
+        own = {"stage": stage, "rounds": [], "cost": cost if only_sft else None}
         if stage["name"].startswith("round-"):
-            models[name] = {"stage": stage, "rounds": results["rounds"], "cost": costs(run)["total"]}
+            models[name] = {"stage": stage, "rounds": results["rounds"], "cost": cost}
         elif name == SELF:
             models[stage["name"]] = own
         elif not _same(run, plain, stage["name"]):
             models[f"{name}, {stage['name']}"] = own
-    if SFT.fullmatch(name):
-        models.pop(name, None)  # its rounds are those of `self`
+    if only_sft:
+        models.pop(name, None)
     return models
 
 
