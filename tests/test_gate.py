@@ -42,6 +42,7 @@ def test_rounds_without_a_significant_gain_stop_the_run_and_the_best_is_kept() -
 def test_a_significant_loss_is_no_gain() -> None:
     gate, going = play(GateConfig(task=TASK), 70, 40)
     assert (going, gate.best) == ([True, False], "meta")
+    assert gate.stopped.startswith("round-1 is significantly worse than meta on 100 problems of the gate (-30.0 points")
 
 
 def test_patience_waits_and_a_gain_starts_it_anew() -> None:

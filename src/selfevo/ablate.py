@@ -27,8 +27,8 @@ def ablate(
 ) -> dict[str, Any]:
     """Runs `self` and the variants in `output`, each seed in turn; returns what output/ablation.json holds.
 
-    `launch(config, shared=directories)` does one run. What was finished before is not done again. A variant that fails
-    does not stop the others: raises RunError at the end, with the reason of each.
+    `launch(config, shared=directories)` does one run. What was finished before is not done again. A variant whose
+    training, engine or data fail does not stop the others: raises RunError at the end, with the reason of each.
     """
     if config.evaluation is None:
         raise ConfigError("an ablation compares on held-out problems; give the configuration an evaluation")
@@ -45,8 +45,8 @@ def ablate(
                 failed.append(f"{name}, seed {seed}: stopped by an alarm of its monitors")
         except (TrainingError, EngineError, DataError) as error:
             failed.append(f"{name}, seed {seed}: {error}")
-        table = tabulate(output)
         with locked(output):  # several processes, each with seeds of its own, may share the folder
+            table = tabulate(output)
             write_atomic(output / "ablation.json", json.dumps(table, indent=2))
     if failed:
         raise RunError(f"{len(failed)} of {len(runs)} runs failed, the others are in the table: {'; '.join(failed)}")
@@ -114,8 +114,8 @@ def _same(run: Path, plain: Path, stage: str) -> bool:
         for folder in (run, plain)
     ]
     markers = [folder / "models" / stage / MODEL_MARKER for folder in (run, plain)]
-    lineages = {read_marker(marker)["lineage"] for marker in markers if marker.exists()}
-    return ways[0] == ways[1] and len(lineages) <= 1
+    lineages = [read_marker(marker)["lineage"] if marker.exists() else None for marker in markers]  # base has none
+    return ways[0] == ways[1] and lineages[0] == lineages[1]
 
 
 def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]]) -> dict[str, Any]:

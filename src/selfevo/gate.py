@@ -40,8 +40,10 @@ class Gate:
         self._without_gain += 1
         if self._without_gain == self.config.patience:
             low, high = compared["ci"]
+            lost = compared["difference"] < 0 and compared["p_value"] < self.config.alpha
+            verdict = "significantly worse" if lost else "not significantly better"
             self.stopped = (
-                f"{name} is not significantly better than {self.best} on {len(scores)} problems of the gate "
+                f"{name} is {verdict} than {self.best} on {len(scores)} problems of the gate "
                 f"({100 * compared['difference']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}, "
                 f"p = {compared['p_value']:.2g}); {self._without_gain} in a row, and {self.best} is the best model"
             )
