@@ -72,7 +72,7 @@ VARIANTS = {
     "flipped-10": _set("corpus.flipped=0.1"),
     "flipped-30": _set("corpus.flipped=0.3"),
     "flipped-50": _set("corpus.flipped=0.5"),
-    "dpo": _set("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=2.0e-5"),
+    "dpo": _set("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-4"),
     "grpo": _judge("none", "objective=grpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-5"),
     "consistency": _set("evaluation.consistency=5", _WITH_SFT),
     "lora": _set("trainer.lora={}"),
