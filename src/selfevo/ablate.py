@@ -16,10 +16,8 @@ from selfevo.config import RunConfig
 from selfevo.errors import ConfigError, DataError, EngineError, RunError, TrainingError
 from selfevo.evaluate import compare, natural, rate, wilson
 from selfevo.files import MODEL_MARKER, read_marker, write_atomic
-from selfevo.ledger import costs, summarise
+from selfevo.ledger import costs, is_finished, read_results
 from selfevo.variants import LABELS, SELF, SFT, VARIANTS, settings
-
-RESULTS = "results.json"  # of a run
 
 
 def ablate(
@@ -41,7 +39,7 @@ def ablate(
         others = [other.output for _, of, other in runs if of == seed and other.output != own.output]
         try:
             launch(own, shared=tuple(folder for folder in others if folder.is_dir()))
-            if not _finished(own.output):
+            if not is_finished(own.output):
                 failed.append(f"{name}, seed {seed}: stopped by an alarm of its monitors")
         except (TrainingError, EngineError, DataError) as error:
             failed.append(f"{name}, seed {seed}: {error}")
@@ -61,8 +59,10 @@ def tabulate(output: Path) -> dict[str, Any]:
     several seeds they are about these models: how much another seed would give is what the accuracies of the seeds say.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for name, seed in _runs(output):
-        for label, model in _models(output, name, seed).items():
+    runs = _runs(output)
+    for name, seed in runs:
+        plain = output / f"{SELF}-seed{seed}" if name != SELF and (SELF, seed) in runs else None
+        for label, model in _models(output / f"{name}-seed{seed}", name, plain).items():
             found.setdefault(label, {})[seed] = model
     reference = found.get(SELF, {})
     seeds = sorted({seed for of_seeds in found.values() for seed in of_seeds})
@@ -75,47 +75,38 @@ def _runs(output: Path) -> list[tuple[str, int]]:
     for run in output.glob("*-seed*"):
         name, _, seed = run.name.rpartition("-seed")
         known = name in order or LABELS.fullmatch(name) or SFT.fullmatch(name)
-        if known and seed.isdecimal() and _finished(run):
+        if known and seed.isdecimal() and is_finished(run):
             found.append((name, int(seed)))
     return sorted(found, key=lambda run: (order.index(run[0]) if run[0] in order else len(order), natural(run[0]), run))
 
 
-def _finished(run: Path) -> bool:
-    return (run / RESULTS).is_file() and summarise(run).status == "finished"
-
-
-def _models(output: Path, name: str, seed: int) -> dict[str, dict[str, Any]]:
+def _models(run: Path, name: str, plain: Path | None) -> dict[str, dict[str, Any]]:
     """The models of a run that stand in the table: its last round under the name of the run, and those before it
-    where they are not those of `self`."""
-    run, plain = output / f"{name}-seed{seed}", output / f"{SELF}-seed{seed}"
-    results = read_marker(run / RESULTS)
+    where they are not those of `plain`, the run `self` of the same seed."""
+    content = read_results(run)
+    measured = {stage["name"]: stage for stage in read_results(plain)["stages"]} if plain else {}
     cost = costs(run)["total"]
     only_sft = SFT.fullmatch(name)  # its rounds are those of `self`, and its SFT is all that it costs
     models = {}
-    for stage in results["stages"]:
-        own = {"stage": stage, "rounds": [], "cost": cost if only_sft else None}
+    for stage in content["stages"]:
         if stage["name"].startswith("round-"):
-            models[name] = {"stage": stage, "rounds": results["rounds"], "cost": cost}
-        elif name == SELF:
-            models[stage["name"]] = own
-        elif not _same(run, plain, stage["name"]):
-            models[f"{name}, {stage['name']}"] = own
+            models[name] = {"stage": stage, "rounds": content["rounds"], "cost": cost}
+            continue
+        theirs = measured.get(stage["name"], {"answers": {}})
+        in_the_same_ways = stage["answers"].keys() == theirs["answers"].keys()
+        if plain and in_the_same_ways and _lineage(run, stage["name"]) == _lineage(plain, stage["name"]):
+            continue
+        label = stage["name"] if name == SELF else f"{name}, {stage['name']}"
+        models[label] = {"stage": stage, "rounds": [], "cost": cost if only_sft else None}
     if only_sft:
         models.pop(name, None)
     return models
 
 
-def _same(run: Path, plain: Path, stage: str) -> bool:
-    """Whether two runs have the same model of a stage, measured in the same ways."""
-    if not _finished(plain):
-        return False
-    ways = [
-        [each["answers"].keys() for each in read_marker(folder / RESULTS)["stages"] if each["name"] == stage]
-        for folder in (run, plain)
-    ]
-    markers = [folder / "models" / stage / MODEL_MARKER for folder in (run, plain)]
-    lineages = [read_marker(marker)["lineage"] if marker.exists() else None for marker in markers]  # base has none
-    return ways[0] == ways[1] and lineages[0] == lineages[1]
+def _lineage(run: Path, model: str) -> str | None:
+    """None of the base, which no run has made."""
+    marker = run / "models" / model / MODEL_MARKER
+    return read_marker(marker)["lineage"] if marker.exists() else None
 
 
 def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, dict[str, Any]]) -> dict[str, Any]:

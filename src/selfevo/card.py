@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from selfevo.files import MODEL_MARKER, read_marker, write_atomic
-from selfevo.ledger import costs
+from selfevo.ledger import costs, read_results
 from selfevo.report.wording import duration, number, percent
 
 TERMS = {
@@ -34,8 +34,7 @@ def write_card(root: Path, name: str) -> None:
     )
     if "removed" in marker:
         return
-    path = root / "results.json"
-    results = read_marker(path) if path.is_file() else {}
+    results = read_results(root)
     base = str(config["model"])
     metadata = {
         # A folder on somebody's disk is no name on the hub, and no business of the reader.

@@ -90,6 +90,11 @@ class RunConfig(Strict):
     def round_count(self) -> int:
         return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
 
+    @property
+    def default_pool(self) -> int:
+        """How many prompts a task draws for all the rounds where no count is given."""
+        return 300 * self.round_count
+
     @model_validator(mode="after")
     def _one_pool(self) -> RunConfig:
         if isinstance(self.rounds, int):

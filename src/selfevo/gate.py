@@ -32,7 +32,8 @@ class Gate:
             return True
         mode = self.config.mode if self.config.task else "agreement"
         compared = compare(name, scores, self.best, self._to_beat, mode)
-        promoted = compared["difference"] > 0 and compared["p_value"] < self.config.alpha
+        significant = compared["p_value"] < self.config.alpha
+        promoted = significant and compared["difference"] > 0
         self.history.append({**compared, "promoted": promoted})
         if promoted:
             self.best, self._to_beat, self._without_gain = name, scores, 0
@@ -40,8 +41,7 @@ class Gate:
         self._without_gain += 1
         if self._without_gain == self.config.patience:
             low, high = compared["ci"]
-            lost = compared["difference"] < 0 and compared["p_value"] < self.config.alpha
-            verdict = "significantly worse" if lost else "not significantly better"
+            verdict = "significantly worse" if significant else "not significantly better"
             self.stopped = (
                 f"{name} is {verdict} than {self.best} on {len(scores)} problems of the gate "
                 f"({100 * compared['difference']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}, "

@@ -254,8 +254,8 @@ def evaluate_model(
     """Measures one model on `count` problems; returns what results.json of a run has, with one stage.
 
     `model` is a folder or a hub id, or stands behind `endpoint`. Of a model in a run directory no problem is asked that
-    its run had to learn from. With `output`, every row is kept there and a second
-    call goes on where the first was stopped.
+    its run had to learn from. With `output`, every row is kept there and a second call goes on where the first was
+    stopped.
     """
     if endpoint is not None:
         from selfevo.engines.openai import OpenAIEngine  # an extra

@@ -66,7 +66,7 @@ def is_run(path: Path) -> bool:
 
 def summarise(root: Path) -> Summary:
     config = read_marker(_run(root) / "config.json")
-    stages = _results(root).get("stages", [])
+    stages = read_results(root).get("stages", [])
     models = _models(root)
     events = list(_events(root))
     return Summary(
@@ -159,7 +159,7 @@ def removable(root: Path) -> list[Path]:
     scratch space."""
     models = [model for model in _models(root) if "removed" not in read_marker(model / MODEL_MARKER)]
     kept = {models[-1].name} if models else set()
-    measured = {stage["name"]: stage["direct"]["accuracy"] for stage in _results(root).get("stages", [])}
+    measured = {stage["name"]: stage["direct"]["accuracy"] for stage in read_results(root).get("stages", [])}
     if names := [model.name for model in reversed(models) if model.name in measured]:
         kept.add(max(names, key=lambda name: measured[name]))  # the latest of the best
     kept.add(_gates_best(root))
@@ -240,7 +240,8 @@ def _fault(marker: Path) -> list[str]:
     return [fault] if fault else []
 
 
-def _results(root: Path) -> dict[str, Any]:
+def read_results(root: Path) -> dict[str, Any]:
+    """What results.json holds; empty before it is written."""
     path = root / "results.json"
     return read_marker(path) if path.is_file() else {}
 
@@ -258,12 +259,16 @@ def _add(entry: Entry, event: dict[str, Any]) -> None:
 
 def _gates_best(root: Path) -> str:
     """Its name, or nothing where there is no gate."""
-    return str((_results(root).get("gate") or {}).get("best", ""))
+    return str((read_results(root).get("gate") or {}).get("best", ""))
 
 
 def _events(root: Path) -> Iterator[dict[str, Any]]:
     path = root / "events.jsonl"
     return read_rows(path) if path.is_file() else iter(())
+
+
+def is_finished(root: Path) -> bool:
+    return _status(root, list(_events(root))) == "finished"
 
 
 def _status(root: Path, events: list[dict[str, Any]]) -> str:

@@ -85,7 +85,7 @@ def draw_sets(config: RunConfig) -> Sets:
     for number, source in enumerate(sources):
         pool: list[Prompt] = []
         if source and source.task:
-            problems = draw(source.task, source.count or 300 * config.round_count // len(sources), 3 + number)
+            problems = draw(source.task, source.count or config.default_pool // len(sources), 3 + number)
             answers |= {p.prompt.id: p for p in problems}
             tasks |= dict.fromkeys((p.prompt.id for p in problems), load_task(source.task))
             pool = [p.prompt for p in problems]

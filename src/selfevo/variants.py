@@ -38,19 +38,18 @@ def _judge(kind: str, *overrides: str) -> Change:
 
 
 def _share(share: float) -> Change:
-    """A share of D_meta, which trains as long as all of it, so that labels are compared and not optimizer steps; the
+    return lambda config: [f"corpus.share={share}", *_as_many_steps(config, share)]
+
+
+def _as_many_steps(config: RunConfig, share: float) -> list[str]:
+    """What makes a share of D_meta train as long as all of it, so that labels are compared and not optimizer steps; the
     rounds keep their epochs."""
-
-    def change(config: RunConfig) -> list[str]:
-        trainer = config.trainer
-        return [
-            f"corpus.share={share}",
-            f"corpus.warmup_epochs={config.corpus.warmup_epochs / share}",
-            f"trainer.num_train_epochs={trainer.num_train_epochs / share}",
-            f"trainer.round_epochs={trainer.round_epochs or trainer.num_train_epochs}",
-        ]
-
-    return change
+    trainer = config.trainer
+    return [
+        f"corpus.warmup_epochs={config.corpus.warmup_epochs / share}",
+        f"trainer.num_train_epochs={trainer.num_train_epochs / share}",
+        f"trainer.round_epochs={trainer.round_epochs or trainer.num_train_epochs}",
+    ]
 
 
 VARIANTS = {
@@ -93,8 +92,9 @@ def find(name: str, config: RunConfig) -> list[str]:
             raise ConfigError(f"variant {name}: a recorded D_meta has no labels to count; give --set corpus.share=...")
         if not 0 < count <= corpus.labels:
             raise ConfigError(f"variant {name}: there are {corpus.labels} labels; raise corpus.labels")
-        share, *longer = _share(count / corpus.labels)(config)
-        return [f"corpus.labels={count}" if corpus.prompts else share, *longer, _WITH_SFT]
+        share = count / corpus.labels
+        fewer = f"corpus.labels={count}" if corpus.prompts else f"corpus.share={share}"
+        return [fewer, *_as_many_steps(config, share), _WITH_SFT]
     if name not in VARIANTS:
         raise ConfigError(f"there is no variant {name!r}; there are {', '.join(VARIANTS)}, labels-N, sft-N")
     return VARIANTS[name](config)
@@ -104,7 +104,7 @@ def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig
     """The configuration of a variant, or of `self`. Raises ConfigError where the change does not go with the rest."""
     data = config.model_dump(mode="json")
     if config.prompts is not None and config.prompts.task and config.prompts.count is None:
-        data["prompts"]["count"] = 300 * config.round_count  # another number of rounds must not change the pool
+        data["prompts"]["count"] = config.default_pool  # another number of rounds must not change the pool
     changes = ["evaluation.stages=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
     data = apply_overrides(data, ["evaluation.stages=[meta, rounds]", *changes])
     return parse_config({**data, "seed": seed, "output": str(output / f"{name}-seed{seed}")}, f"variant {name}")
