@@ -13,7 +13,8 @@ folder=${2:-runs/questions}
 seeds=${3:-0,1,2}
 shift $(($# < 3 ? $# : 3))
 case $question in
-  refinement) only=(no-refinement self-consistency answer-agreement) ;; # 1 is it needed, or is self-consistency enough?
+  # 1 is it needed, or is self-consistency enough? With a quarter of the prompts `self` keeps as many rows as without refinement
+  refinement) only=(no-refinement self-consistency answer-agreement prompts-45) ;;
   rounds) only=(one-round) ;;                                           # 2 do several beat one with all the prompts?
   stopping) only=(six-rounds) ;;                                        # 3 when to stop?
   feedback) only=(no-language flipped-10 flipped-30 flipped-50) ;;      # 4 how good is it, and how does noise hurt?

@@ -133,6 +133,16 @@ def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:
     assert {row["turns"][0] for row in warm_up} < {row["prompt"] for row in corpus}, "no label beyond the four"
 
 
+def test_fewer_prompts_are_some_of_those_of_self(tmp_path: Path) -> None:
+    counting, _ = play(tmp_path, ["prompts-3"])
+    pool, fewer = (
+        [row["prompt"] for row in read_rows(tmp_path / f"out/{name}-seed0/data/pool.jsonl")]
+        for name in ("self", "prompts-3")
+    )
+    assert len(fewer) == 3 < len(pool) and set(fewer) < set(pool)
+    assert counting.trained["prompts-3-seed0"] == ["meta", "round-1", "round-2"]
+
+
 def test_more_labels_for_sft_alone(tmp_path: Path) -> None:
     counting, found = play(tmp_path, ["sft-24"])
     assert counting.trained["sft-24-seed0"] == ["base"], "the rounds are those of self"
@@ -221,13 +231,15 @@ def test_a_variant_that_does_not_finish_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_configuration(name: str, tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
+    if name == "continual-mixed":
+        config = config.model_copy(update={"policy": "restart"})
     plain, changed = (settings(config, each, 3, tmp_path) for each in ("self", name))
     assert changed.output == tmp_path / f"{name}-seed3"
     assert plain.evaluation is not None and changed.evaluation is not None
     assert (changed.seed, changed.evaluation.task) == (3, plain.evaluation.task)
     same = {"output": plain.output, "evaluation": plain.evaluation}
     unchanged = changed.model_copy(update=same) == plain
-    assert unchanged == (name in ("consistency", "continual-mixed")), "these two are self, measured again"
+    assert unchanged == (name == "consistency"), "self, measured again"
 
 
 def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None:
@@ -236,6 +248,10 @@ def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None
         ablate(config, ["no-filter", "no-fliter"], [0], tmp_path / "out", lambda *_, **__: tmp_path)
     with pytest.raises(ConfigError, match="variant labels-99: there are 16 labels"):
         find("labels-99", config)
+    without = config.model_dump(mode="json", exclude={"prompts"})
+    rounds = parse_config({**without, "rounds": [{"prompts": "p.jsonl"}]}, "x")
+    with pytest.raises(ConfigError, match="variant prompts-9: each of the rounds has prompts of its own"):
+        find("prompts-9", rounds)
     with pytest.raises(ConfigError, match="give the configuration an evaluation"):
         ablate(config.model_copy(update={"evaluation": None}), [], [0], tmp_path / "out", lambda *_, **__: tmp_path)
     assert not (tmp_path / "out").exists()
@@ -302,11 +318,14 @@ def test_a_variant_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
 def test_what_does_not_go_with_a_configuration_is_left_out_and_named(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
-    assert applicable(config) == (list(VARIANTS), [])
+    assert applicable(config) == (
+        [name for name in VARIANTS if name != "continual-mixed"],
+        ["variant continual-mixed: the configuration is so already, it would be self again"],
+    )
     data = config.model_dump(mode="json")
     names, refused = applicable(parse_config({**data, "prompts": {"path": "p.jsonl"}, "refine": False}, "x"))
-    assert set(VARIANTS) - set(names) == {"gold", "dpo"}
-    assert len(refused) == 2
+    assert set(VARIANTS) - set(names) == {"gold", "dpo", "no-refinement", "continual-mixed"}
+    assert len(refused) == 4
     assert "variant dpo: objective dpo prefers r^ to r" in " ".join(refused)
 
 
@@ -337,8 +356,8 @@ def test_a_run_that_took_models_over_knows_its_best_one(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_nothing_of_its_own_to_do_is_finished_too(tmp_path: Path) -> None:
-    play(tmp_path, ["continual-mixed"])  # which is the policy of `self`
-    counting, found = play(tmp_path, ["continual-mixed"])
+    play(tmp_path, ["labels-16"])  # all the labels of `self`
+    counting, found = play(tmp_path, ["labels-16"])
     rows = {row["name"]: row for row in found["rows"]}
-    assert rows["continual-mixed"]["direct"]["accuracy"] == rows["self"]["direct"]["accuracy"]
+    assert rows["labels-16"]["direct"]["accuracy"] == rows["self"]["direct"]["accuracy"]
     assert not any(counting.trained.values())

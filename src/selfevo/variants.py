@@ -18,6 +18,7 @@ from selfevo.filters import JUDGING
 SELF = "self"
 LABELS = re.compile(r"labels-(\d+)")
 SFT = re.compile(r"sft-(\d+)")
+PROMPTS = re.compile(r"prompts-(\d+)")
 Change = Callable[[RunConfig], list[str]]  # what is changed in a configuration, as `--set` would
 
 _WITH_SFT = "evaluation.stages=[sft, meta, rounds]"
@@ -80,7 +81,7 @@ VARIANTS = {
 
 def find(name: str, config: RunConfig) -> list[str]:
     """What a variant changes in a configuration. `labels-N` is the run with N of the labels, with its own SFT beside
-    it; `sft-N` is another SFT, with as many more labels as make N.
+    it; `sft-N` is another SFT, with as many more labels as make N; `prompts-N` is the run with N unlabelled prompts.
 
     Raises ConfigError where there is none of the name, or not so many labels.
     """
@@ -95,19 +96,31 @@ def find(name: str, config: RunConfig) -> list[str]:
         share = count / corpus.labels
         fewer = f"corpus.labels={count}" if corpus.prompts else f"corpus.share={share}"
         return [fewer, *_as_many_steps(config, share), _WITH_SFT]
+    if match := PROMPTS.fullmatch(name):
+        if config.prompts is None:
+            raise ConfigError(f"variant {name}: each of the rounds has prompts of its own; give one pool, `prompts`")
+        return [f"prompts.count={match[1]}"]
     if name not in VARIANTS:
-        raise ConfigError(f"there is no variant {name!r}; there are {', '.join(VARIANTS)}, labels-N, sft-N")
+        known = ", ".join(VARIANTS)
+        raise ConfigError(f"there is no variant {name!r}; there are {known}, labels-N, sft-N, prompts-N")
     return VARIANTS[name](config)
 
 
 def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig:
-    """The configuration of a variant, or of `self`. Raises ConfigError where the change does not go with the rest."""
+    """The configuration of a variant, or of `self`.
+
+    Raises ConfigError where the change does not go with the rest, or is none.
+    """
     data = config.model_dump(mode="json")
     if config.prompts is not None and config.prompts.task and config.prompts.count is None:
         data["prompts"]["count"] = config.default_pool  # another number of rounds must not change the pool
+    data = apply_overrides(data, ["evaluation.stages=[meta, rounds]"])
     changes = ["evaluation.stages=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
-    data = apply_overrides(data, ["evaluation.stages=[meta, rounds]", *changes])
-    return parse_config({**data, "seed": seed, "output": str(output / f"{name}-seed{seed}")}, f"variant {name}")
+    place = {"seed": seed, "output": str(output / f"{name}-seed{seed}")}
+    changed = parse_config({**apply_overrides(data, changes), **place}, f"variant {name}")
+    if changed == parse_config({**data, **place}, f"variant {name}"):
+        raise ConfigError(f"variant {name}: the configuration is so already, it would be {SELF} again")
+    return changed
 
 
 def applicable(config: RunConfig) -> tuple[list[str], list[str]]:
