@@ -94,7 +94,7 @@ def demo_model() -> Path:
     return folder
 
 
-def convert(source: Path, folder: Path) -> None:
+def convert(source: Path, folder: Path, chat_template: str = CHAT_TEMPLATE) -> None:
     """GGUF -> a plain transformers folder in bf16. transformers reads GGUF but does not save what it read."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -103,7 +103,7 @@ def convert(source: Path, folder: Path) -> None:
 
     quiet()
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = chat_template
     loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     settings = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
