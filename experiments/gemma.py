@@ -14,9 +14,9 @@ from selfevo.demo import convert
 
 # That of google/gemma-3-270m-it; the base model comes without.
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + "
-    "('model' if message['role'] == 'assistant' else message['role']) + '\n' + message['content'] + '<end_of_turn>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' "
+    "else message['role']) + '\n' + message['content'] + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
 
 if __name__ == "__main__":
