@@ -134,7 +134,8 @@ def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:
 
 
 def test_fewer_prompts_are_some_of_those_of_self(tmp_path: Path) -> None:
-    counting, _ = play(tmp_path, ["prompts-3"])
+    counting, found = play(tmp_path, ["prompts-3"])
+    assert "prompts-3" in [row["name"] for row in found["rows"]]
     pool, fewer = (
         [row["prompt"] for row in read_rows(tmp_path / f"out/{name}-seed0/data/pool.jsonl")]
         for name in ("self", "prompts-3")

@@ -17,7 +17,7 @@ from selfevo.errors import ConfigError, DataError, EngineError, RunError, Traini
 from selfevo.evaluate import compare, natural, rate, wilson
 from selfevo.files import MODEL_MARKER, read_marker, write_atomic
 from selfevo.ledger import costs, is_finished, read_results
-from selfevo.variants import LABELS, SELF, SFT, VARIANTS, settings
+from selfevo.variants import SELF, SFT, VARIANTS, is_variant, settings
 
 
 def ablate(
@@ -74,8 +74,7 @@ def _runs(output: Path) -> list[tuple[str, int]]:
     order, found = [SELF, *VARIANTS], []
     for run in output.glob("*-seed*"):
         name, _, seed = run.name.rpartition("-seed")
-        known = name in order or LABELS.fullmatch(name) or SFT.fullmatch(name)
-        if known and seed.isdecimal() and is_finished(run):
+        if (name == SELF or is_variant(name)) and seed.isdecimal() and is_finished(run):
             found.append((name, int(seed)))
     return sorted(found, key=lambda run: (order.index(run[0]) if run[0] in order else len(order), natural(run[0]), run))
 

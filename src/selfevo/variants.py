@@ -79,6 +79,10 @@ VARIANTS = {
 }
 
 
+def is_variant(name: str) -> bool:
+    return name in VARIANTS or any(pattern.fullmatch(name) for pattern in (LABELS, SFT, PROMPTS))
+
+
 def find(name: str, config: RunConfig) -> list[str]:
     """What a variant changes in a configuration. `labels-N` is the run with N of the labels, with its own SFT beside
     it; `sft-N` is another SFT, with as many more labels as make N; `prompts-N` is the run with N unlabelled prompts.
