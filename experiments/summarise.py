@@ -2,11 +2,13 @@
 
 python experiments/summarise.py RUN_OR_RESULTS_JSON [...]
 python experiments/summarise.py ABLATION_JSON [ROW ...]      # all rows, or those
+python experiments/summarise.py MANIFEST_JSON [...]          # what runs cost
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ def main(arguments: list[str]) -> None:
     first = read(arguments[0])
     if "rows" in first:
         ablation(first["rows"], arguments[1:])
+    elif "costs" in first:
+        costs([first["costs"], *(read(name)["costs"] for name in arguments[1:])])
     else:
         several([first, *map(read, arguments[1:])])
 
@@ -65,6 +69,30 @@ def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
         for mode in ("consistency", "both"):
             cells += [percent(row[mode]["accuracy"]), *against(row[mode])]
         print(f"| {' | '.join(cells)} |")
+
+
+def costs(runs: list[dict[str, dict[str, float]]]) -> None:
+    """Of each part, all rounds and all evaluated models together; then of answering the problems of the evaluation with
+    each model. Means over the runs."""
+    columns = ("seconds", "prompt_tokens", "new_tokens", "trained_tokens")
+    parts: dict[str, list[float]] = {}
+    answering: dict[str, list[float]] = {}
+    for run in runs:
+        for stage, cost in run.items():
+            part = re.sub(r"-\d+(?=/|$)", "", re.sub(r"^evaluate-[^/]+", "evaluate", stage))
+            summed = parts.setdefault(part, [0.0] * len(columns))
+            summed[:] = (old + cost[column] / len(runs) for old, column in zip(summed, columns, strict=True))
+            if match := re.fullmatch(r"evaluate-([^/]+)/(respond|critique|refine)", stage):
+                new, seconds = cost["new_tokens"] / len(runs), cost["seconds"] / len(runs)
+                totals = answering.setdefault(match[1], [0.0] * 4)
+                direct = [new, seconds] if match[2] == "respond" else [0.0, 0.0]
+                totals[:] = (old + more for old, more in zip(totals, [*direct, new, seconds], strict=True))
+    head("part", "s", "prompt tokens", "new tokens", "trained tokens")
+    for part, sums in parts.items():
+        print(f"| {part} | {' | '.join(f'{value:,.0f}' for value in sums)} |")
+    head("model", "direct: new tokens", "s", "refined: new tokens", "s")
+    for model, sums in answering.items():
+        print(f"| {model} | {' | '.join(f'{value:,.0f}' for value in sums)} |")
 
 
 def each_seed(mode: dict[str, Any]) -> str:
