@@ -2,6 +2,7 @@
 
 python experiments/summarise.py RUN_OR_RESULTS_JSON [...]
 python experiments/summarise.py ABLATION_JSON [ROW ...]      # all rows, or those
+python experiments/summarise.py ABLATION_JSON A:B [...]      # row A against row B, on the same problems
 python experiments/summarise.py MANIFEST_JSON [...]          # what runs cost
 """
 
@@ -12,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from selfevo.evaluate import compare
 
 
 def percent(value: float | None) -> str:
@@ -35,6 +38,9 @@ def read(name: str) -> dict[str, Any]:
 
 
 def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
+    if any(":" in each for each in wanted):
+        pairs({row["name"]: row for row in rows}, wanted)
+        return
     if missing := set(wanted) - {row["name"] for row in rows}:
         sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(row['name'] for row in rows)}")
     rows = [row for row in rows if not wanted or row["name"] in wanted]
@@ -68,6 +74,22 @@ def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
         cells = [row["name"], percent(row["direct"]["accuracy"]), percent(row["refined"]["accuracy"])]
         for mode in ("consistency", "both"):
             cells += [percent(row[mode]["accuracy"]), *against(row[mode])]
+        print(f"| {' | '.join(cells)} |")
+
+
+def pairs(rows: dict[str, dict[str, Any]], wanted: list[str]) -> None:
+    head("comparison", "direct", "gained", "lost", "McNemar p", "refined", "gained", "lost", "McNemar p")
+    for each in wanted:
+        a, _, b = each.partition(":")
+        if missing := {a, b} - rows.keys():
+            sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(rows)}")
+        cells = [f"{a} against {b}"]
+        for mode in ("direct", "refined"):
+            ours, theirs = rows[a][mode]["by_seed"], rows[b][mode]["by_seed"]
+            bits = [[bit == "1" for s in ours if s in theirs for bit in row[s]["answers"]] for row in (ours, theirs)]
+            pair = compare(a, bits[0], b, bits[1], mode)
+            cells += [f"{100 * pair['difference']:+.1f} ({bounds(pair['ci'], signed=True)})"]
+            cells += [str(pair["gained"]), str(pair["lost"]), f"{pair['p_value']:.2g}"]
         print(f"| {' | '.join(cells)} |")
 
 

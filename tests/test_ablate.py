@@ -99,6 +99,8 @@ def test_the_table_pools_the_seeds_and_pairs_the_problems(tmp_path: Path) -> Non
         assert row["direct"]["correct"] / 48 == pytest.approx(
             sum(each["accuracy"] for each in row["direct"]["by_seed"].values()) / 2
         )
+        for seed in row["direct"]["by_seed"].values():
+            assert seed["answers"].count("1") == seed["correct"] and len(seed["answers"]) == seed["n"]
     assert "against" not in rows["self"]["direct"]
     pair = rows["base"]["direct"]["against"]
     assert pair["difference"] == pytest.approx(rows["base"]["direct"]["accuracy"] - rows["self"]["direct"]["accuracy"])

@@ -114,7 +114,11 @@ def _row(label: str, of_seeds: dict[int, dict[str, Any]], reference: dict[int, d
     for mode in ("direct", "refined"):
         row[mode] = _compared(label, of_seeds, reference, mode)
         row[mode]["by_seed"] = {
-            str(seed): _compared(label, {seed: each}, reference, mode) for seed, each in of_seeds.items()
+            str(seed): {
+                **_compared(label, {seed: each}, reference, mode),
+                "answers": each["stage"]["answers"][mode],  # 1 for right: any two rows can be tested in pairs
+            }
+            for seed, each in of_seeds.items()
         }
     for mode in ("consistency", "both"):
         if all(mode in stage["answers"] for stage in stages):
