@@ -23,7 +23,9 @@ def percent(value: float | None) -> str:
 
 def main(arguments: list[str]) -> None:
     first = read(arguments[0])
-    if "rows" in first:
+    if "rows" in first and any(":" in each for each in arguments[1:]):
+        pairs(first["rows"], arguments[1:])
+    elif "rows" in first:
         ablation(first["rows"], arguments[1:])
     elif "costs" in first:
         costs([first["costs"], *(read(name)["costs"] for name in arguments[1:])])
@@ -38,12 +40,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
-    if any(":" in each for each in wanted):
-        pairs({row["name"]: row for row in rows}, wanted)
-        return
-    if missing := set(wanted) - {row["name"] for row in rows}:
-        sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(row['name'] for row in rows)}")
-    rows = [row for row in rows if not wanted or row["name"] in wanted]
+    rows = chosen(rows, wanted) if wanted else rows
     head(
         *(
             "model",
@@ -77,44 +74,46 @@ def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
         print(f"| {' | '.join(cells)} |")
 
 
-def pairs(rows: dict[str, dict[str, Any]], wanted: list[str]) -> None:
+def pairs(rows: list[dict[str, Any]], wanted: list[str]) -> None:
     head("comparison", "direct", "gained", "lost", "McNemar p", "refined", "gained", "lost", "McNemar p")
     for each in wanted:
-        a, _, b = each.partition(":")
-        if missing := {a, b} - rows.keys():
-            sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(rows)}")
-        cells = [f"{a} against {b}"]
+        names = each.split(":")
+        a, b = (chosen(rows, [name])[0] for name in names)
+        cells = [" against ".join(names)]
         for mode in ("direct", "refined"):
-            ours, theirs = rows[a][mode]["by_seed"], rows[b][mode]["by_seed"]
+            ours, theirs = a[mode]["by_seed"], b[mode]["by_seed"]
             bits = [[bit == "1" for s in ours if s in theirs for bit in row[s]["answers"]] for row in (ours, theirs)]
-            pair = compare(a, bits[0], b, bits[1], mode)
-            cells += [f"{100 * pair['difference']:+.1f} ({bounds(pair['ci'], signed=True)})"]
-            cells += [str(pair["gained"]), str(pair["lost"]), f"{pair['p_value']:.2g}"]
+            pair = compare(names[0], bits[0], names[1], bits[1], mode)
+            difference, p_value = against({"against": pair})
+            cells += [difference, str(pair["gained"]), str(pair["lost"]), p_value]
         print(f"| {' | '.join(cells)} |")
+
+
+def chosen(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    if missing := set(names) - {row["name"] for row in rows}:
+        sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(row['name'] for row in rows)}")
+    return [row for row in rows if row["name"] in names]
 
 
 def costs(runs: list[dict[str, dict[str, float]]]) -> None:
     """Of each part, all rounds and all evaluated models together; then of answering the problems of the evaluation with
     each model. Means over the runs."""
     columns = ("seconds", "prompt_tokens", "new_tokens", "trained_tokens")
-    parts: dict[str, list[float]] = {}
-    answering: dict[str, list[float]] = {}
-    for run in runs:
-        for stage, cost in run.items():
-            part = re.sub(r"-\d+(?=/|$)", "", re.sub(r"^evaluate-[^/]+", "evaluate", stage))
-            summed = parts.setdefault(part, [0.0] * len(columns))
-            summed[:] = (old + cost[column] / len(runs) for old, column in zip(summed, columns, strict=True))
-            if match := re.fullmatch(r"evaluate-([^/]+)/(respond|critique|refine)", stage):
-                new, seconds = cost["new_tokens"] / len(runs), cost["seconds"] / len(runs)
-                totals = answering.setdefault(match[1], [0.0] * 4)
-                direct = [new, seconds] if match[2] == "respond" else [0.0, 0.0]
-                totals[:] = (old + more for old, more in zip(totals, [*direct, new, seconds], strict=True))
+    stages = {stage: [sum(run[stage][c] for run in runs) / len(runs) for c in columns] for stage in runs[0]}
     head("part", "s", "prompt tokens", "new tokens", "trained tokens")
-    for part, sums in parts.items():
-        print(f"| {part} | {' | '.join(f'{value:,.0f}' for value in sums)} |")
+    parts: dict[str, list[list[float]]] = {}
+    for stage, cost in stages.items():
+        part = re.sub(r"-\d+(?=/|$)", "", re.sub(r"^evaluate-[^/]+", "evaluate", stage))
+        parts.setdefault(part, []).append(cost)
+    for part, each in parts.items():
+        print(f"| {part} | {' | '.join(f'{sum(column):,.0f}' for column in zip(*each, strict=True))} |")
     head("model", "direct: new tokens", "s", "refined: new tokens", "s")
-    for model, sums in answering.items():
-        print(f"| {model} | {' | '.join(f'{value:,.0f}' for value in sums)} |")
+    for respond in (stage for stage in stages if re.fullmatch(r"evaluate-[^/]+/respond", stage)):
+        model = respond.removesuffix("/respond")
+        steps = [stages[stage] for stage in (respond, f"{model}/critique", f"{model}/refine") if stage in stages]
+        refined = [sum(column) for column in zip(*steps, strict=True)]
+        cells = (stages[respond][2], stages[respond][0], refined[2], refined[0])
+        print(f"| {model.removeprefix('evaluate-')} | {' | '.join(f'{value:,.0f}' for value in cells)} |")
 
 
 def each_seed(mode: dict[str, Any]) -> str:

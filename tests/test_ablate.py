@@ -251,6 +251,8 @@ def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None
         ablate(config, ["no-filter", "no-fliter"], [0], tmp_path / "out", lambda *_, **__: tmp_path)
     with pytest.raises(ConfigError, match="variant labels-99: there are 16 labels"):
         find("labels-99", config)
+    with pytest.raises(ConfigError, match=r"variant prompts-999: there are \d+ prompts; raise prompts.count"):
+        find("prompts-999", config)
     without = config.model_dump(mode="json", exclude={"prompts"})
     rounds = parse_config({**without, "rounds": [{"prompts": "p.jsonl"}]}, "x")
     with pytest.raises(ConfigError, match="variant prompts-9: each of the rounds has prompts of its own"):

@@ -87,7 +87,7 @@ def find(name: str, config: RunConfig) -> list[str]:
     """What a variant changes in a configuration. `labels-N` is the run with N of the labels, with its own SFT beside
     it; `sft-N` is another SFT, with as many more labels as make N; `prompts-N` is the run with N unlabelled prompts.
 
-    Raises ConfigError where there is none of the name, or not so many labels.
+    Raises ConfigError where there is none of the name, or not so many labels or prompts.
     """
     if match := SFT.fullmatch(name):
         return [f"evaluation.sft_labels={match[1]}", _WITH_SFT]
@@ -103,6 +103,9 @@ def find(name: str, config: RunConfig) -> list[str]:
     if match := PROMPTS.fullmatch(name):
         if config.prompts is None:
             raise ConfigError(f"variant {name}: each of the rounds has prompts of its own; give one pool, `prompts`")
+        pool = config.prompts.count or (config.default_pool if config.prompts.task else None)
+        if pool and not 0 < int(match[1]) <= pool:
+            raise ConfigError(f"variant {name}: there are {pool} prompts; raise prompts.count")
         return [f"prompts.count={match[1]}"]
     if name not in VARIANTS:
         known = ", ".join(VARIANTS)
