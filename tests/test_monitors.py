@@ -92,12 +92,13 @@ def test_the_figures_of_a_round(tmp_path: Path) -> None:
     assert (figures["truncated"], figures["stopped"]) == (1 / 4, 3 / 4)
     assert figures["distinct_1"] == 5 / 9
     assert figures["entropy"] == pytest.approx(1)
-    assert (figures["yes"], figures["unparsed"]) == (1 / 2, 1 / 3)
+    assert (figures["critique_yes"], figures["unparsed"]) == (1 / 2, 1 / 3)
     assert (figures["judge_yes"], figures["judge_unparsed"]) == (1 / 2, 1 / 3)
+    assert figures["yes"] == 2 / 4
     assert figures["agreement"] == 2 / 3
-    assert alarms(figures, MonitorsConfig()) == ["verdict unreadable 0.33, above 0.3: the feedback has lost its form"]
+    assert alarms(figures, MonitorsConfig()) == ["verdict unreadable 0.333, above 0.3: the feedback has lost its form"]
     assert alarms(figures, MonitorsConfig(max_unparsed=None, min_distinct_1=0.6)) == [
-        "distinct words 0.56, below 0.6: the model uses few words"
+        "distinct words 0.556, below 0.6: the model uses few words"
     ]
 
 
@@ -111,10 +112,23 @@ def test_one_answer_to_everything_is_an_alarm(tmp_path: Path) -> None:
 def test_a_critic_that_always_says_the_same_is_an_alarm(tmp_path: Path) -> None:
     responses = [f"number {i} and {i * i}" for i in range(30)]
     for verdict, side in ((YES, "above 0.99"), (NO, "below 0.01")):
-        folder = make_round(tmp_path / side, responses, [verdict] * 30, responses, [YES] * 30)
+        folder = make_round(tmp_path / side, responses, [verdict] * 30, responses, [verdict] * 30)
         [alarm] = alarms(watch_rows(folder), MonitorsConfig())
-        assert alarm.startswith("verdict yes on r")
+        assert alarm.startswith("verdict yes ")
         assert side in alarm
+
+
+def test_one_no_among_the_verdicts_does_not_hide_a_critic_that_always_says_yes(tmp_path: Path) -> None:
+    responses = [f"number {i} and {i * i}" for i in range(60)]
+    folder = make_round(tmp_path, responses, [NO, *[YES] * 59], responses, [YES] * 60)
+    [alarm] = alarms(watch_rows(folder), MonitorsConfig())
+    assert alarm.startswith("verdict yes 0.992, above 0.99")
+
+
+def test_a_critic_that_sends_every_response_back_and_takes_every_refinement_is_no_alarm(tmp_path: Path) -> None:
+    responses = [f"number {i} and {i * i}" for i in range(30)]
+    folder = make_round(tmp_path, responses, [NO] * 30, responses, [YES] * 30)
+    assert alarms(watch_rows(folder), MonitorsConfig()) == []
 
 
 def test_a_judge_that_keeps_everything_can_be_an_alarm(tmp_path: Path) -> None:
@@ -122,7 +136,7 @@ def test_a_judge_that_keeps_everything_can_be_an_alarm(tmp_path: Path) -> None:
     folder = make_round(tmp_path, responses, [YES, NO] * 15, responses, [YES] * 30)
     assert alarms(watch_rows(folder), MonitorsConfig()) == []
     [alarm] = alarms(watch_rows(folder), MonitorsConfig(max_judge_yes=0.99))
-    assert alarm == "verdict yes on r^ 1.00, above 0.99: the filter drops next to nothing"
+    assert alarm == "verdict yes on r^ 1.000, above 0.99: the filter drops next to nothing"
 
 
 def test_an_empty_round_has_no_figures_and_no_alarm(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ MEANING = {
     "entropy": ("entropy of answers", "many prompts get the same answer"),
     "truncated": ("truncated", "responses do not come to an end"),
     "stopped": ("stop token", "responses do not come to an end"),
-    "yes": ("verdict yes on r", "the feedback says nothing: it is nearly always the same"),
+    "yes": ("verdict yes", "the verdicts, on r and on r^, say nothing: they are nearly always the same"),
+    "critique_yes": ("verdict yes on r", "the responses leave next to nothing to refine"),
     "judge_yes": ("verdict yes on r^", "the filter drops next to nothing"),
     "unparsed": ("verdict unreadable", "the feedback has lost its form"),
     "agreement": ("r and r^ agree", "refinement changes nothing"),
@@ -40,8 +41,9 @@ def watch_rows(folder: Path) -> dict[str, float | None]:
 
     Shares in [0, 1], but `mean_length` in tokens. `distinct_n`: distinct n-grams of words over all of them, in a sample
     of responses (Li et al. 2016). `self_bleu`: mean BLEU-4 of each response against the others (Zhu et al. 2018).
-    `entropy`: of the distribution of answers, over its greatest possible value. `yes` is the share of readable
-    verdicts on r that say qualified, `judge_yes` the same on r^, `agreement` the share of r^ with the answer of r.
+    `entropy`: of the distribution of answers, over its greatest possible value. `yes` is the share of readable verdicts
+    that say qualified, on r (`critique_yes`) and on r^ (`judge_yes`) together: a critic that sees a difference may well
+    say no to every r and yes to every r^. `agreement` is the share of r^ with the answer of r.
     """
     finishes, tokens = Counter[str](), 0
     texts: list[tuple[str, str]] = []
@@ -73,7 +75,8 @@ def watch_rows(folder: Path) -> dict[str, float | None]:
         "distinct_2": distinct(sample, 2),
         "self_bleu": self_bleu(sample[:BLEU_SAMPLE]),
         "entropy": entropy(answers),
-        "yes": _yes(first),
+        "yes": _yes(first + second),
+        "critique_yes": _yes(first),
         "unparsed": _share(first[Verdict.UNKNOWN], first.total()),
         "judge_yes": _yes(second),
         "judge_unparsed": _share(second[Verdict.UNKNOWN], second.total()),
@@ -89,7 +92,7 @@ def alarms(figures: dict[str, float | None], limits: MonitorsConfig) -> list[str
         value = figures[name]
         if value is not None and (value < limit if side == "min" else value > limit):
             label, meaning = MEANING[name]
-            found.append(f"{label} {value:.2f}, {'below' if side == 'min' else 'above'} {limit:g}: {meaning}")
+            found.append(f"{label} {value:.3f}, {'below' if side == 'min' else 'above'} {limit:g}: {meaning}")
     return found
 
 

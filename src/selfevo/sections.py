@@ -192,9 +192,9 @@ class MonitorsConfig(Strict):
     min_entropy: Share | None = Field(0.05, description="of the answers, over the greatest possible")
     max_truncated: Share | None = Field(0.3, description="share of responses cut at max_new_tokens")
     min_stopped: Share | None = Field(None, description="share of responses that end with the stop token")
-    min_yes: Share | None = Field(0.01, description="share of qualified among the readable verdicts on r")
+    min_yes: Share | None = Field(0.01, description="share of qualified among the readable verdicts on r and r^")
     max_yes: Share | None = Field(0.99, description="the same from above: a critic that always says yes")
-    max_judge_yes: Share | None = Field(None, description="the same on r^: a filter that keeps everything")
+    max_judge_yes: Share | None = Field(None, description="the same on r^ alone: a filter that keeps everything")
     max_unparsed: Share | None = Field(0.3, description="share of feedbacks whose verdict cannot be read")
     max_agreement: Share | None = Field(None, description="share of r^ that give the answer of r")
 

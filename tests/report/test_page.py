@@ -113,7 +113,7 @@ def test_gate_monitors_and_cost_are_shown_where_a_run_has_them(run: Path) -> Non
     assert "round-1 meta direct +2.0 \u22125.0 to +1.0 10 16 0.300 no" in shown
     assert "mean length, tokens – 12.2 " in shown
     assert "self-BLEU ≤ 0.98 0.991" in shown
-    assert "verdict yes on r ≥ 0.01 ≤ 0.99 –" in shown
+    assert "verdict yes ≥ 0.01 ≤ 0.99 –" in shown
     assert f"round-1: {alarm}" in shown
     assert "round-1/respond 1 min 01 s 1 min 01 s 1 200 34 0 –" in shown
     assert "total 1 min 40 s 1 min 31 s 1 200 40 5 000 1.50" in shown
