@@ -1,8 +1,8 @@
 """Markdown tables of docs/results.md: of runs, or of an ablation.
 
 python experiments/summarise.py RUN_OR_RESULTS_JSON [...]
-python experiments/summarise.py ABLATION_JSON [ROW ...]      # all rows, or those
-python experiments/summarise.py ABLATION_JSON A:B [...]      # row A against row B, on the same problems
+python experiments/summarise.py ABLATION_JSON... [ROW ...]   # all rows, or those
+python experiments/summarise.py ABLATION_JSON... A:B [...]   # row A against row B, on the same problems
 python experiments/summarise.py MANIFEST_JSON [...]          # what runs cost
 """
 
@@ -23,10 +23,11 @@ def percent(value: float | None) -> str:
 
 def main(arguments: list[str]) -> None:
     first = read(arguments[0])
-    if "rows" in first and any(":" in each for each in arguments[1:]):
-        pairs(first["rows"], arguments[1:])
-    elif "rows" in first:
-        ablation(first["rows"], arguments[1:])
+    if "rows" in first:
+        files = [name for name in arguments if name.endswith(".json")]
+        rows = [row for name in files for row in read(name)["rows"]]
+        wanted = arguments[len(files) :]
+        (pairs if any(":" in each for each in wanted) else ablation)(rows, wanted)
     elif "costs" in first:
         costs([first["costs"], *(read(name)["costs"] for name in arguments[1:])])
     else:
