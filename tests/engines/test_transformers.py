@@ -280,13 +280,14 @@ def trajectories(engine: TransformersEngine, model: Path, sampling: Sampling = G
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
 @pytest.mark.parametrize("batch_size", [7, 64])
-def test_what_is_kept_changes_no_text(stopping: Path, sampling: Sampling, batch_size: int) -> None:
+def test_what_is_kept_changes_no_text(
+    stopping: Path, sampling: Sampling, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sampling == SAMPLED:  # in float32 a draw may fall between the last bits that matrices of other shapes give
+        monkeypatch.setattr("selfevo.engines.transformers.pick_dtype", lambda *_: torch.float64)
     without = TransformersEngine(batch_size, "float32", "cpu", kv_cache_gib=0)
     with_ = TransformersEngine(batch_size, "float32", "cpu")
-    kept, afresh = trajectories(with_, stopping, sampling), trajectories(without, stopping, sampling)
-    different = {i for one, other in zip(kept, afresh, strict=True) for i in range(64) if one[i] != other[i]}
-    # Matrices of other shapes give other last bits, and a draw may fall between them, on some processors.
-    assert len(different) <= (3 if sampling == SAMPLED else 0)
+    assert trajectories(with_, stopping, sampling) == trajectories(without, stopping, sampling)
     assert with_.prefilled < 0.7 * without.prefilled
 
 
