@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     first = read(arguments[0])
     if "rows" in first:
         files = [name for name in arguments if name.endswith(".json")]
-        rows = [row for name in files for row in read(name)["rows"]]
+        rows = [row for found in (first, *map(read, files[1:])) for row in found["rows"]]
         wanted = arguments[len(files) :]
         (pairs if any(":" in each for each in wanted) else ablation)(rows, wanted)
     elif "costs" in first:

@@ -111,18 +111,27 @@ def test_one_answer_to_everything_is_an_alarm(tmp_path: Path) -> None:
 
 def test_a_critic_that_always_says_the_same_is_an_alarm(tmp_path: Path) -> None:
     responses = [f"number {i} and {i * i}" for i in range(30)]
-    for verdict, side in ((YES, "above 0.99"), (NO, "below 0.01")):
-        folder = make_round(tmp_path / side, responses, [verdict] * 30, responses, [verdict] * 30)
-        [alarm] = alarms(watch_rows(folder), MonitorsConfig())
-        assert alarm.startswith("verdict yes ")
-        assert side in alarm
+    for verdict, expected in (
+        (YES, ["verdict yes 1.000, above 0.99", "verdict yes on r 1.000, above 0.99"]),
+        (NO, ["verdict yes 0.000, below 0.01"]),
+    ):
+        folder = make_round(tmp_path, responses, [verdict] * 30, responses, [verdict] * 30)
+        assert [each.split(":")[0] for each in alarms(watch_rows(folder), MonitorsConfig())] == expected
+
+
+def test_a_critic_that_finds_nothing_wrong_is_an_alarm_though_its_judge_still_does(tmp_path: Path) -> None:
+    responses = [f"number {i} and {i * i}" for i in range(30)]
+    folder = make_round(tmp_path, responses, [YES] * 30, responses, [YES] * 25 + [NO] * 5)
+    [alarm] = alarms(watch_rows(folder), MonitorsConfig())
+    assert alarm.startswith("verdict yes on r 1.000, above 0.99: the responses are all right, or")
+    assert alarms(watch_rows(folder), MonitorsConfig(max_critique_yes=None)) == []
 
 
 def test_one_no_among_the_verdicts_does_not_hide_a_critic_that_always_says_yes(tmp_path: Path) -> None:
     responses = [f"number {i} and {i * i}" for i in range(60)]
     folder = make_round(tmp_path, responses, [NO, *[YES] * 59], responses, [YES] * 60)
     [alarm] = alarms(watch_rows(folder), MonitorsConfig())
-    assert alarm.startswith("verdict yes 0.992, above 0.99")
+    assert alarm.startswith("verdict yes 0.992, above 0.99")  # on r alone it is 0.983
 
 
 def test_a_critic_that_sends_every_response_back_and_takes_every_refinement_is_no_alarm(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ MEANING = {
     "truncated": ("truncated", "responses do not come to an end"),
     "stopped": ("stop token", "responses do not come to an end"),
     "yes": ("verdict yes", "the verdicts, on r and on r^, say nothing: they are nearly always the same"),
-    "critique_yes": ("verdict yes on r", "the responses leave next to nothing to refine"),
+    "critique_yes": ("verdict yes on r", "the responses are all right, or the critic sees nothing wrong any more"),
     "judge_yes": ("verdict yes on r^", "the filter drops next to nothing"),
     "unparsed": ("verdict unreadable", "the feedback has lost its form"),
     "agreement": ("r and r^ agree", "refinement changes nothing"),

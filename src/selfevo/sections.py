@@ -194,6 +194,7 @@ class MonitorsConfig(Strict):
     min_stopped: Share | None = Field(None, description="share of responses that end with the stop token")
     min_yes: Share | None = Field(0.01, description="share of qualified among the readable verdicts on r and r^")
     max_yes: Share | None = Field(0.99, description="the same from above: a critic that always says yes")
+    max_critique_yes: Share | None = Field(0.99, description="the same on r alone: nothing is left to refine")
     max_judge_yes: Share | None = Field(None, description="the same on r^ alone: a filter that keeps everything")
     max_unparsed: Share | None = Field(0.3, description="share of feedbacks whose verdict cannot be read")
     max_agreement: Share | None = Field(None, description="share of r^ that give the answer of r")
