@@ -67,12 +67,11 @@ def test_what_was_annotated_is_a_corpus_for_any_other_run(tmp_path: Path) -> Non
 
 
 def faulty(always: Callable[[int], bool]) -> tuple[Callable[[dict[str, Any]], Answer], Counter[str]]:
-    """Three in ten calls go wrong, in six ways; some prompts never work. Counts the good answers by prompt."""
+    """Three in ten calls go wrong, in five ways; some prompts never work. Counts the good answers by prompt."""
     dice, served = random.Random(0), Counter[str]()
     kinds = [
         lambda good: error(429, "slow down", retry_after="0"),
         lambda good: error(500, f"it broke, your key is {CANARY}"),
-        lambda good: Answer(good.body, delay=5),
         lambda good: Answer(good.body, cut=40),
         lambda good: Answer("<html>busy</html>", headers={"content-type": "text/html"}),
         lambda good: Answer(""),
@@ -91,7 +90,7 @@ def faulty(always: Callable[[int], bool]) -> tuple[Callable[[dict[str, Any]], An
 def test_a_server_that_fails_three_times_in_ten_loses_no_row_and_writes_none_twice(tmp_path: Path) -> None:
     answer, served = faulty(lambda i: i % 100 == 7)
     with serving(answer) as server:
-        config = configured(tmp_path, server.url, 1000, max_retries=9, timeout_seconds=0.4, max_concurrency=32)
+        config = configured(tmp_path, server.url, 1000, max_retries=9, timeout_seconds=60, max_concurrency=32)
         d_meta = build(config)
     rows = rows_of(config)
     lost = [row for row in rows if row["status"] == "quarantined"]
@@ -102,6 +101,23 @@ def test_a_server_that_fails_three_times_in_ten_loses_no_row_and_writes_none_twi
     assert set(served.values()) == {1}, "none was paid for twice"
     assert len(served) == len(d_meta) == 990
     assert len(server.calls) > 1000 * 1.2
+
+
+def test_a_server_that_does_not_answer_in_time_is_asked_again(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def answer(body: dict[str, Any]) -> Answer:
+        prompt = asked(body)["instruction"]
+        late = prompt not in seen or prompt == "ask 1"
+        seen.add(prompt)
+        return replace(good(body), delay=30 if late else 0)
+
+    with serving(answer) as server:
+        config = configured(tmp_path, server.url, 4, max_retries=3, timeout_seconds=1, max_concurrency=4)
+        d_meta = build(config)
+    assert [row.prompt for row in d_meta] == ["ask 0", "ask 2", "ask 3"]
+    assert "Timeout" in rows_of(config)[1]["reason"]
+    assert len(server.calls) >= 3 * 2 + 4
 
 
 REPLIES = {
