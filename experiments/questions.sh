@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What reviewers of the paper asked, one recipe each, on the demo's problems:
 #   experiments/questions.sh QUESTION [FOLDER] [SEEDS] [further arguments of selfevo ablate]
-# It is the demo with a quarter of its prompts, so that a variant takes some twelve minutes on one core; --set gives another
+# It is the demo with a quarter of its prompts, so that a variant takes some 3 to 29 minutes on one core; --set gives another
 # size, and a configuration of your own (CONFIG=my.yaml) another model and other problems. One process a core, each with a
 # seed of its own, is a third faster than one on two (write the configuration first, with `selfevo demo --write-config`):
 #   OMP_NUM_THREADS=1 taskset -c 0 experiments/questions.sh cost runs/questions 0
