@@ -22,7 +22,7 @@ case $question in
   inference) only=(consistency) ;;                                      # 6 from training, or from refining at inference?
   filters) only=(no-filter gold votes) ;;                               # 7 what if the judge were worse, or perfect?
   cost) only=(self) ;;                                                  # 8 self alone, with its ledger
-  policies) only=(restart continual-latest) ;;
+  policies) only=(restart continual-latest half-rate) ;;
   preference) only=(dpo grpo lora) ;;                                   # the same rows, learnt from in other ways
   *) echo "no question $question; $questions" >&2; exit 2 ;;
 esac

@@ -215,6 +215,14 @@ def test_a_restarted_round_trains_as_long_as_meta(tmp_path: Path) -> None:
     assert trainer_of(restart, "round-2") == trainer_of(restart, "meta")
 
 
+def test_rounds_at_half_the_rate_take_half_of_their_own_or_of_the_only_one(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run")
+    for own, halved in ((4e-4, 2e-4), (None, config.trainer.learning_rate / 2)):
+        trainer = config.trainer.model_copy(update={"round_learning_rate": own})
+        changed = settings(config.model_copy(update={"trainer": trainer}), "half-rate", 0, tmp_path)
+        assert changed.trainer == trainer.model_copy(update={"round_learning_rate": halved})
+
+
 def test_another_filter_leaves_those_of_form_in_place(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run").model_copy(
         update={"filter": (ByVerdict(), Length(max_characters=9))}

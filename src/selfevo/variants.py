@@ -53,6 +53,11 @@ def _as_many_steps(config: RunConfig, share: float) -> list[str]:
     ]
 
 
+def _half_rate(config: RunConfig) -> list[str]:
+    trainer = config.trainer
+    return [f"trainer.round_learning_rate={(trainer.round_learning_rate or trainer.learning_rate) / 2}"]
+
+
 VARIANTS = {
     "no-filter": _judge("none"),
     "no-refinement": _set("refine=false"),
@@ -67,6 +72,7 @@ VARIANTS = {
     "restart": _set("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"),
     "continual-mixed": _set("policy=continual-mixed"),
     "continual-latest": _set("policy=continual-latest"),
+    "half-rate": _half_rate,
     "quarter-labels": _share(0.25),
     "half-labels": _share(0.5),
     "flipped-10": _set("corpus.flipped=0.1"),
