@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What reviewers of the paper asked, one recipe each, on the demo's problems:
 #   experiments/questions.sh QUESTION [FOLDER] [SEEDS] [further arguments of selfevo ablate]
-# It is the demo with a quarter of its prompts, so that a variant takes some 3 to 29 minutes on one core; --set gives another
-# size, and a configuration of your own (CONFIG=my.yaml) another model and other problems. One process a core, each with a
+# It is the demo with a quarter of its prompts, so that a variant takes some 3 to 29 minutes on one core, and with rounds at 2e-4,
+# the demo's rate until `half-rate` was measured; --set gives another size or rate, and a configuration of your own
+# (CONFIG=my.yaml) another model and other problems. One process a core, each with a
 # seed of its own, is a third faster than one on two (write the configuration first, with `selfevo demo --write-config`):
 #   OMP_NUM_THREADS=1 taskset -c 0 experiments/questions.sh cost runs/questions 0
 set -euo pipefail
@@ -31,6 +32,6 @@ config=${CONFIG:-$folder/demo.yaml}
 size=()
 if [ -z "${CONFIG:-}" ]; then
   [ -f "$config" ] || .venv/bin/selfevo demo --write-config "$config"
-  size=(--set prompts.count=180 --set evaluation.count=100)
+  size=(--set prompts.count=180 --set evaluation.count=100 --set trainer.round_learning_rate=2e-4)
 fi
 .venv/bin/selfevo ablate "$config" "${only[@]/#/--only=}" --seeds "$seeds" --output "$folder/runs" "${size[@]}" "$@"

@@ -61,7 +61,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
                 "learning_rate": 4e-4,
                 "num_train_epochs": 1 if smoke else 4,
                 "round_epochs": 1,
-                "round_learning_rate": 2e-4,
+                "round_learning_rate": 1e-4,
                 "per_device_train_batch_size": 8,
                 "max_length": 512,
             },
