@@ -22,13 +22,13 @@ from pathlib import Path
 from rich.console import Console
 
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.filters import by_verdict
-from selfevo.progress import Silent
-from selfevo.prompts import Turns
-from selfevo.protocols import Model, Request, Sampling
-from selfevo.records import Prompt
-from selfevo.run import Room, Run
-from selfevo.skills import CRITIQUE, JUDGE, REFINE, RESPOND
+from selfevo.method.filters import by_verdict
+from selfevo.method.prompts import Turns
+from selfevo.method.protocols import Model, Request, Sampling
+from selfevo.method.records import Prompt
+from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND
+from selfevo.report.progress import Silent
+from selfevo.rundir.workspace import StageRunner, Workspace
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -71,16 +71,16 @@ def answer(model: Path, turns: Turns) -> str:
     return f"{turns[0][:24]} gives {len(turns[0])}."
 
 
-def open_room(root: Path, engine: Engine) -> Room:
+def open_room(root: Path, engine: Engine) -> StageRunner:
     sampling = {name: Sampling(64) for name in ("respond", "critique", "refine", "judge")}
-    run = Run(root, engine, lambda name: ScriptedTrainer(), sampling, 0, Silent())
-    return run.room("round-1", Model("meta", Path("meta"), "weights"))
+    run = Workspace(root, engine, lambda name: ScriptedTrainer(), sampling, 0, Silent())
+    return run.runner("round-1", Model("meta", Path("meta"), "weights"))
 
 
-def one_round(room: Room, pool: Pool) -> int:
+def one_round(runner: StageRunner, pool: Pool) -> int:
     """Rows that are kept."""
-    judged = room.rows(JUDGE, room.rows(REFINE, room.rows(CRITIQUE, room.rows(RESPOND, pool))))
-    return len(room.keep(judged, by_verdict))
+    judged = runner.generate(JUDGE, runner.generate(REFINE, runner.generate(CRITIQUE, runner.generate(RESPOND, pool))))
+    return len(runner.filter(judged, by_verdict))
 
 
 def measure(root: Path, rows: int) -> dict[str, float]:
@@ -121,7 +121,7 @@ def main() -> None:
         print(json.dumps(runs[-1]))
     result: dict[str, object] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     result |= {"rows": given.rows, "repeats": given.repeats, "memory_before_mib": before}
-    from selfevo.launch import describe_platform  # here: it loads torch, which is no part of what is measured
+    from selfevo.pipeline.build import describe_platform  # here: it loads torch, which is no part of what is measured
 
     result["platform"] = describe_platform()
     Console().print(

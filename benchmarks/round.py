@@ -21,16 +21,16 @@ from training import as_conversations, steps_of, train_ours, train_trl
 from training import trajectories as annotated
 from trajectories import Generate, ours
 
-from selfevo.demo import demo_model
+from selfevo.cli.demo import demo_model
+from selfevo.config.sections import TaskConfig
 from selfevo.engines.transformers import TransformersEngine
-from selfevo.examples import answer_examples, meta_examples
-from selfevo.launch import describe_platform
-from selfevo.prompts import Turns
-from selfevo.protocols import Sampling
-from selfevo.records import Example, Prompt, Refined
-from selfevo.sections import TaskConfig
+from selfevo.method.examples import answer_examples, meta_examples
+from selfevo.method.prompts import Turns
+from selfevo.method.protocols import Sampling
+from selfevo.method.records import Example, Prompt, Refined
+from selfevo.models.device import quiet
+from selfevo.pipeline.build import describe_platform
 from selfevo.tasks import load_task
-from selfevo.torch_setup import quiet
 
 
 def main() -> None:

@@ -29,17 +29,17 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from selfevo.chat import Chat
-from selfevo.demo import demo_model
-from selfevo.examples import meta_examples
-from selfevo.launch import describe_platform
-from selfevo.progress import Silent
-from selfevo.prompts import CRITIQUE, REFINE, Turns
-from selfevo.records import Example, Refined
-from selfevo.sections import TaskConfig, TrainerConfig
+from selfevo.cli.demo import demo_model
+from selfevo.config.sections import TaskConfig, TrainerConfig
+from selfevo.method.examples import meta_examples
+from selfevo.method.prompts import CRITIQUE, REFINE, Turns
+from selfevo.method.records import Example, Refined
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.pipeline.build import describe_platform
+from selfevo.report.progress import Silent
 from selfevo.tasks import load_task
-from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
-from selfevo.trainers.trl import TRLTrainer
+from selfevo.trainers.sft import TRLTrainer
 
 CONFIG = TrainerConfig(learning_rate=2e-4, num_train_epochs=1, per_device_train_batch_size=8)
 

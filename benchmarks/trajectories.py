@@ -27,16 +27,16 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from selfevo import prompts as templates
-from selfevo.chat import Chat
-from selfevo.demo import demo_model
+from selfevo.cli.demo import demo_model
+from selfevo.config.sections import TaskConfig
 from selfevo.engines.transformers import TransformersEngine
-from selfevo.launch import describe_platform
-from selfevo.prompts import Turns
-from selfevo.protocols import Engine, Request, Sampling
-from selfevo.sections import TaskConfig
+from selfevo.method import prompts as templates
+from selfevo.method.prompts import Turns
+from selfevo.method.protocols import Engine, Request, Sampling
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.pipeline.build import describe_platform
 from selfevo.tasks import load_task
-from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from selfevo.config import RunConfig
+from selfevo.config.run_config import RunConfig
 
 HEADER = """# Configuration
 

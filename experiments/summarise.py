@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from selfevo.evaluate import compare
+from selfevo.evaluation.statistics import compare
 
 
 def percent(value: float | None) -> str:

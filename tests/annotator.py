@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selfevo.config import RunConfig
-from selfevo.config_file import parse_config
+from selfevo.config.loading import parse_config
+from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.files import read_rows
-from selfevo.launch import build_d_meta
-from selfevo.progress import Silent
-from selfevo.records import Refined
+from selfevo.method.records import Refined
+from selfevo.pipeline.run import build_d_meta
+from selfevo.report.progress import Silent
+from selfevo.rundir.files import read_rows
 from server import Answer, completion
 
 CANARY = "sk-canary-0123456789"

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from selfevo.config import RunConfig
-from selfevo.config_file import parse_config
-from selfevo.demo import demo_config
+from selfevo.cli.demo import demo_config
+from selfevo.config.loading import parse_config
+from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.progress import Silent
-from selfevo.prompts import Turns
-from selfevo.protocols import Engine, Generation, Model, Problem, Sampling
-from selfevo.records import Judged, Prompt
-from selfevo.run import Run
-from selfevo.sets import draw_sets
+from selfevo.inputs.splits import draw_splits
+from selfevo.method.protocols import Engine, Generation, Model, Sampling
+from selfevo.method.records import Judged, Prompt, Turns
+from selfevo.report.progress import Silent
+from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
+from selfevo.tasks.base import Problem
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -57,7 +57,7 @@ SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "
 
 
 def everything(config: RunConfig) -> dict[str, Problem]:
-    sets = draw_sets(config)
+    sets = draw_splits(config)
     return {p.prompt.prompt: p for p in [*sets.labelled, *sets.evaluation, *sets.pool_answers.values()]}
 
 
@@ -88,9 +88,9 @@ def reply(model: Path, turns: Turns) -> str | Generation:
     return f"answer to {turns[0]}\nline two \u2028 \x85 \r é"
 
 
-def open_run(root: Path, engine: Engine, trainer: ScriptedTrainer | None = None, **sampling: float) -> Run:
+def open_run(root: Path, engine: Engine, trainer: ScriptedTrainer | None = None, **sampling: float) -> Workspace:
     limits = {name: Sampling(8, **sampling) for name in ("respond", "critique", "refine", "judge")}
-    return Run(root, engine, lambda name: trainer or ScriptedTrainer(), limits, 0, Silent())
+    return Workspace(root, engine, lambda name: trainer or ScriptedTrainer(), limits, 0, Silent())
 
 
 def scripted() -> ScriptedEngine:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from selfevo.cli import TEMPLATE
-from selfevo.config_file import load_config
+from selfevo.cli.app import TEMPLATE
+from selfevo.config.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results.md"

@@ -1,4 +1,4 @@
-"""The architecture, held by tests: imports point one way, and the algorithm cannot reach a gold answer."""
+"""The house rules: imports go down only, `method` sees nothing that can hold an answer, and importing is cheap."""
 
 from __future__ import annotations
 
@@ -7,112 +7,84 @@ import dataclasses
 import os
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import selfevo
-from selfevo import records
+from selfevo.method import records
 
 SOURCE = Path(selfevo.__file__).parent
-MODULES = {
-    ".".join(("selfevo", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
-    for path in SOURCE.rglob("*.py")
-}
-# Lower may not import higher, and modules of one layer do not import each other.
-LAYERS = [
+FLOORS = [
     {"errors"},
-    {"records", "prompts", "progress", "files"},
-    {"answers", "protocols", "chat", "data", "torch_setup", "skills"},
-    {"examples", "stage"},
-    {"filters"},
-    {"sections", "claim"},
-    {"config", "endpoint"},
-    {"config_file"},
-    {"variants"},
-    {"run", "tasks", "engines", "trainers", "teachers"},
-    {"annotation", "selfinstruct", "evaluate", "evolution", "ledger", "monitors"},
-    {"report", "table", "judging", "gate"},
-    {"sets", "card"},
-    {"watch"},
-    {"launch"},
-    {"preview", "demo", "answering", "harness", "ablate"},
-    {"doctor"},
-    {"cli_models"},
+    {"method"},
+    {"rundir"},
+    {"data"},
+    {"config"},
+    {"models", "tasks"},
+    {"engines", "trainers", "teachers", "evaluation"},
+    {"inputs", "report"},
+    {"pipeline"},
+    {"checks", "serving"},
+    {"api"},
     {"cli"},
 ]
-ADAPTERS = {"engines", "trainers", "tasks", "teachers"}
-WIRING = {"launch", "watch", "sets", "preview", "cli", "cli_models", "demo", "harness", "doctor"}
-ALGORITHM = ["evolution", "skills", "examples", "filters", "run"]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.parent != SOURCE)
 
 
-@cache
-def imports(module: str) -> frozenset[str]:
-    """Modules of selfevo that `module` names in an import, wherever it stands."""
-    found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} has a relative import"
-            found.add(node.module or "")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in found if name in MODULES) - {"selfevo"}
+def imported(file: Path) -> Iterator[str]:
+    """Modules of selfevo that a file imports, wherever the import stands."""
+    for node in ast.walk(ast.parse((SOURCE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("selfevo"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("selfevo."))
 
 
-def unit(module: str) -> str:
-    """The file or the folder right under selfevo that a module belongs to."""
+def room(module: str) -> str:
     return module.split(".")[1]
 
 
-def reachable(module: str) -> set[str]:
-    seen, todo = set[str](), [module]
-    while todo:
-        for name in imports(todo.pop()):
-            if name not in seen:
-                seen.add(name)
-                todo.append(name)
-    return seen
+def test_every_folder_has_a_floor_and_the_top_holds_few_files() -> None:
+    assert {path.parts[0] for path in FILES} == FLOOR.keys() - {"errors", "api"}
+    assert len([path for path in SOURCE.iterdir() if path.is_file()]) <= 6
 
 
-INNER = sorted(MODULES.keys() - {"selfevo", "selfevo.__main__"})
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_go_down(file: Path) -> None:
+    for module in imported(file):
+        own, other = file.parts[0], room(module)
+        assert own == other or FLOOR[other] < FLOOR[own], f"{file} imports {module}, which is not below it"
 
 
-def test_every_module_has_a_layer() -> None:
-    assert {unit(module) for module in INNER} <= RANK.keys(), "give the new module a layer, the lowest that fits"
-    assert RANK.keys() <= {unit(module) for module in INNER}, "a layer names a module that is gone"
+def test_the_method_imports_itself_and_errors_alone() -> None:
+    rooms = {room(module) for file in FILES if file.parts[0] == "method" for module in imported(file)}
+    assert rooms <= {"method", "errors"}
 
 
-@pytest.mark.parametrize("module", INNER)
-def test_nothing_imports_upward(module: str) -> None:
-    own = unit(module)
-    for other in imports(module):
-        target = unit(other)
-        assert RANK[target] < RANK[own] or target == own, f"{module} imports {other}"
+def test_no_file_imports_itself_through_others() -> None:
+    files = {".".join(("selfevo", *file.with_suffix("").parts)).removesuffix(".__init__"): file for file in FILES}
+    uses = {name: {m if m in files else m.rpartition(".")[0] for m in imported(file)} for name, file in files.items()}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"a circle: {' -> '.join((*path, name))}"
+        if name not in done:
+            for other in sorted(uses.get(name, ())):
+                visit(other, (*path, name))
+            done.add(name)
+
+    done: set[str] = set()
+    for name in files:
+        visit(name, ())
 
 
-@pytest.mark.parametrize("module", INNER)
-def test_only_the_wiring_imports_adapters(module: str) -> None:
-    own = unit(module)
-    for other in imports(module):
-        if unit(other) in ADAPTERS:
-            assert own in WIRING or own == unit(other), f"{module} imports {other}"
-
-
-@pytest.mark.parametrize("name", ALGORITHM)
-def test_the_algorithm_cannot_reach_whoever_holds_the_answers(name: str) -> None:
-    holders = {"tasks", "teachers", "annotation", "evaluate", "launch", "sets", "preview", "cli", "cli_models", "demo"}
-    reached = {unit(module) for module in reachable(f"selfevo.{name}")}
-    assert not reached & holders
-    tree = ast.parse(MODULES[f"selfevo.{name}"].read_text(encoding="utf-8"))
-    named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    named |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    named |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    # Annotations may be strings.
-    named |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    assert not named & {"Problem", "Task", "Teacher"}
+@pytest.mark.parametrize(
+    "file", [path for path in Path(__file__).parents[1].rglob("*.py") if ".venv" not in path.parts], ids=str
+)
+def test_no_file_is_long(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400, f"{file.name} asks for a split"
 
 
 def test_no_record_has_room_for_a_gold_answer() -> None:
@@ -120,7 +92,9 @@ def test_no_record_has_room_for_a_gold_answer() -> None:
     assert len(types) >= 7
     for record in types:
         assert hasattr(record, "__slots__")
-        assert not hasattr(record("", *[""] * (len(dataclasses.fields(record)) - 1)), "__dict__"), "no back pocket"
+        assert not hasattr(
+            record("", *[""] * (sum(not field.kw_only for field in dataclasses.fields(record)) - 1)), "__dict__"
+        ), "no back pocket"
         for field in dataclasses.fields(record):
             for word in ("answer", "gold", "label", "target", "solution", "correct", "meta", "extra"):
                 assert word not in field.name, f"{record.__name__}.{field.name}"
@@ -144,7 +118,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 def test_the_command_line_starts_without_torch() -> None:
     """`selfevo --help` and a mistake in a configuration answer at once."""
-    code = "import selfevo.cli, sys; print(sorted({'torch', 'transformers', 'trl'} & sys.modules.keys()))"
+    code = "import selfevo.cli.app, sys; print(sorted({'torch', 'transformers', 'trl'} & sys.modules.keys()))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
 

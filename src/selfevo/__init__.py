@@ -1,9 +1,13 @@
 """selfevo: a language model improves itself with language feedback (SELF, arXiv 2310.00533).
 
-Importing this package is cheap: torch and transformers load with the adapters that need them.
+Importing this package is cheap: what needs torch, transformers or pydantic loads when it is first used.
 """
 
-from selfevo.answering import Answer, Refiner
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from selfevo.errors import (
     BudgetError,
     ConfigError,
@@ -14,22 +18,26 @@ from selfevo.errors import (
     SelfevoError,
     TrainingError,
 )
-from selfevo.evolution import evolve
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import (
-    Annotation,
-    Engine,
-    Generation,
-    Model,
-    Problem,
-    Progress,
-    Request,
-    Sampling,
-    Task,
-    Teacher,
-    Trainer,
-)
-from selfevo.records import Critiqued, Drafted, Example, Judged, Prompt, Refined
+
+if TYPE_CHECKING:
+    from selfevo.method.evolution import evolve
+    from selfevo.method.prompts import Verdict, parse_verdict
+    from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
+    from selfevo.method.records import Critiqued, Drafted, Example, Judged, Prompt, Refined
+    from selfevo.serving.refiner import Answer, Refiner
+    from selfevo.tasks.base import Problem, Task
+    from selfevo.teachers.base import Annotation, Teacher
+
+_WHERE = {
+    "selfevo.method.evolution": ("evolve",),
+    "selfevo.method.prompts": ("Verdict", "parse_verdict"),
+    "selfevo.method.protocols": ("Engine", "Generation", "Model", "Progress", "Request", "Sampling", "Trainer"),
+    "selfevo.method.records": ("Critiqued", "Drafted", "Example", "Judged", "Prompt", "Refined"),
+    "selfevo.serving.refiner": ("Answer", "Refiner"),
+    "selfevo.tasks.base": ("Problem", "Task"),
+    "selfevo.teachers.base": ("Annotation", "Teacher"),
+}
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "Annotation",
@@ -63,3 +71,9 @@ __all__ = [
     "evolve",
     "parse_verdict",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE[name]), name)

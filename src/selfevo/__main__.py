@@ -1,5 +1,5 @@
 """`python -m selfevo` is `selfevo`."""
 
-from selfevo.cli import main
+from selfevo.cli.app import main
 
 main()

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from tenacity import wait_none
 
-from selfevo import cli, endpoint
+from selfevo.cli import app as cli
+from selfevo.config.sections import EndpointConfig
 from selfevo.engines.openai import OpenAIEngine
-from selfevo.protocols import Engine, Generation, Request, Sampling
-from selfevo.sections import EndpointConfig
+from selfevo.method.protocols import Engine, Generation, Request, Sampling
+from selfevo.models import endpoint
 from selfevo.tasks.steps import StepsTask
 from server import Answer, completion, error, serving
 

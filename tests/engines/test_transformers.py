@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfevo.chat import Chat
 from selfevo.engines.transformers import TransformersEngine, _groups, _pick
 from selfevo.errors import ConfigError, DataError, EngineError
-from selfevo.protocols import Request, Sampling
+from selfevo.method.protocols import Request, Sampling
+from selfevo.models.chat import Chat
 
 LENGTHS = [1, 40, 3, 17, 9, 60, 2, 25, 5, 11, 33, 7, 50, 4, 21, 13, 6, 45, 8, 29, 10, 37, 15, 19]
 PROMPTS = [("sort 12 7 " * length + str(length)).strip() for length in LENGTHS]

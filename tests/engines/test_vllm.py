@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.engines.vllm import VLLMEngine
 from selfevo.errors import EngineError, MissingExtraError
-from selfevo.protocols import Request, Sampling
-from selfevo.torch_setup import load_tokenizer
+from selfevo.method.protocols import Request, Sampling
+from selfevo.models.device import load_tokenizer
 
 REQUESTS = [Request((f"question {i} " + "word " * (i % 5),), i) for i in range(12)]
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from selfevo.evaluate import compare, wilson
+from selfevo.evaluation.statistics import compare, wilson
 from selfevo.report.page import write_report
 
 GOOD, BAD = "It holds.\nVerdict: qualified", "Wrong sum.\nVerdict: not qualified"

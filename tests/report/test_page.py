@@ -26,7 +26,7 @@ from run_directory import (
 )
 
 from selfevo.errors import RunError
-from selfevo.monitors import MEANING
+from selfevo.evaluation.monitors import MEANING
 from selfevo.report.chart import draw
 from selfevo.report.page import LONGEST_TEXT, SAMPLES, write_report
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from selfevo.errors import DataError, MissingExtraError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Problem, Task
-from selfevo.records import Prompt
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.records import Prompt
+from selfevo.tasks.base import Problem, Task
 from selfevo.tasks.gym import EVALUATING, GymTask
 
 gym = pytest.importorskip("reasoning_gym")

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError, DataError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Problem
-from selfevo.records import Prompt
-from selfevo.sections import TaskConfig
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.records import Prompt
 from selfevo.tasks import load_task
+from selfevo.tasks.base import Problem
 from selfevo.tasks.instructions import KINDS, InstructionsTask, demands, fulfil
 
 TASK = InstructionsTask("instructions", tuple(KINDS))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError, DataError, MissingExtraError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.sections import TaskConfig
+from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.tasks import latex, load_task
 from selfevo.tasks.latex import LatexProblems, final_answer
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.errors import DataError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Annotation, Teacher
-from selfevo.records import Drafted, Prompt
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.records import Drafted, Prompt
 from selfevo.tasks import AnnotatedTask
 from selfevo.tasks.scripted import ScriptedTask
+from selfevo.teachers.base import Annotation, Teacher
 from selfevo.teachers.oracle import OracleTeacher
 from selfevo.teachers.scripted import ScriptedTeacher
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Problem
-from selfevo.sections import TaskConfig
+from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.tasks import load_task
+from selfevo.tasks.base import Problem
 from selfevo.tasks.steps import KINDS, StepsTask, chain
 
 TASK = StepsTask("demo", tuple(KINDS))

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.answers import extract_answer, read_number, write_number
 from selfevo.errors import DataError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Task
+from selfevo.method.answer_extraction import extract_answer, read_number, write_number
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.tasks.base import Task
 from selfevo.tasks.word_problems import WordProblems, check_equations
 
 GSM8K = {

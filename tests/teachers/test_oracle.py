@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.errors import DataError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Annotation, Problem
-from selfevo.records import Drafted
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.records import Drafted
+from selfevo.tasks.base import Problem
 from selfevo.tasks.steps import KINDS, StepsTask
+from selfevo.teachers.base import Annotation
 from selfevo.teachers.oracle import OracleTeacher
 
 TASK = StepsTask("steps", tuple(KINDS))

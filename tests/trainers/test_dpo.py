@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from selfevo.chat import Chat
-from selfevo.config_file import parse_config
+from selfevo.config.loading import parse_config
+from selfevo.config.sections import TrainerConfig
 from selfevo.errors import ConfigError, TrainingError
-from selfevo.examples import preference_examples, self_examples
-from selfevo.launch import build_trainer
-from selfevo.progress import Silent
-from selfevo.records import Example, Judged
-from selfevo.sections import TrainerConfig
-from selfevo.torch_setup import load_tokenizer
+from selfevo.method.examples import preference_examples, self_examples
+from selfevo.method.records import Example, Judged
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer
+from selfevo.pipeline.build import build_trainer
+from selfevo.report.progress import Silent
 from selfevo.trainers.dpo import PreferenceTrainer, pairs
-from selfevo.trainers.trl import TRLTrainer
+from selfevo.trainers.sft import TRLTrainer
 
 CONFIG = TrainerConfig(
     device="cpu", dtype="float32", learning_rate=1e-2, num_train_epochs=4, per_device_train_batch_size=2, dpo_beta=0.5

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from selfevo.chat import Chat
-from selfevo.config_file import parse_config
+from selfevo.config.loading import parse_config
+from selfevo.config.sections import SkillsConfig, TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.examples import prompt_examples
-from selfevo.launch import build_trainer
-from selfevo.progress import Silent
-from selfevo.prompts import Turns
-from selfevo.protocols import Generation
-from selfevo.records import Judged
-from selfevo.sections import SkillsConfig, TrainerConfig
+from selfevo.method.examples import prompt_examples
+from selfevo.method.protocols import Generation
+from selfevo.method.records import Judged, Turns
+from selfevo.models.chat import Chat
+from selfevo.pipeline.build import build_trainer
+from selfevo.report.progress import Silent
 from selfevo.trainers.grpo import VerdictRewardTrainer, at_once
 
 CONFIG = TrainerConfig(

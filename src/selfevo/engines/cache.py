@@ -15,6 +15,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from selfevo.method.records import Turns
+
 
 def holds_plain_layers(config: Any) -> bool:
     """Whether every layer attends to all of the past; sliding windows and recurrent states are not reused."""
@@ -40,19 +42,19 @@ class States:
 
 @dataclass(slots=True)
 class Memory:
-    """The states of conversations, by their first turn, up to `budget` bytes; what does not fit is not kept."""
+    """The states of conversations, by how they begin, up to `budget` bytes; what does not fit is not kept."""
 
     budget: int
     used: int = 0
-    _kept: dict[str, States] = field(default_factory=dict)
+    _kept: dict[Turns, States] = field(default_factory=dict)
 
-    def find(self, name: str, ids: Sequence[int]) -> tuple[States | None, int]:
+    def find(self, name: Turns, ids: Sequence[int]) -> tuple[States | None, int]:
         """States to start `ids` from, and how many of its tokens they cover: never all, the last gives the logits."""
         states = self._kept.get(name)
         known = min(states.shared(ids), len(ids) - 1) if states else 0
         return (states, known) if known else (None, 0)
 
-    def keep(self, name: str, states: States) -> None:
+    def keep(self, name: Turns, states: States) -> None:
         before = self._kept.get(name)
         used = self.used - (before.bytes if before else 0) + states.bytes
         if used <= self.budget:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfevo.endpoint import Ask, Endpoint, Reply
-from selfevo.protocols import Finish, Generation, Request, Sampling
-from selfevo.sections import EndpointConfig
+from selfevo.config.sections import EndpointConfig
+from selfevo.method.protocols import Finish, Generation, Request, Sampling
+from selfevo.models.chat import messages
+from selfevo.models.endpoint import Ask, Endpoint, Reply
 
 
 class OpenAIEngine:
@@ -34,9 +35,8 @@ class OpenAIEngine:
 
 
 def _ask(request: Request, sampling: Sampling) -> Ask:
-    messages = [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(request.turns)]
     options = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed % 2**31}
-    return Ask(messages, sampling.max_new_tokens, options)
+    return Ask(messages(request.turns, request.system), sampling.max_new_tokens, options)
 
 
 def _generation(reply: Reply) -> Generation:

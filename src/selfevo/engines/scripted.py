@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from selfevo.prompts import Turns
-from selfevo.protocols import Generation, Request, Sampling
+from selfevo.method.protocols import Generation, Request, Sampling
+from selfevo.method.records import Turns
 
 
 @dataclass(slots=True)

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from selfevo.chat import Chat
 from selfevo.engines.cache import BatchCache, Memory, States, holds_plain_layers
-from selfevo.engines.kernels import argmax, speed_up, takes_windows, windows_of
+from selfevo.engines.cpu.kernels import argmax, speed_up, takes_windows, windows_of
 from selfevo.errors import EngineError
-from selfevo.protocols import Finish, Generation, Request, Sampling
-from selfevo.torch_setup import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.method.protocols import Finish, Generation, Request, Sampling
+from selfevo.method.records import Turns
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 
 # Rows that ended are dropped from the batch when they are more than this share of it: gathering the cache costs a
 # copy, so not at every step.
@@ -42,7 +43,7 @@ class _Row:
 
     ids: list[int]
     seed: int
-    name: str
+    name: Turns
     states: States | None
     known: int
 
@@ -74,13 +75,13 @@ class TransformersEngine:
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._load(model)
         room = int(getattr(self._model.config, "max_position_embeddings", 0) or 2**31)
-        prompts = [chat.prompt(request.turns, room) for request in requests]
+        prompts = [chat.prompt(request.turns, request.system, room) for request in requests]
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
         rows: list[tuple[int, _Row]] = []
         for i, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
             if len(ids) + sampling.max_new_tokens <= room:
-                states, known = self._memory.find(request.turns[0], ids) if self._plain else (None, 0)
-                rows.append((i, _Row(ids, request.seed, request.turns[0], states, known)))
+                states, known = self._memory.find(request.beginning, ids) if self._plain else (None, 0)
+                rows.append((i, _Row(ids, request.seed, request.beginning, states, known)))
         rows.sort(key=lambda row: (len(row[1].ids) - row[1].known, len(row[1].ids)))
         start, size = 0, self.batch_size
         while start < len(rows):

@@ -16,10 +16,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from selfevo.chat import Chat
 from selfevo.errors import EngineError, MissingExtraError
-from selfevo.protocols import Finish, Generation, Request, Sampling
-from selfevo.torch_setup import load_tokenizer
+from selfevo.method.protocols import Finish, Generation, Request, Sampling
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class VLLMEngine:
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._start(model)
-        prompts = [chat.prompt(request.turns, self._room) for request in requests]
+        prompts = [chat.prompt(request.turns, request.system, self._room) for request in requests]
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
         fitting = [i for i, ids in enumerate(prompts) if len(ids) + sampling.max_new_tokens <= self._room]
         written = self._call([prompts[i] for i in fitting], [requests[i].seed for i in fitting], sampling, chat.stop_id)

@@ -18,12 +18,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from selfevo.errors import RunError
-from selfevo.files import read_rows, write_atomic
-from selfevo.ledger import by_stage, costs, is_run
-from selfevo.monitors import MEANING
-from selfevo.prompts import parse_verdict
+from selfevo.evaluation.monitors import MEANING
+from selfevo.method.prompts import parse_verdict
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
+from selfevo.rundir.files import read_rows, write_atomic
+from selfevo.rundir.inspect import by_stage, costs, is_run
 
 SAMPLES = {"kept, refined": 3, "kept, unchanged": 2, "rejected": 3, "quarantined": 2}
 LONGEST_TEXT = 6000

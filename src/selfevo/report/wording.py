@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from selfevo.evaluate import mcnemar_exact
+from selfevo.evaluation.statistics import mcnemar_exact
 
 SIGNIFICANT = 0.05
 NONE = "\u2013"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 
+from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError
-from selfevo.protocols import AnnotatedTask
-from selfevo.sections import TaskConfig
 from selfevo.tasks import steps
+from selfevo.tasks.base import AnnotatedTask
 
 FROM_FILES = ("gsm8k", "svamp", "math")
 

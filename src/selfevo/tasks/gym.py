@@ -15,12 +15,12 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from selfevo.answers import DECLARATION, MAX_CHARACTERS, extract_answer, read_number
 from selfevo.errors import DataError, MissingExtraError
-from selfevo.prompts import Verdict, verdict_line
-from selfevo.protocols import Problem
-from selfevo.records import Prompt, content_id
-from selfevo.tasks.child import Child, ChildError
+from selfevo.method.answer_extraction import DECLARATION, MAX_CHARACTERS, extract_answer, read_number
+from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.records import Prompt, content_id
+from selfevo.tasks.base import Problem
+from selfevo.tasks.sandbox import Child, ChildError
 from selfevo.tasks.word_problems import explain_answer
 
 ACCEPTED = 0.99  # of score_answer, which gives 1 for a right answer and part of it for a near one

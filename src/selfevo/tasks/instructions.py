@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfevo.errors import ConfigError
-from selfevo.prompts import Verdict, verdict_line
-from selfevo.protocols import Problem
-from selfevo.records import content_id
-from selfevo.tasks.drawing import made
+from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.records import content_id
+from selfevo.tasks.base import Problem
+from selfevo.tasks.sampling import made
 
 _TOPICS = """rain snow winter summer music bread coffee football school travel gardening fishing cooking painting
 reading dancing money sleep friendship holidays traffic space history weather morning""".split()

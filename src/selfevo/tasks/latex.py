@@ -16,13 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from selfevo.answers import DECLARATION, MAX_CHARACTERS, read_number
 from selfevo.errors import DataError, MissingExtraError
-from selfevo.prompts import Verdict, verdict_line
-from selfevo.protocols import Problem
-from selfevo.records import Prompt
-from selfevo.tasks.child import Child, ChildError
-from selfevo.tasks.drawing import good_rows, sampled
+from selfevo.method.answer_extraction import DECLARATION, MAX_CHARACTERS, read_number
+from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.records import Prompt
+from selfevo.tasks.base import Problem
+from selfevo.tasks.sampling import good_rows, sampled
+from selfevo.tasks.sandbox import Child, ChildError
 
 _CHILD = Child(seconds=0.5, imports="math_verify")
 # A power of a power, or one with a large exponent: no answer of a problem, and hours of work. It costs no child.

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from selfevo.errors import DataError
-from selfevo.prompts import Verdict, verdict_line
-from selfevo.protocols import Problem
-from selfevo.records import Prompt
+from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.records import Prompt
+from selfevo.tasks.base import Problem
 
 
 @dataclass(frozen=True, slots=True)

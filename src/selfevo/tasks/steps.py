@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfevo.errors import ConfigError
-from selfevo.prompts import Verdict, verdict_line
-from selfevo.protocols import Problem
-from selfevo.tasks.drawing import made
+from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.tasks.base import Problem
+from selfevo.tasks.sampling import made
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from selfevo.answers import (
+from selfevo.errors import DataError
+from selfevo.method.answer_extraction import (
     ANNOTATION,
     CURRENCY,
     DIGITS,
@@ -25,11 +26,10 @@ from selfevo.answers import (
     read_number,
     write_number,
 )
-from selfevo.errors import DataError
-from selfevo.prompts import Verdict, verdict_line
-from selfevo.protocols import Problem
-from selfevo.records import Prompt
-from selfevo.tasks.drawing import good_rows, sampled
+from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.records import Prompt
+from selfevo.tasks.base import Problem
+from selfevo.tasks.sampling import good_rows, sampled
 
 MAX_TOKENS = 40  # of one side of an equation
 _NOISE = Fraction(1, 10**9)  # of a value: 48 * 0.3333333333333333 = 16

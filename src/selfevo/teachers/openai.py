@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from selfevo.endpoint import Ask, Endpoint, Reply
-from selfevo.prompts import Verdict, parse_verdict, verdict_line
-from selfevo.protocols import AnnotatedTask, Annotation, Problem
-from selfevo.records import Drafted, content_id
-from selfevo.sections import AnnotatorConfig
+from selfevo.config.sections import AnnotatorConfig
+from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
+from selfevo.method.records import Drafted, content_id
+from selfevo.models.chat import messages
+from selfevo.models.endpoint import Ask, Endpoint, Reply
+from selfevo.tasks.base import AnnotatedTask, Problem
+from selfevo.teachers.base import Annotation
 
 
 class Written(BaseModel):
@@ -61,7 +63,9 @@ class OpenAITeacher:
         return Ask(self._messages(draft), self.config.max_new_tokens, options)
 
     def _messages(self, draft: Drafted) -> list[dict[str, str]]:
-        content = {"instruction": draft.prompt, "response": draft.response}
+        content: dict[str, Any] = {"instruction": draft.prompt, "response": draft.response}
+        if draft.system or draft.history:
+            content = {"conversation_before": messages(draft.history, draft.system), **content}
         if (problem := self.problems.get(draft.id)) is not None:
             assert self.task is not None
             content["correct_answer"] = self.task.solution(problem)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from selfevo.errors import DataError
-from selfevo.protocols import AnnotatedTask, Annotation, Problem
-from selfevo.records import Drafted, content_id
+from selfevo.method.records import Drafted, content_id
+from selfevo.tasks.base import AnnotatedTask, Problem
+from selfevo.teachers.base import Annotation
 
 _AT_ONCE = 256
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from selfevo.protocols import Annotation
-from selfevo.records import Drafted, content_id
+from selfevo.method.records import Drafted, content_id
+from selfevo.teachers.base import Annotation
 
 
 @dataclass(slots=True)

@@ -11,13 +11,13 @@ from typing import Any
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from selfevo.chat import Chat
+from selfevo.config.sections import TrainerConfig
 from selfevo.errors import TrainingError
-from selfevo.protocols import Progress
-from selfevo.records import Example, content_id
-from selfevo.sections import TrainerConfig
-from selfevo.torch_setup import load_tokenizer
-from selfevo.trainers.trl import Watched, figures, load, lora, run, save, settings
+from selfevo.method.protocols import Progress
+from selfevo.method.records import Example, content_id
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer
+from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
 
 
 @dataclass(slots=True)
@@ -68,8 +68,10 @@ def pairs(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[lis
     rows = []
     for example in examples:
         *asked, chosen = example.turns
-        prompt = chat.prompt(tuple(asked))
-        whole = [chat.sequence((*asked, text), example.weights)[0] for text in (chosen, example.rejected)]
+        prompt = chat.prompt(tuple(asked), example.system)
+        whole = [
+            chat.sequence((*asked, text), example.weights, example.system)[0] for text in (chosen, example.rejected)
+        ]
         if max(map(len, whole)) <= max_length:
             ids = [sequence[len(prompt) :] for sequence in whole]
             rows.append({"prompt_ids": prompt, "chosen_ids": ids[0], "rejected_ids": ids[1]})

@@ -7,7 +7,7 @@ The model that a round starts from stays as it is and judges: 1 for an answer wh
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from selfevo import prompts
-from selfevo.chat import Chat
+from selfevo.config.sections import SkillsConfig, TrainerConfig
 from selfevo.errors import TrainingError
-from selfevo.prompts import Verdict, parse_verdict
-from selfevo.protocols import Engine, Progress, Request
-from selfevo.records import Example, content_id
-from selfevo.sections import SkillsConfig, TrainerConfig
-from selfevo.torch_setup import load_tokenizer
-from selfevo.trainers.trl import Watched, figures, load, lora, run, save, settings
+from selfevo.method import prompts
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.protocols import Engine, Progress, Request
+from selfevo.method.records import Example, Prompt, content_id
+from selfevo.models.chat import Chat, messages
+from selfevo.models.device import load_tokenizer
+from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
 
 PROMPTS_AT_ONCE = 32  # whose responses are sampled together, at most
 
@@ -44,7 +44,7 @@ class VerdictRewardTrainer:
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         """Of the prompts: nobody knows how long the responses will be."""
         chat = Chat(load_tokenizer(base))
-        return sum(len(chat.prompt(example.turns[:1])) for example in examples)
+        return sum(len(chat.prompt(example.turns, example.system)) for example in examples)
 
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
@@ -76,7 +76,7 @@ class VerdictRewardTrainer:
             ),
             reward_funcs=verdict,
             train_dataset=Dataset.from_list(
-                [{"prompt": [{"role": "user", "content": example.turns[0]}]} for example in examples]
+                [{"prompt": messages(example.turns, example.system)} for example in examples]
             ),
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],
@@ -114,7 +114,7 @@ class VerdictRewardTrainer:
         """1 where the feedback on a response says qualified, else 0, also for one that is empty or was cut."""
         texts = [completion[0]["content"].strip() for completion in completions]
         whole = [i for i, text in enumerate(texts) if text and ended[i]]
-        requests = [Request(prompts.critique(asked[i][0]["content"], texts[i]), seed) for i in whole]
+        requests = [_about(asked[i], texts[i], seed) for i in whole]
         feedback = judge.generate(base, requests, self.skills.judge.to_sampling()) if requests else []
         yes = {
             i
@@ -122,6 +122,14 @@ class VerdictRewardTrainer:
             if generation.finish == "stop" and parse_verdict(generation.text) is Verdict.QUALIFIED
         }
         return [float(i in yes) for i in range(len(texts))]
+
+
+def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int) -> Request:
+    """Asks for feedback on a response to the messages `asked`."""
+    system = "".join(message["content"] for message in asked if message["role"] == "system")
+    *history, last = (message["content"] for message in asked if message["role"] != "system")
+    prompt = Prompt.of(last, system=system, history=tuple(history))
+    return Request(prompts.critique(prompt, text), seed, system, len(history) + 1)
 
 
 def at_once(count: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from selfevo.protocols import Progress
-from selfevo.records import Example
+from selfevo.method.protocols import Progress
+from selfevo.method.records import Example, as_row
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class ScriptedTrainer:
     ) -> dict[str, float]:
         self.before(base, examples)
         self.calls.append((base, list(examples)))
-        lines = "".join(json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in examples)
+        lines = "".join(json.dumps(as_row(example), ensure_ascii=False) + "\n" for example in examples)
         weights = b"".join(path.read_bytes() for path in sorted(base.glob("*.safetensors"))) + lines.encode()
         (output / "examples.jsonl").write_text(lines, encoding="utf-8")
         (output / "model.safetensors").write_bytes(hashlib.sha256(weights + str(seed).encode()).digest())

@@ -1,0 +1,275 @@
+"""`selfevo doctor`: what can be known to go wrong before hours are spent on it, each with its remedy.
+
+The silent failures of self-training are checked on the very model and rows of the run: a stop token that is never
+trained, a chat template that differs between training and inference, an engine that does not write what the model
+would, sequences that are too long to be trained on.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from packaging.requirements import Requirement
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from selfevo.checks.preview import count_parameters, estimate, lessons_of
+from selfevo.config.run_config import RunConfig
+from selfevo.inputs.splits import Splits, draw_splits
+from selfevo.method import prompts
+from selfevo.method.examples import meta_examples
+from selfevo.method.protocols import Engine, Generation, Request, Sampling
+from selfevo.method.records import Example, Refined
+from selfevo.models.chat import Chat, messages
+from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.models.resolve import resolve_model
+from selfevo.pipeline.build import build_engine
+
+PROMPTS = 20
+NEW_TOKENS = 24
+# How near the second logit may be to the first for either to be chosen, as a share of it: sums in another order.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    finding: str
+    remedy: str = ""
+
+
+def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
+    """All checks of a configuration. Leaves nothing behind; raises what a run would raise for want of model or data."""
+    folder, sets = resolve_model(config.model), draw_splits(config)
+    parameters = count_parameters(folder)  # first: who does not know the model does not know its tokenizer either
+    chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, sets)
+    found = estimate(config, parameters, chat, sets, d_meta)
+    return [
+        versions(),
+        disk(config, folder, parameters),
+        memory(config, parameters),
+        template(chat, d_meta),
+        stop_token(chat, d_meta),
+        lengths(config, found.lengths),
+        context(config, folder, chat, d_meta),
+        *generation(config, folder, chat, sets, engine or build_engine(config.engine)),
+        Check("time", "pass", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
+    ]
+
+
+def versions() -> Check:
+    """Every required package in a version that is said to work."""
+    wrong, found = [], []
+    for line in importlib.metadata.requires("selfevo") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = importlib.metadata.version(requirement.name)
+        if requirement.name in ("torch", "transformers", "trl"):
+            found.append(f"{requirement.name} {version}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
+    if wrong:
+        return Check("versions", "fail", "; ".join(wrong), "pip install -U selfevo")
+    return Check("versions", "pass", ", ".join(found))
+
+
+def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
+    """Room for every model of the run, and for one checkpoint with its optimizer."""
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    stages = config.evaluation.stages if config.evaluation else ()
+    models = 1 + config.round_count + ("sft" in stages) + bool(config.corpus.task and config.corpus.warmup_share)
+    checkpoint = 0 if config.trainer.lora else 12 * parameters
+    need = models * weights + checkpoint
+    place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    finding = f"{_gib(need)} for {models} models and a checkpoint, {_gib(free)} free in {place}"
+    if free < need:
+        return Check("disk", "fail", finding, "make room, or give an output on a larger disk")
+    status: Literal["pass", "warn"] = "warn" if free < 1.2 * need else "pass"
+    return Check("disk", status, finding, "selfevo gc frees all but the best and the last model" * (status == "warn"))
+
+
+def memory(config: RunConfig, parameters: int) -> Check:
+    """Of training: weights, gradients and Adam's two moments in float32, or the bare weights with LoRA; activations
+    come on top."""
+    device = pick_device(config.trainer.device)
+    need = parameters * (2 if config.trainer.lora else 16)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    finding = f"{_gib(need)} to train {parameters / 1e6:.0f} M parameters on {device}, without activations"
+    if free is None:
+        return Check("memory", "pass", finding)
+    finding += f"; {_gib(free)} free"
+    remedy = "train adapters (trainer.lora: {}), take a smaller model, or a larger device"
+    if free < need:
+        return Check("memory", "fail", finding, remedy)
+    if free < 1.5 * need:
+        return Check("memory", "warn", finding, f"if it runs out: trainer.gradient_checkpointing: true, or {remedy}")
+    return Check("memory", "pass", finding)
+
+
+def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+    """What a skill is asked with must be, token by token, what stands before its answer in training."""
+    name = "chat template"
+    for row in d_meta[:PROMPTS]:
+        turns = (*prompts.refine(row, row.response, row.feedback), row.refinement)
+        trained, _ = chat.sequence(turns, (0.0,) * (len(turns) // 2), row.system)
+        for asked in (turns[:-5], turns[:-3], turns[:-1]):
+            ids = chat.prompt(asked, row.system)
+            if trained[: len(ids)] != ids:
+                place = next((i for i, pair in enumerate(zip(ids, trained, strict=False)) if pair[0] != pair[1]), 0)
+                return Check(
+                    name,
+                    "fail",
+                    f"training and inference differ from token {place} of a conversation of {len(asked)} turns: "
+                    f"{chat.tokenizer.decode(trained[place : place + 8])!r} and "
+                    f"{chat.tokenizer.decode(ids[place : place + 8])!r}",
+                    "save the model with a template that renders earlier turns the same however many follow",
+                )
+    rows = min(PROMPTS, len(d_meta))
+    plain = messages(d_meta[0].conversation[1:], d_meta[0].system) if d_meta else []
+    theirs = chat.tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False) if plain else []
+    if plain and list(theirs) != chat.prompt(d_meta[0].conversation[1:], d_meta[0].system):
+        return Check(
+            name,
+            "warn",
+            "apply_chat_template gives other tokens than are trained and asked here",
+            "look at --dry-run; a serving system that applies the template itself will prompt slightly differently",
+        )
+    return Check(name, "pass", f"training and inference agree token by token on {3 * rows} conversations")
+
+
+def stop_token(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+    """Every labelled turn must end in the stop token, with a weight."""
+    shown = repr(chat.tokenizer.decode([chat.stop_id]))
+    for example in meta_examples(d_meta[:PROMPTS], 1.0):
+        if untrained := _untrained_stops(chat, example):
+            return Check(
+                "stop token trained",
+                "fail",
+                f"{shown} has no weight in the loss behind {untrained} labelled turns of {example.id}",
+                "give the model a chat template that closes an assistant turn with one token",
+            )
+    return Check("stop token trained", "pass", f"{shown} ends every labelled turn and is in the loss")
+
+
+def _untrained_stops(chat: Chat, example: Example) -> int:
+    ids, weights = chat.sequence(example.turns, example.weights, example.system)
+    trained = sum(token == chat.stop_id and weight > 0 for token, weight in zip(ids, weights, strict=True))
+    return sum(weight > 0 for weight in example.weights) - trained
+
+
+def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:
+    """The share of training sequences that max_length leaves out."""
+    limit, longest = config.trainer.max_length, max(sizes)
+    over = sum(size > limit for size in sizes)
+    finding = f"{over} of {len(sizes)} sequences are longer than max_length={limit}; the longest has {longest} tokens"
+    if not over:
+        return Check("max_length", "pass", finding)
+    remedy = f"trainer.max_length: {longest} trains on all of them"
+    return Check("max_length", "fail" if over > len(sizes) / 2 else "warn", finding, remedy)
+
+
+def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refined]) -> Check:
+    """Every conversation of D_meta with room for what is to be written, within the model's context."""
+    room = getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "max_position_embeddings", None)
+    if room is None:
+        return Check("context", "pass", "the model names no longest context")
+    over = 0
+    for row in d_meta:
+        turns = prompts.refine(row, row.response, row.feedback)
+        asked = (
+            (config.skills.respond, turns[:-4]),
+            (config.skills.critique, turns[:-2]),
+            (config.skills.refine, turns),
+        )
+        over += any(len(chat.prompt(view, row.system, room)) + skill.max_new_tokens > room for skill, view in asked)
+    finding = f"{over} of {len(d_meta)} trajectories do not fit into {room} tokens with room for max_new_tokens"
+    if not over:
+        return Check("context", "pass", finding)
+    remedy = "take a model with a longer context, shorter prompts, or a lower max_new_tokens in skills"
+    return Check("context", "fail" if over > len(d_meta) / 2 else "warn", finding, remedy)
+
+
+def generation(config: RunConfig, folder: Path, chat: Chat, sets: Splits, engine: Engine) -> list[Check]:
+    """The engine on prompts of the run: do they fit, does the model end, does it write what transformers would?"""
+    asked = [*sets.pool, *sets.to_annotate(), *sets.d_meta][:PROMPTS]
+    requests = [Request(prompts.respond(prompt), 0, prompt.system) for prompt in asked]
+    generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
+    engine.release()
+    checks = []
+    ended = sum(g.finish == "stop" for g in generations)
+    checks.append(
+        Check(
+            "stop token emitted",
+            "pass" if ended else "warn",
+            f"the base model ends {ended} of {len(generations)} answers within {NEW_TOKENS} tokens",
+            "" if ended else "training teaches it; if answers stay truncated, see the monitors in the report",
+        )
+    )
+    fitting = [i for i, g in enumerate(generations) if g.finish != "overlong"]
+    agreeing = agreement(config, folder, chat, [requests[i] for i in fitting], [generations[i] for i in fitting])
+    finding = f"{agreeing} of {len(fitting)} greedy answers are those of transformers, up to rounding"
+    if agreeing < 0.9 * len(fitting):
+        remedy = "try engine.kind: transformers, engine.dtype: float32, engine.kv_cache_gib: 0, and report it"
+        checks.append(Check("engine", "fail", finding, remedy))
+    else:
+        checks.append(Check("engine", "pass", finding))
+    return checks
+
+
+@torch.inference_mode()
+def agreement(
+    config: RunConfig, folder: Path, chat: Chat, requests: Sequence[Request], generations: Sequence[Generation]
+) -> int:
+    """How many answers are those of transformers' own greedy decoding, one prompt at a time; where the texts part, the
+    two likeliest tokens may be as near to each other as rounding brings them."""
+    quiet()
+    device = pick_device(config.engine.device)
+    dtype = pick_dtype(config.engine.dtype, device)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    ).to(device)
+    # Without the penalties that a model may come with: they are no part of what it has learnt.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_id=chat.stop_ids(model.generation_config.eos_token_id),
+        pad_token_id=chat.stop_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    agreeing = 0
+    for request, generation in zip(requests, generations, strict=True):
+        ids = torch.tensor([chat.prompt(request.turns, request.system)], device=device)
+        written = model.generate(ids, attention_mask=torch.ones_like(ids))
+        tokens = written.sequences[0, ids.shape[1] :].tolist()
+        common = next(i for i in range(len(tokens), -1, -1) if generation.text.startswith(chat.text(tokens[:i])))
+        if generation.text == chat.text(tokens):
+            agreeing += 1
+        elif common < len(tokens):
+            first, second = written.logits[common][0].float().topk(2).values.tolist()
+            agreeing += first - second <= TOLERANCE[dtype] * max(1.0, abs(first))
+    del model
+    gc.collect()
+    return agreeing
+
+
+def _free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return None
+    fields = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"

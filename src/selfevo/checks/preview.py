@@ -1,0 +1,218 @@
+"""`selfevo run --dry-run`: what would be trained and asked, token by token, before hours are spent on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from selfevo.config.run_config import RunConfig
+from selfevo.errors import ConfigError
+from selfevo.inputs.splits import Splits, draw_splits
+from selfevo.method.examples import answer_examples, meta_examples
+from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.records import Drafted, Example, Refined, as_row
+from selfevo.method.skills import SKILLS
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
+from selfevo.models.resolve import resolve_model
+from selfevo.pipeline.build import trainer_of
+from selfevo.tasks import load_task
+from selfevo.tasks.base import AnnotatedTask, Problem
+
+_SAMPLES = 3
+# Share of a large matrix product's speed that training and generation reach, measured with SmolLM2-135M on two CPU
+# cores (docs/lab-notebook.md). The estimate is meant to tell minutes from hours.
+_TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
+
+
+def preview(config: RunConfig, console: Console) -> None:
+    """Prints three rendered samples per stage with the loss mask, token counts, and an estimate of time."""
+    folder = resolve_model(config.model)
+    chat = Chat(load_tokenizer(folder))
+    sets = draw_splits(config)
+    d_meta = lessons_of(config, sets)
+    if config.corpus.task:
+        console.print(
+            "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
+        )
+    elif sets.unlabelled:
+        console.print(
+            "D_meta is written during the run; its texts are not known yet, so counts are low.\n", style="yellow"
+        )
+    skills, answers = meta_examples(d_meta, 0.0), answer_examples(d_meta, config.beta)
+    console.print("Training sequences: [green]in the loss[/], [dim]not in the loss[/]; ⏎ ends a line\n")
+    for title, examples in (("meta-skills: f and r^ labelled", skills), ("answering: r^ labelled, beta", answers)):
+        show(console, title, examples, lambda example: masked(chat, example))
+    rows = d_meta[:_SAMPLES]
+    for skill in SKILLS:
+        show(
+            console,
+            f"asked: {skill.name}",
+            rows,
+            lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row), row.system))),
+        )
+    found = estimate(config, count_parameters(folder), chat, sets, d_meta)
+    print_estimate(config, found, len(d_meta), len(sets.pool), console)
+
+
+def preview_annotation(config: RunConfig, console: Console) -> None:
+    """Prints how much an annotator would be asked, what it can cost, and the first call. Asks nobody."""
+    corpus = config.corpus
+    if corpus.path:
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
+    sets = draw_splits(config)
+    prompts = sets.to_annotate()
+    calls = len(prompts) * (2 if corpus.task else 1)
+    console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate", highlight=False)
+    if corpus.annotator is None:
+        console.print("by a program that holds the answers: costs nothing", highlight=False)
+        return
+    from selfevo.models.endpoint import Endpoint, most, price  # an extra
+    from selfevo.teachers.openai import OpenAITeacher
+
+    annotator = corpus.annotator
+    task = load_task(corpus.task) if corpus.task else None
+    teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in sets.labelled})
+    # The responses are not known yet: as long as they may be.
+    asks = [teacher.ask(Drafted(p.id, p.prompt, "x" * 4 * config.skills.respond.max_new_tokens)) for p in prompts]
+    read, written = (sum(most(ask)[i] for ask in asks) * calls // len(asks) for i in (0, 1))
+    cost = price(annotator, read, written)
+    shown = f"${cost:.2f}" if cost is not None else "price unknown, give input_price and output_price"
+    console.print(f"at most {read:,} tokens to read and {written:,} to write: {shown}", highlight=False)
+    if cost and annotator.max_dollars and cost > annotator.max_dollars:
+        console.print(f"max_dollars={annotator.max_dollars} could stop it before the end", style="yellow")
+    console.rule("the first call", align="left")
+    first = teacher.ask(Drafted(prompts[0].id, prompts[0].prompt, "(the model's response)"))
+    for message in first.messages:
+        console.print(f"[dim]{message['role']}[/]", message["content"], soft_wrap=True, highlight=False)
+
+
+def lessons_of(config: RunConfig, sets: Splits) -> list[Refined]:
+    """D_meta, or what can be said of it before it is written: gold answers as responses, else words that stand in."""
+    if config.corpus.task:
+        return solved(load_task(config.corpus.task), sets.labelled)
+    feedback = f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}"
+    return sets.d_meta or [
+        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in sets.unlabelled
+    ]
+
+
+def solved(task: AnnotatedTask, problems: Sequence[Problem]) -> list[Refined]:
+    """The trajectories of a model that is right at once."""
+    answers = [(problem, task.solution(problem)) for problem in problems]
+    return [
+        Refined(problem.prompt.id, problem.prompt.prompt, answer, task.explain(problem, answer), answer)
+        for problem, answer in answers
+    ]
+
+
+def show(console: Console, title: str, rows: Sequence[object], render: Callable[..., Text]) -> None:
+    console.rule(title, align="left")
+    for row in rows[:_SAMPLES]:
+        console.print(render(row), soft_wrap=True)
+        console.print()
+
+
+def masked(chat: Chat, example: Example) -> Text:
+    ids, weights = chat.sequence(example.turns, example.weights, example.system)
+    text = Text()
+    for token, weight in zip(ids, weights, strict=True):
+        text.append(visible(chat, [token]), style="green" if weight > 0 else "dim")
+    labelled = sum(weight > 0 for weight in weights)
+    return text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan")
+
+
+def visible(chat: Chat, ids: list[int]) -> str:
+    return str(chat.tokenizer.decode(ids, skip_special_tokens=False)).replace("\n", "⏎\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take. Token counts are exact where the text is known, else from the mean of D_meta.
+
+    `lengths`: tokens of each sequence of L_meta. `training`, `generated`: tokens to train on, to generate and read, in
+    the whole run. `speed`: floating-point operations per second of one measured product.
+    """
+
+    parameters: int
+    lengths: list[int]
+    training: float
+    generated: float
+    speed: float
+
+    @property
+    def seconds(self) -> float:
+        """Meant to tell minutes from hours."""
+        work = 6 * self.training / _TRAINING_SHARE + 2 * self.generated / _GENERATION_SHARE
+        return self.parameters * work / self.speed
+
+
+def estimate(config: RunConfig, parameters: int, chat: Chat, sets: Splits, d_meta: Sequence[Refined]) -> Estimate:
+    lengths = [len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta)]
+    known = sum(lengths)
+    one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
+    pool = len(sets.pool) * config.samples_per_prompt
+    kept = 0.5 * pool / config.round_count  # nobody knows before the run; half is a start
+    answer = one * 0.3
+    training = known * trainer_of(config, "meta").num_train_epochs
+    if config.corpus.task:
+        training += one * config.corpus.labels * config.corpus.warmup_share * 0.3 * config.corpus.warmup_epochs
+    if config.evaluation and "sft" in config.evaluation.stages:
+        labels = len(sets.labelled) + len(sets.sft)
+        training += max(known, answer * labels) * trainer_of(config, "sft").num_train_epochs
+    for t in range(1, config.round_count + 1):
+        rows = known if config.policy != "continual-latest" else 0.0
+        rows += answer * kept * (1 if config.policy == "continual-latest" else t)
+        training += rows * trainer_of(config, f"round-{t}").num_train_epochs
+    measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
+    generated = (pool * 1.5 + measured) * one
+    return Estimate(parameters, lengths, training, generated, measure_flops(config))
+
+
+def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: int, console: Console) -> None:
+    limit = config.trainer.max_length
+    cut = sum(length > limit for length in found.lengths)
+    table = Table(title="estimate", title_justify="left", show_header=False)
+    for name, value in (
+        ("parameters", f"{found.parameters / 1e6:.0f} M"),
+        ("D_meta", f"{trajectories} trajectories, {sum(found.lengths)} tokens, {cut} longer than max_length={limit}"),
+        ("pool", f"{pool} prompts in {config.round_count} rounds, policy {config.policy}"),
+        ("tokens to train on", f"about {found.training / 1e3:.0f} k"),
+        ("tokens to generate and read", f"about {found.generated / 1e3:.0f} k"),
+        ("matrix products here", f"{found.speed / 1e9:.0f} GFLOP/s measured"),
+        ("time", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def count_parameters(folder: Path) -> int:
+    """Raises ConfigError where transformers does not know the model."""
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"model: transformers cannot read {folder / 'config.json'}: {reason}") from None
+    return int(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def measure_flops(config: RunConfig) -> float:
+    """Floating-point operations per second of one 2048 x 1024 x 1024 product in the training precision."""
+    device = pick_device(config.trainer.device)
+    dtype = pick_dtype(config.trainer.dtype, device)
+    a, b = torch.randn(2048, 1024, device=device, dtype=dtype), torch.randn(1024, 1024, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * 2048 * 1024 * 1024 / best

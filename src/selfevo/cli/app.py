@@ -1,0 +1,297 @@
+"""The command line. Parses arguments, calls `launch`, prints; a SelfevoError becomes one line and its exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+import selfevo.config
+from selfevo.cli.models import app as model_commands
+from selfevo.config.loading import load_config
+from selfevo.config.run_config import RunConfig
+from selfevo.errors import ConfigError, RunError, SelfevoError
+from selfevo.report.progress import complain, console
+
+app = typer.Typer(
+    name="selfevo",
+    help="A language model improves itself with language feedback (SELF, arXiv 2310.00533).",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(model_commands)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")]
+
+TEMPLATE = Path(selfevo.config.__file__).with_name("template.yaml")
+
+
+def main() -> None:
+    """Entry point of the `selfevo` command. Exit codes: those of errors.py; 130 after SIGINT, 143 after SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app()
+    except SelfevoError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+    except _StoppedError as stopped:
+        complain("stopped; the same command goes on from here")
+        sys.exit(128 + stopped.number)
+
+
+class _StoppedError(BaseException):
+    """A signal to stop. Like KeyboardInterrupt no Exception: nothing on the way up may take it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # who asks twice means it
+    raise _StoppedError(number)
+
+
+def _version(value: bool) -> None:
+    if value:
+        console.print(installed_version("selfevo"), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Examples: `selfevo demo --smoke`   `selfevo demo --task instructions --seed 1 --output runs/try`")
+def demo(
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same path with few rows: minutes, no evidence.")] = False,
+    task: Annotated[str, typer.Option(help="demo: small sums; instructions: general, checkable ones.")] = "demo",
+    seed: Annotated[int, typer.Option(help="Draws problems, sampling and training order.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Run directory; the same one resumes.")] = None,
+    write_config: Annotated[
+        Path | None, typer.Option(help="Do not run: write the configuration, for `selfevo run`, `doctor` and `ablate`.")
+    ] = None,
+) -> None:
+    """SmolLM2-135M improves itself on small problems, on this machine, in one command."""
+    from selfevo.cli.demo import demo_config, demo_model
+
+    folder = output or Path("runs") / f"{task}{'-smoke' if smoke else ''}-seed{seed}"
+    config = demo_config(demo_model(), folder, seed, smoke, task)
+    if write_config is None:
+        _launch(config)
+        return
+    if write_config.exists():
+        raise ConfigError(f"{write_config} exists; give another name")
+    write_config.parent.mkdir(parents=True, exist_ok=True)
+    write_config.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    console.print(f"wrote {write_config}", highlight=False)
+
+
+@app.command(
+    epilog="Examples: `selfevo run config.yaml --dry-run`   `selfevo run config.yaml --set trainer.learning_rate=1e-5`"
+)
+def run(
+    config: Annotated[Path, typer.Argument(help="YAML; `selfevo init` writes one.")],
+    set_: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be trained and asked, then stop.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Run the checks of `selfevo doctor` before the first start.")
+    ] = True,
+) -> None:
+    """Runs the SELF loop on your model and prompts. The same command resumes a run that was stopped."""
+    settings = load_config(config, set_ or [])
+    if dry_run:
+        from selfevo.checks.preview import preview
+
+        preview(settings, console)
+        return
+    if check and not (settings.output / "config.json").exists():
+        _examine(settings)
+    _launch(settings)
+
+
+@app.command(epilog="Example: `selfevo doctor config.yaml --set model=my-model`")
+def doctor(
+    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`.")],
+    set_: Overrides = None,
+) -> None:
+    """Checks what can go wrong before a run: versions, disk, memory, chat template, stop token, engine, lengths.
+
+    `selfevo run` does so too, and does not start where a check fails. Exit code 2 if one does.
+    """
+    _examine(load_config(config, set_ or []))
+
+
+@app.command(
+    epilog="Examples: `selfevo annotate config.yaml --dry-run`   "
+    "`selfevo annotate config.yaml --set corpus.annotator.max_dollars=5`"
+)
+def annotate(
+    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with corpus.task or corpus.prompts.")],
+    set_: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the size, the cost and one call, then stop.")
+    ] = False,
+) -> None:
+    """Builds D_meta alone: the model answers, the annotator criticises and refines. `run` goes on from there."""
+    settings = load_config(config, set_ or [])
+    if dry_run:
+        from selfevo.checks.preview import preview_annotation
+
+        preview_annotation(settings, console)
+        return
+    from selfevo.inputs.annotation import balance
+    from selfevo.pipeline.run import build_d_meta
+    from selfevo.report.progress import Live
+
+    path, rows = build_d_meta(settings, Live(console))
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(balance(rows).items()))
+    console.print(f"{path}: {len(rows)} rows, responses judged: {counts}", highlight=False)
+
+
+@app.command(
+    epilog="Examples: `selfevo ablate config.yaml --only no-filter --only one-round`   "
+    "`selfevo ablate config.yaml --only labels-50 --only labels-100 --seeds 0,1,2 --output runs/labels`"
+)
+def ablate(
+    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with an evaluation.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A variant, repeatable; by default all without a number: docs/ablations.md."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="With commas between them.")] = "0,1,2",
+    output: Annotated[Path | None, typer.Option(help="Folder of the runs; the same one resumes.")] = None,
+    set_: Overrides = None,
+) -> None:
+    """Runs a configuration beside variants of it: same labels, same problems, shared stages once; one table."""
+    from selfevo.pipeline.ablate import ablate as run_all
+    from selfevo.pipeline.run import run_loop
+    from selfevo.pipeline.variants import applicable
+    from selfevo.report.console import print_ablation
+    from selfevo.report.progress import Live
+
+    settings = load_config(config, set_ or [])
+    if not all(part.strip().isdigit() for part in seeds.split(",")):
+        raise ConfigError(f"--seeds is {seeds!r}; give numbers with commas between them, such as 0,1,2")
+
+    def one(variant: RunConfig, shared: tuple[Path, ...]) -> Path:
+        console.rule(str(variant.output), align="left")
+        return run_loop(variant, Live(console), shared=shared)
+
+    names = only or []
+    if not only:
+        names, refused = applicable(settings)
+        for reason in refused:
+            console.print(f"left out: {reason}", style="yellow", markup=False)
+    folder = output or settings.output.with_name(f"{settings.output.name}-ablation")
+    found = run_all(settings, names, [int(part) for part in seeds.split(",")], folder, one)
+    print_ablation(console, found)
+    console.print(f"table: {folder / 'ablation.json'}", highlight=False)
+
+
+@app.command(epilog="Example: `selfevo init my-run.yaml`")
+def init(
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("selfevo.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Writes a commented configuration to start from."""
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists; give another name, or --force to replace it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+    console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run", highlight=False)
+
+
+@app.command(epilog="Example: `selfevo report runs/demo-seed0`")
+def report(run_directory: Run) -> None:
+    """Prints the table of a run and writes its report.html anew."""
+    from selfevo.report.console import print_results
+    from selfevo.report.page import write_report
+
+    page = write_report(run_directory)
+    results = run_directory / "results.json"
+    if results.is_file():
+        print_results(console, json.loads(results.read_text(encoding="utf-8")))
+    console.print(f"report: {page}", highlight=False)
+
+
+@app.command(epilog="Example: `selfevo runs runs`")
+def runs(folder: Annotated[Path, typer.Argument(help="A folder of run directories.")] = Path("runs")) -> None:
+    """Lists the runs in a folder: running, finished or stopped, and how far they are."""
+    from selfevo.report.console import print_runs
+    from selfevo.rundir.inspect import find_runs, summarise
+
+    found = find_runs(folder)
+    if not found:
+        raise ConfigError(f"{folder} holds no run directory; give the folder that holds them")
+    print_runs(console, [summarise(root) for root in found])
+
+
+@app.command(epilog="Example: `selfevo show runs/demo-seed0`")
+def show(run_directory: Run) -> None:
+    """What is in a run directory: each stage with rows in and out, the reasons of the others, tokens and time."""
+    from selfevo.report.console import print_entries, print_runs
+    from selfevo.rundir.inspect import entries, summarise
+
+    print_runs(console, [summarise(run_directory)])
+    print_entries(console, entries(run_directory))
+
+
+@app.command(epilog="Example: `selfevo verify runs/demo-seed0`")
+def verify(run_directory: Run) -> None:
+    """Checks every finished file and model of a run against its SHA-256."""
+    from selfevo.rundir.inspect import verify as check
+
+    checked, faults = check(run_directory)
+    if faults:
+        raise RunError("; ".join(faults))
+    console.print(f"{checked} files and models are what was written", highlight=False)
+
+
+@app.command(epilog="Examples: `selfevo gc runs/demo-seed0`   `selfevo gc runs/demo-seed0 --yes`")
+def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Frees disk: removes the weights of every model of a run but the best and the last. All rows stay."""
+    from selfevo.report.console import megabytes
+    from selfevo.rundir.inspect import collect, removable, size_of
+
+    folders = removable(run_directory)
+    for folder in folders:
+        console.print(f"{folder}  {megabytes(size_of(folder))}", highlight=False)
+    if not folders:
+        console.print("nothing to remove", highlight=False)
+    elif yes or typer.confirm("remove these?"):
+        console.print(f"freed {megabytes(collect(run_directory))}", highlight=False)
+
+
+def _examine(settings: RunConfig) -> None:
+    from selfevo.checks.doctor import examine
+    from selfevo.report.console import print_checks
+
+    checks = examine(settings)
+    print_checks(console, checks)
+    if failed := [check.name for check in checks if check.status == "fail"]:
+        raise ConfigError(f"checks failed: {', '.join(failed)}; see above, or start all the same with --no-check")
+
+
+def _launch(settings: RunConfig) -> None:
+    from selfevo.pipeline.run import run_loop
+    from selfevo.report.console import print_results
+    from selfevo.report.progress import Live
+
+    console.print(f"run directory: {settings.output}", highlight=False)
+    folder = run_loop(settings, Live(console))
+    print_results(console, json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}", highlight=False)

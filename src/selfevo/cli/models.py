@@ -1,0 +1,224 @@
+"""The commands that use a model: measure it, have it answer, have its answers judged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfevo.config.loading import parse
+from selfevo.config.sections import EndpointConfig, EngineConfig, TaskConfig
+from selfevo.errors import ConfigError
+from selfevo.report.progress import Live, complain, console
+
+if TYPE_CHECKING:
+    from selfevo.serving.refiner import Answer
+
+app = typer.Typer()
+
+BaseUrl = Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")]
+LIMIT = "Of each text; by default as in the run of the model."
+KeyName = Annotated[str | None, typer.Option(help="With --base-url: the variable that holds the key.")]
+
+
+def _endpoint(model: str, base_url: str, api_key_env: str | None) -> EndpointConfig:
+    return parse(EndpointConfig, {"model": model, "base_url": base_url, "api_key_env": api_key_env}, "--base-url")
+
+
+@app.command(
+    name="eval",
+    epilog="Examples: `selfevo eval runs/demo-seed0/models/round-3 --task demo`   "
+    "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`   "
+    "`selfevo eval my-name --base-url http://localhost:8000/v1 --task svamp --path svamp.json`   "
+    "`selfevo eval my-model --harness gsm8k,ifeval --count 200`",
+)
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
+    task: Annotated[str | None, typer.Option(help="demo, instructions, gsm8k, svamp, math, gym:NAME, ...")] = None,
+    harness: Annotated[
+        str | None, typer.Option(help="Instead of --task: tasks of lm-evaluation-harness, with commas between them.")
+    ] = None,
+    num_fewshot: Annotated[int | None, typer.Option(min=0, help="With --harness: examples in each prompt.")] = None,
+    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k, svamp, math and --harness.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
+    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
+    consistency: Annotated[int, typer.Option(min=1, help="Samples that vote, besides the greedy answer.")] = 1,
+    check_extractors: Annotated[
+        bool, typer.Option("--check-extractors", help="Say how much depends on how numbers are read from answers.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
+    output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
+) -> None:
+    """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
+    from selfevo.models.resolve import resolve_model
+    from selfevo.pipeline.evaluate import evaluate_model
+    from selfevo.report.console import print_extractors, print_harness, print_results
+
+    engine_config = parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine")
+    if (task is None) == (harness is None):
+        raise ConfigError("give --task or --harness, one of them")
+    if harness is not None:
+        if base_url:
+            raise ConfigError("--harness loads the model itself; leave out --base-url, or call lm-eval with the server")
+        from selfevo.evaluation.harness import run_harness
+        from selfevo.pipeline.build import build_sampling
+
+        folder = resolve_model(model)
+        figures = run_harness(
+            folder,
+            harness.split(","),
+            path=path,
+            limit=count,
+            num_fewshot=num_fewshot,
+            max_new_tokens=build_sampling(folder, max_new_tokens)["respond"].max_new_tokens,
+            engine=engine_config,
+            output=output,
+        )
+        print_harness(console, figures)
+        return
+    assert task is not None
+    results = evaluate_model(
+        model,
+        TaskConfig(name=task, path=path),
+        count=count,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        consistency=consistency,
+        engine_config=engine_config,
+        output=output,
+        progress=Live(console),
+        endpoint=_endpoint(model, base_url, api_key_env) if base_url else None,
+    )
+    print_results(console, results)
+    if check_extractors:
+        print_extractors(console, results["stages"][0]["extractors"])
+
+
+@app.command(
+    epilog="Examples: `selfevo answer runs/demo-seed0/models/round-3 'Add 4 to each: 15 48 32' --show-work`   "
+    "`selfevo answer my-model --file prompts.jsonl --consistency 5 --json > answers.jsonl`   "
+    "`cat question.txt | selfevo answer my-model`"
+)
+def answer(
+    model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; without it, or with -, standard input is it.")
+    ] = None,
+    file: Annotated[str | None, typer.Option(help="Many prompts: JSONL, parquet, a folder or a data set.")] = None,
+    column: Annotated[str, typer.Option(help="With --file: the text column.")] = "prompt",
+    refine: Annotated[str, typer.Option(help="never, if-judged-wrong or always.")] = "if-judged-wrong",
+    rounds: Annotated[int, typer.Option(min=1, help="Refinements in a row, at most.")] = 1,
+    consistency: Annotated[int, typer.Option(min=1, help="Samples whose majority is the answer.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="With --consistency: at which they are sampled.")] = 0.7,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt, with all drafts.")] = False,
+) -> None:
+    """Answers with a trained model, which criticises itself and refines what it judges wrong."""
+    from selfevo.data.loading import load_prompts
+    from selfevo.pipeline.build import build_engine
+    from selfevo.serving.refiner import Refiner
+
+    if file is not None and prompt is not None:
+        raise ConfigError(f"both a prompt and --file {file} are given; give one of them")
+    if file is not None:
+        loaded = load_prompts(file, column, setting="--column")
+        prompts = [row.prompt for row in loaded.rows]
+        if loaded.quarantined:
+            first = loaded.quarantined[0]
+            complain(f"{len(loaded.quarantined)} rows left out, the first is line {first.line}: {first.reason}")
+    else:
+        prompts = [sys.stdin.read() if prompt in (None, "-") else str(prompt)]
+    if not all(text.strip() for text in prompts):
+        raise ConfigError("the prompt is empty; give it as an argument, on standard input, or many with --file")
+    refiner = Refiner(
+        model,
+        refine=refine,  # type: ignore[arg-type]  # it checks
+        rounds=rounds,
+        consistency=consistency,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        engine=build_engine(parse(EngineConfig, {"kind": engine}, "--engine")),
+    )
+    for start in range(0, len(prompts), refiner.engine.batch_size):
+        for answer in refiner.answer(prompts[start : start + refiner.engine.batch_size]):
+            if as_json:
+                print(json.dumps(asdict(answer), ensure_ascii=False, default=lambda verdict: verdict.value))
+            else:
+                _print_answer(answer, show_work, alone=len(prompts) == 1)
+
+
+def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    if not alone:
+        say(f"> {answer.prompt}", "bold")
+    if show_work:
+        for number, steps in enumerate(answer.work, start=1):
+            for draft, step in enumerate(steps, start=1):
+                say(f"sample {number}, draft {draft}", "dim")
+                say(step.text or "(nothing)")
+                say(step.feedback, "cyan")
+        say(f"elected by {answer.votes} of {len(answer.work)}, verdict {answer.verdict.value}", "dim")
+    say(answer.text or "(the model gave no answer that ends within --max-new-tokens)")
+
+
+@app.command(
+    epilog="Example: `selfevo answer runs/r/models/round-3 --file vicuna.jsonl --json > new.jsonl`, the same with "
+    "`models/sft` > old.jsonl, then `selfevo compare new.jsonl old.jsonl --judge gpt-4.1-mini "
+    "--base-url https://api.openai.com/v1 --api-key-env OPENAI_API_KEY`"
+)
+def compare(
+    a: Annotated[Path, typer.Argument(help="Answers of one model: rows as `answer --json` writes them.")],
+    b: Annotated[Path, typer.Argument(help="Answers of the other to the same prompts.")],
+    judge: Annotated[str, typer.Option(help="A model folder or hub id, or with --base-url a name the server knows.")],
+    base_url: BaseUrl = None,
+    api_key_env: KeyName = None,
+    column: Annotated[str, typer.Option(help="The column of the answers.")] = "text",
+    questions: Annotated[
+        Path | None, typer.Option(help="The file that was asked, for the columns of --by; by default A.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns that split the results; by default category and difficulty, if there."),
+    ] = None,
+    candidate: Annotated[str, typer.Option(help="Who answered, to warn of a judge of the same family.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of one judgement.")] = 512,
+    output: Annotated[Path | None, typer.Option(help="Write every comparison here, as JSONL.")] = None,
+) -> None:
+    """Has a judge compare two models' answers in both orders: win rate, raw and at equal length."""
+    from selfevo.evaluation.pairwise import as_rows, compare_answers, read_pairs, same_family, summarise_comparisons
+    from selfevo.method.protocols import Engine
+    from selfevo.models.resolve import resolve_model
+    from selfevo.pipeline.build import build_engine
+    from selfevo.report.console import print_comparisons
+    from selfevo.rundir.files import write_atomic
+
+    pairs, left_out = read_pairs(str(a), str(b), column, str(questions or ""), by or ())
+    if left_out:
+        complain(f"{left_out} prompts have an answer in only one of the files and are left out")
+    if family := same_family(judge, candidate or f"{a} {b}"):
+        complain(f"judge and candidate are both of the family {family!r}: it may prefer its own kind")
+    engine: Engine
+    if base_url:
+        from selfevo.engines.openai import OpenAIEngine
+
+        engine, folder = OpenAIEngine(_endpoint(judge, base_url, api_key_env)), Path(judge)
+    else:
+        engine, folder = build_engine(), resolve_model(judge)
+    comparisons = compare_answers(engine, folder, pairs, max_new_tokens)
+    if output is not None:
+        write_atomic(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in as_rows(comparisons)))
+    print_comparisons(console, a.stem, b.stem, summarise_comparisons(comparisons))

@@ -1,0 +1,34 @@
+"""Splits of prompts that may not share any."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Iterable
+from itertools import combinations
+
+from selfevo.errors import DataError
+from selfevo.method.records import Prompt
+
+
+def check_disjoint(*, allow_empty: Collection[str] = (), **sets: Iterable[Prompt]) -> None:
+    """Raises DataError when two of the named sets share a prompt, whatever its case, spacing and Unicode form.
+
+    An empty set is an error too unless `allow_empty` names it: disjointness from nothing would prove nothing.
+    """
+    contents = {name: {_content(row): row.prompt for row in rows} for name, rows in sets.items()}
+    for name, content in contents.items():
+        if not content and name not in allow_empty:
+            raise DataError(f"the set {name!r} is empty, so nothing can be said about its overlap; give it prompts")
+    for (first, left), (second, right) in combinations(contents.items(), 2):
+        if shared := left.keys() & right.keys():
+            example = left[min(shared)]
+            raise DataError(
+                f"{first!r} and {second!r} share {len(shared)} prompt{'s' * (len(shared) > 1)}, for example "
+                f"{example[:120]!r}; remove them from one of the two"
+            )
+
+
+def _content(prompt: Prompt) -> str:
+    """The turns, NFKC, case folded, white space collapsed: what makes two prompts the same question."""
+    text = "\n".join(prompt.conversation[1:])
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())

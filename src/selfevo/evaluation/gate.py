@@ -1,0 +1,55 @@
+"""When to stop: a round counts only if it is significantly better, on problems kept apart, than the best before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfevo.config.sections import GateConfig
+from selfevo.evaluation.statistics import compare
+
+
+@dataclass(slots=True)
+class Gate:
+    """Told of the scores of one model after the other, on the same problems. The first is the one to beat.
+
+    `best` is the last model that was promoted; `stopped` says why there is no point in going on, "" while there is one.
+    Rounds go on from the latest model all the same: only what is kept is decided here.
+    """
+
+    config: GateConfig
+    best: str = ""
+    stopped: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    _to_beat: Sequence[float] = ()
+    _without_gain: int = 0
+
+    def admit(self, name: str, scores: Sequence[float]) -> bool:
+        """Whether to go on after the model `name`, whose problems have these scores in [0, 1]."""
+        if not self.best:
+            self.best, self._to_beat = name, scores
+            return True
+        mode = self.config.mode if self.config.task else "agreement"
+        compared = compare(name, scores, self.best, self._to_beat, mode)
+        significant = compared["p_value"] < self.config.alpha
+        promoted = significant and compared["difference"] > 0
+        self.history.append({**compared, "promoted": promoted})
+        if promoted:
+            self.best, self._to_beat, self._without_gain = name, scores, 0
+            return True
+        self._without_gain += 1
+        if self._without_gain == self.config.patience:
+            low, high = compared["ci"]
+            verdict = "significantly worse" if significant else "not significantly better"
+            self.stopped = (
+                f"{name} is {verdict} than {self.best} on {len(scores)} problems of the gate "
+                f"({100 * compared['difference']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}, "
+                f"p = {compared['p_value']:.2g}); {self._without_gain} in a row, and {self.best} is the best model"
+            )
+        return not self.stopped
+
+    def state(self) -> dict[str, Any]:
+        """What results.json holds of it."""
+        settings = {"alpha": self.config.alpha, "patience": self.config.patience}
+        return {**settings, "best": self.best, "rounds": self.history}

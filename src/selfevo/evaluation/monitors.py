@@ -1,0 +1,155 @@
+"""What a round's rows say without any label: whether the model still answers in many ways, ends, and judges.
+
+A model that is trained on itself can collapse: one answer to everything, texts without an end, a judge that always says
+yes. Accuracy on held-out problems shows it late, or, without such problems, never. These numbers show it at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfevo.config.sections import MonitorsConfig
+from selfevo.method.answer_extraction import answer_key
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.rundir.files import read_rows
+
+SAMPLE = 1000  # texts for distinct-n: the share of distinct n-grams falls with the length of what is looked at
+BLEU_SAMPLE = 100
+
+# Figure -> how it is called, and what it means beyond its bound.
+MEANING = {
+    "distinct_1": ("distinct words", "the model uses few words"),
+    "distinct_2": ("distinct pairs of words", "the model repeats itself"),
+    "self_bleu": ("self-BLEU", "the responses are nearly the same"),
+    "entropy": ("entropy of answers", "many prompts get the same answer"),
+    "truncated": ("truncated", "responses do not come to an end"),
+    "stopped": ("stop token", "responses do not come to an end"),
+    "yes": ("verdict yes", "the verdicts, on r and on r^, say nothing: they are nearly always the same"),
+    "critique_yes": ("verdict yes on r", "the responses are all right, or the critic sees nothing wrong any more"),
+    "judge_yes": ("verdict yes on r^", "the filter drops next to nothing"),
+    "unparsed": ("verdict unreadable", "the feedback has lost its form"),
+    "agreement": ("r and r^ agree", "refinement changes nothing"),
+}
+
+
+def round_figures(folder: Path) -> dict[str, float | None]:
+    """The figures of one round, from its folder under stages/; None where there is nothing to count.
+
+    Shares in [0, 1], but `mean_length` in tokens. `distinct_n`: distinct n-grams of words over all of them, in a sample
+    of responses (Li et al. 2016). `self_bleu`: mean BLEU-4 of each response against the others (Zhu et al. 2018).
+    `entropy`: of the distribution of answers, over its greatest possible value. `yes` is the share of readable verdicts
+    that say qualified, on r (`critique_yes`) and on r^ (`judge_yes`) together: a critic that sees a difference may well
+    say no to every r and yes to every r^. `agreement` is the share of r^ with the answer of r.
+    """
+    finishes, tokens = Counter[str](), 0
+    texts: list[tuple[str, str]] = []
+    answers = Counter[str]()
+    for row in read_rows(folder / "respond.jsonl"):
+        generation = row["generation"]
+        finishes[generation["finish"]] += 1
+        tokens += generation["new_tokens"]
+        if row["status"] == "ok":
+            answers[answer_key(row["response"])] += 1
+            texts.append((row["id"], row["response"]))
+            if len(texts) > 2 * SAMPLE:
+                texts = sorted(texts)[:SAMPLE]  # ids are hashes: a sample that nobody chose
+    sample = [text for _, text in sorted(texts)[:SAMPLE]]
+    first = Counter(_verdict(row, "feedback") for row in read_rows(folder / "critique.jsonl"))
+    second = Counter(_verdict(row, "judgement") for row in read_rows(folder / "judge.jsonl"))
+    path = folder / "refine.jsonl"  # not there in the ablation without refinement
+    same = Counter(
+        answer_key(row["response"]) == answer_key(row["refinement"])
+        for row in (read_rows(path) if path.is_file() else ())
+        if row["status"] == "ok"
+    )
+    total = finishes.total()
+    return {
+        "mean_length": _share(tokens, total),
+        "truncated": _share(finishes["length"], total),
+        "stopped": _share(finishes["stop"], total),
+        "distinct_1": distinct(sample, 1),
+        "distinct_2": distinct(sample, 2),
+        "self_bleu": self_bleu(sample[:BLEU_SAMPLE]),
+        "entropy": entropy(answers),
+        "yes": _yes(first + second),
+        "critique_yes": _yes(first),
+        "unparsed": _share(first[Verdict.UNKNOWN], first.total()),
+        "judge_yes": _yes(second),
+        "judge_unparsed": _share(second[Verdict.UNKNOWN], second.total()),
+        "agreement": _share(same[True], same.total()),
+    }
+
+
+def alarms(figures: dict[str, float | None], limits: MonitorsConfig) -> list[str]:
+    """A sentence for each figure beyond its bound."""
+    found = []
+    for bound, limit in limits.bounds().items():
+        side, _, name = bound.partition("_")
+        value = figures[name]
+        if value is not None and (value < limit if side == "min" else value > limit):
+            label, meaning = MEANING[name]
+            found.append(f"{label} {value:.3f}, {'below' if side == 'min' else 'above'} {limit:g}: {meaning}")
+    return found
+
+
+def distinct(texts: Iterable[str], n: int) -> float | None:
+    """Distinct n-grams of words over all n-grams; None where no text has n words."""
+    grams = [gram for text in texts for gram in _grams(text.split(), n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def entropy(counts: Counter[str]) -> float | None:
+    """Shannon entropy of a distribution over that of as many different answers, in [0, 1]; None below two."""
+    total = counts.total()
+    if total < 2:
+        return None
+    return max(0.0, -sum(c / total * math.log(c / total) for c in counts.values()) / math.log(total))
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Mean BLEU-4 of each text with the others as references, in [0, 1]; None below two texts.
+
+    n-grams up to the length of a short text; a precision of none is counted as half a match, so that one missing
+    4-gram does not make the whole zero.
+    """
+    if len(texts) < 2:
+        return None
+    words = [text.split() or [""] for text in texts]
+    counts = [[Counter(_grams(own, n)) for own in words] for n in range(1, 5)]
+    return sum(_bleu(i, words, counts) for i in range(len(texts))) / len(texts)
+
+
+def _bleu(i: int, words: Sequence[Sequence[str]], counts: Sequence[Sequence[Counter[tuple[str, ...]]]]) -> float:
+    length, logs = len(words[i]), []
+    for of_n in counts[:length]:
+        own = of_n[i]
+        matched = sum(
+            min(count, max(other[gram] for j, other in enumerate(of_n) if j != i)) for gram, count in own.items()
+        )
+        logs.append(math.log((matched or 0.5) / own.total()))
+    nearest = min(
+        (len(other) for j, other in enumerate(words) if j != i), key=lambda other: (abs(other - length), other)
+    )
+    brevity = min(0.0, 1 - nearest / length)
+    return math.exp(brevity + sum(logs) / len(logs))
+
+
+def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def _verdict(row: dict[str, Any], column: str) -> Verdict:
+    return parse_verdict(row[column]) if row["status"] == "ok" else Verdict.UNKNOWN
+
+
+def _yes(verdicts: Counter[Verdict]) -> float | None:
+    yes = verdicts[Verdict.QUALIFIED]
+    return _share(yes, yes + verdicts[Verdict.NOT_QUALIFIED])
+
+
+def _share(part: float, whole: int) -> float | None:
+    return part / whole if whole else None

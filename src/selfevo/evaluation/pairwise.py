@@ -1,0 +1,243 @@
+"""Open-ended answers are compared by a judge: a model that sees an instruction and two answers, in both orders.
+
+A comparison counts as a win only if the judge prefers the same answer in both orders; if its choice follows the order
+instead, it flipped, and the comparison is a tie. Beside the raw win rate stands the length-controlled one: judges
+prefer long answers, so the preference is modelled by length too, and read off at equal length.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from selfevo.data.loading import instruction
+from selfevo.data.tables import BadRow, read_table
+from selfevo.errors import DataError
+from selfevo.evaluation.statistics import natural, wilson
+from selfevo.method.protocols import Engine, Request, Sampling, generate_all
+from selfevo.method.records import Prompt, check_fields, content_id
+
+BY = ("category", "difficulty")
+Choice = Literal["first", "second", "tie", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One instruction, two answers, what the judge chose in each order ("first" is the answer it saw first)."""
+
+    id: str
+    prompt: str
+    a: str
+    b: str
+    groups: Mapping[str, str]
+    ab: Choice
+    ba: Choice
+
+    @property
+    def score(self) -> float | None:
+        """Of a: 1 it wins, 0 it loses, 0.5 a tie; None where a choice could not be read."""
+        if "unreadable" in (self.ab, self.ba):
+            return None
+        outcomes = ({"first": 1.0, "second": 0.0}.get(self.ab, 0.5), {"first": 0.0, "second": 1.0}.get(self.ba, 0.5))
+        # A win in one order and a tie in the other lean one way, so they count; a win and a loss do not.
+        return 1.0 if sum(outcomes) > 1 else 0.0 if sum(outcomes) < 1 else 0.5
+
+    @property
+    def flipped(self) -> bool:
+        return (self.ab, self.ba) in (("first", "first"), ("second", "second"))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one instruction. `groups` are what results are split by, such as {"category": "writing"}."""
+
+    prompt: str
+    a: str
+    b: str
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+def compare_answers(
+    engine: Engine, judge: Path, pairs: Sequence[Pair], max_new_tokens: int = 512, seed: int = 0
+) -> list[Comparison]:
+    """Has the judge compare each pair in both orders."""
+    requests = [
+        Request((question(pair.prompt, first, second),), seed)
+        for pair in pairs
+        for first, second in ((pair.a, pair.b), (pair.b, pair.a))
+    ]
+    generations = generate_all(engine, judge, requests, Sampling(max_new_tokens))
+    choices = [parse_choice(g.text) if g.finish == "stop" else "unreadable" for g in generations]
+    return [
+        Comparison(
+            content_id(pair.prompt), pair.prompt, pair.a, pair.b, pair.groups, choices[2 * i], choices[2 * i + 1]
+        )
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def read_pairs(a: str, b: str, column: str, questions: str = "", by: Sequence[str] = ()) -> tuple[list[Pair], int]:
+    """The prompts that both files answer, and how many only one of them does.
+
+    `by` are columns of `questions`, the file that was asked (by default `a`), in whatever case; without it, those of
+    BY that are there. Raises DataError when no prompt is answered by both, or a column of `by` is not there.
+    """
+    first, second = ({row.prompt.id: row.text(column) for row in _rows(source)} for source in (a, b))
+    asked = {row.prompt.id: row for row in _rows(questions or a)}
+    columns = {name.lower() for row in asked.values() for name in row.values}
+    if unknown := [name for name in by if name.lower() not in columns]:
+        raise DataError(f"{questions or a} has no column {unknown[0]!r}; it has {', '.join(sorted(columns))}")
+    both = [key for key in first if key in second]
+    if not both:
+        raise DataError(f"{a} and {b} answer no prompt in common; have both models answer the same file")
+    pairs = []
+    for key in both:
+        found = {name.lower(): value for name, value in asked[key].values.items()} if key in asked else {}
+        groups = {name: str(found[name.lower()]) for name in by or BY if found.get(name.lower()) not in (None, "")}
+        pairs.append(Pair(first[key][0], first[key][1], second[key][1], groups))
+    return pairs, len(first.keys() ^ second.keys())
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    prompt: Prompt
+    place: str
+    values: Mapping[str, Any]
+
+    def text(self, column: str) -> tuple[str, str]:
+        """The prompt as it stands in the file, and the answer."""
+        if not isinstance(self.values.get(column), str):
+            raise DataError(f"{self.place}: no text in column {column!r}; name it with --column")
+        return self.values["prompt"], self.values[column]
+
+
+def _rows(source: str) -> Iterator[_Row]:
+    for row in read_table(source):
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.file} line {row.line}: {row.reason}; repair or remove it")
+        values, place = instruction(row.values), f"{row.file} line {row.line}"
+        if reason := check_fields(values, ("prompt",)):
+            raise DataError(f"{place}: {reason}")
+        yield _Row(Prompt.of(values["prompt"]), place, values)
+
+
+def question(prompt: str, first: str, second: str) -> str:
+    """What the judge is asked. The answers stand between marks that no answer can contain."""
+    mark = content_id(prompt, first, second)
+    return QUESTION.format(mark=mark, prompt=prompt, first=first, second=second)
+
+
+_CHOICES: dict[str, Choice] = {"A": "first", "B": "second", "TIE": "tie"}
+
+
+def parse_choice(text: str) -> Choice:
+    """Grammar: exactly one line starts with "Better:", it is the last line, and it reads "Better: A", "B" or "tie"."""
+    lines = [line.strip() for line in text.strip().split("\n")]
+    if sum(line.casefold().startswith("better:") for line in lines) != 1:
+        return "unreadable"
+    match = re.fullmatch(r"better:\s*(a|b|tie)\.?", lines[-1], re.IGNORECASE)
+    return _CHOICES[match[1].upper()] if match else "unreadable"
+
+
+def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Win rates of a, in shares. Raises DataError when no choice could be read.
+
+    `win_rate`: wins, and half of the ties, over all that could be read, with a 95 % interval. `length_controlled`: the
+    same at equal length (see length_controlled). `flipped`: share in which the choice followed the order.
+    """
+    scored = [(c, c.score) for c in comparisons if c.score is not None]
+    if not scored:
+        raise DataError(
+            f"the judge's choice could not be read in any of {len(comparisons)} comparisons; try another judge"
+        )
+    scores = [score for _, score in scored if score is not None]
+    wins, ties = scores.count(1.0), scores.count(0.5)
+    columns = list(dict.fromkeys(name for c in comparisons for name in c.groups))
+    return {
+        "comparisons": len(comparisons),
+        "unreadable": len(comparisons) - len(scored),
+        "wins": wins,
+        "ties": ties,
+        "losses": scores.count(0.0),
+        "win_rate": sum(scores) / len(scores),
+        "win_rate_ci": list(wilson(wins + ties / 2, len(scores))),
+        "length_controlled": length_controlled(scores, [(len(c.a), len(c.b)) for c, _ in scored]),
+        "flipped": sum(c.flipped for c, _ in scored) / len(scored),
+        "by": {
+            column: {
+                group: _share([s for c, s in scored if c.groups.get(column) == group and s is not None])
+                for group in sorted({c.groups[column] for c in comparisons if column in c.groups}, key=natural)
+            }
+            for column in columns
+        },
+    }
+
+
+def length_controlled(scores: Sequence[float], lengths: Sequence[tuple[int, int]]) -> float:
+    """The win rate of a if both answers had the same length, in [0, 1].
+
+    Fits log odds(a is preferred) = t + w * tanh(d / s) by logistic regression, d = len(a) - len(b) in characters and s
+    its standard deviation, and returns the probability at d = 0. AlpacaEval 2's estimator (arXiv 2404.04475) without
+    its term for the difficulty of each instruction. A ridge of 1e-2 on w keeps it finite where length decides all.
+    """
+    d = np.array([a - b for a, b in lengths], dtype=float)
+    spread = d.std()
+    y = np.array(scores, dtype=float)
+    if spread == 0:
+        return float(y.mean())
+    x = np.stack([np.ones_like(d), np.tanh(d / spread)], axis=1)
+    weights, ridge = np.zeros(2), np.diag([1e-4, 1e-2])
+    for _ in range(50):  # Newton
+        p = 1 / (1 + np.exp(-x @ weights))
+        gradient = x.T @ (p - y) + ridge @ weights
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - np.clip(step, -4, 4)
+        if np.abs(step).max() < 1e-9:
+            break
+    return 1 / (1 + math.exp(-weights[0]))
+
+
+def same_family(judge: str, candidate: str) -> str | None:
+    """The family that two model names share ("llama", "qwen", ...), a reason not to trust the judge; else None."""
+    families = (_family(judge), _family(candidate))
+    return families[0] if families[0] and families[0] == families[1] else None
+
+
+_FAMILIES = """claude command deepseek falcon gemini gemma glm gpt granite grok kimi llama mistral mixtral nemotron olmo
+opt phi pythia qwen smollm vicuna""".split()
+
+
+def _family(name: str) -> str | None:
+    words = re.split(r"[^a-z]+", name.casefold())
+    return next((family for family in _FAMILIES if any(word.startswith(family) for word in words)), None)
+
+
+def as_rows(comparisons: Sequence[Comparison]) -> list[Mapping[str, Any]]:
+    """What is kept of each comparison."""
+    return [{**asdict(c), "score": c.score, "flipped": c.flipped} for c in comparisons]
+
+
+def _share(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores) if scores else math.nan
+
+
+QUESTION = """Two assistants have answered the same instruction. Decide which answer is better: which
+follows the instruction, is correct, and helps more. Their order and their length mean nothing.
+
+[instruction {mark}]
+{prompt}
+[answer A {mark}]
+{first}
+[answer B {mark}]
+{second}
+[end {mark}]
+
+Say in a few sentences what is good and bad in each. Then end with one line, which reads "Better: A", "Better: B" or
+"Better: tie"."""

@@ -1,0 +1,171 @@
+"""D_meta: the model that will learn answers, an annotator criticises and refines.
+
+Every response that is annotated is on disk with what became of it, in stages/d_meta/annotate.jsonl; those that came
+back whole are data/d_meta.jsonl, which any run can take as `corpus.path`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from selfevo.config.sections import CorpusConfig
+from selfevo.errors import DataError
+from selfevo.method.examples import answer_examples
+from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
+from selfevo.method.protocols import Model, Sampling
+from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
+from selfevo.method.skills import RESPOND
+from selfevo.rundir.files import read_marker, read_rows
+from selfevo.rundir.stage_file import fill
+from selfevo.rundir.workspace import Stored, Workspace
+from selfevo.tasks.base import AnnotatedTask, Problem
+from selfevo.teachers.base import Annotation, Teacher
+
+FOLDER = "d_meta"
+AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
+
+
+def annotate(
+    workspace: Workspace,
+    base: Model,
+    corpus: CorpusConfig,
+    prompts: Sequence[Prompt],
+    teacher: Teacher,
+    task: AnnotatedTask | None,
+    problems: Mapping[str, Problem],
+) -> list[Refined]:
+    """The rows of D_meta for `prompts`. Raises DataError when not one of them could be annotated."""
+    drafts = list(_chosen(workspace, base, corpus, prompts, task, problems))
+    path = workspace.root / "stages" / FOLDER / "annotate.jsonl"
+
+    def line(draft: Drafted, result: Mapping[str, Any]) -> dict[str, Any]:
+        row = as_row(Refined(**as_row(draft), feedback=result["feedback"], refinement=result["refinement"]))
+        return {**row, "status": "quarantined" if result["reason"] else "ok", **result}
+
+    def work(window: Mapping[str, Drafted], done: Mapping[str, Any]) -> Iterator[tuple[dict[str, dict[str, Any]], str]]:
+        owed = [key for key in window if key not in done]
+        dollars, started = 0.0, time.monotonic()
+        for batch in teacher.annotate([window[key] for key in owed]):
+            annotations = [annotation for _, annotation in batch]
+            dollars += sum(annotation.dollars for annotation in annotations)
+            rows = {owed[position]: asdict(annotation) for position, annotation in batch}
+            yield rows, f"${dollars:.2f}" if dollars else ""
+            now = time.monotonic()
+            workspace.event("annotate", stage=f"{FOLDER}/annotate", seconds=now - started, **_figures(annotations))
+            started = now
+
+    shared = [root / path.relative_to(workspace.root) for root in workspace.shared]
+    fill(path, drafts, key=teacher.key, work=work, line=line, marker={}, progress=workspace.progress, shared=shared)
+    rows = list(Stored(path, Refined, read_marker(path.with_suffix(".done.json"))["rows"]["out"]))
+    if not rows:
+        reasons = Counter(row["reason"] for row in read_rows(path))
+        raise DataError(
+            f"not one of {len(drafts)} responses was annotated: "
+            + "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
+            + f"; the replies are in {path}"
+        )
+    return rows
+
+
+def taken(rows: Sequence[AnyPrompt], share: float, seed: int) -> list[AnyPrompt]:
+    """The rows of a share of the prompts. Which they are hangs on their ids and the seed: half holds the quarter."""
+    ids = sorted({row.id for row in rows}, key=lambda each: content_id(seed, "share", each))
+    chosen = set(ids[: max(1, round(share * len(ids)))])
+    return [row for row in rows if row.id in chosen]
+
+
+def altered(rows: Sequence[Refined], corpus: CorpusConfig, seed: int) -> list[Refined]:
+    """D_meta as it is used: less of it, with some verdicts turned round, or without words, as ablations ask.
+
+    Which rows are changed hangs on their ids and the seed.
+    """
+    if corpus.path:  # else the share was taken before anybody was asked
+        rows = taken(rows, corpus.share, seed)
+    by_chance = sorted(rows, key=lambda row: content_id(seed, "flipped", row.id, row.response))
+    flipped = {(row.id, row.response) for row in by_chance[: round(corpus.flipped * len(rows))]}
+    result = []
+    for row in rows:
+        words, _, last = row.feedback.strip().rpartition("\n")
+        if (row.id, row.response) in flipped:
+            qualified = parse_verdict(row.feedback) is Verdict.QUALIFIED
+            last = verdict_line(Verdict.NOT_QUALIFIED if qualified else Verdict.QUALIFIED)
+        result.append(replace(row, feedback=f"{words}\n{last}".strip() if corpus.words else last))
+    return result
+
+
+def spent(workspace: Workspace) -> tuple[int, float]:
+    """Tokens and dollars that annotation has cost this run so far, over all its processes."""
+    path = workspace.root / "events.jsonl"
+    events = [event for event in read_rows(path) if event["event"] == "annotate"] if path.exists() else []
+    return (
+        sum(event["prompt_tokens"] + event["new_tokens"] for event in events),
+        sum(event["dollars"] for event in events),
+    )
+
+
+def balance(rows: Iterable[Refined]) -> Counter[str]:
+    """How many responses are judged qualified, and how many are not."""
+    return Counter(parse_verdict(row.feedback).value for row in rows)
+
+
+def _chosen(
+    workspace: Workspace,
+    base: Model,
+    corpus: CorpusConfig,
+    prompts: Sequence[Prompt],
+    task: AnnotatedTask | None,
+    problems: Mapping[str, Problem],
+) -> Iterator[Drafted]:
+    """The responses worth annotating. Where answers are known, a right and a wrong one for each prompt.
+
+    An untrained base model may not answer in the right form at all, and feedback on that teaches little. So a
+    throw-away model first learns from the gold solutions of a share of the labels; on that share it is mostly right,
+    on the rest mostly wrong, and D_meta gets both. No label is spent twice: SFT is given the same ones.
+    """
+    author, samples = base, 1
+    if task is not None:
+        samples = corpus.samples_per_prompt
+        taught = random.Random(workspace.seed).sample(prompts, round(len(prompts) * corpus.warmup_share))
+        lessons = gold_examples(task, [problems[prompt.id] for prompt in taught])
+        author = workspace.train("warm-up", base, lessons) if lessons else base
+    limit = workspace.sampling[RESPOND.name].max_new_tokens
+    warm = {RESPOND.name: Sampling(limit, corpus.temperature)}
+    drafts: dict[str, dict[str, Drafted]] = {prompt.id: {} for prompt in prompts}
+    for sample in range(samples):
+        for draft in workspace.runner(f"{FOLDER}-{sample + 1}", author, warm).generate(RESPOND, prompts):
+            drafts[draft.id].setdefault(draft.response, draft)
+    for prompt in prompts:
+        if task is None:
+            yield from drafts[prompt.id].values()
+            continue
+        problem = problems[prompt.id]
+        right = [d for d in drafts[prompt.id].values() if task.is_correct(problem, d.response)]
+        wrong = [d for d in drafts[prompt.id].values() if not task.is_correct(problem, d.response)]
+        # One of each: a critic that has seen six wrong answers for a right one learns to always say no. Where no
+        # sample was right, the gold solution stands in, as the answer the model will give once it has learnt.
+        yield right[0] if right else _solved(task, problem)
+        yield from wrong[:1]
+
+
+def gold_examples(task: AnnotatedTask, problems: Iterable[Problem]) -> list[Example]:
+    """Pairs of prompt and gold solution, for plain fine-tuning."""
+    solved = [_solved(task, problem) for problem in problems]
+    return answer_examples(Refined(**as_row(draft), feedback="", refinement=draft.response) for draft in solved)
+
+
+def _solved(task: AnnotatedTask, problem: Problem) -> Drafted:
+    return extended(Drafted, problem.prompt, task.solution(problem))
+
+
+def _figures(annotations: Sequence[Annotation]) -> dict[str, float]:
+    return {
+        "rows": len(annotations),
+        "prompt_tokens": sum(annotation.prompt_tokens for annotation in annotations),
+        "new_tokens": sum(annotation.new_tokens for annotation in annotations),
+        "dollars": round(sum(annotation.dollars for annotation in annotations), 9),
+    }

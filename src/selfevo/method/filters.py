@@ -1,0 +1,200 @@
+"""Which judged rows become training data: filters, alone or one after the other.
+
+A filter is started once a round, when all rows of the round are judged; it may then ask the model of the round again.
+What `start` returns is asked about each row that passed the filters before it, in order, and gives the reason to drop
+it, or None.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from selfevo.method.answer_extraction import answer_key
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.protocols import Generation
+from selfevo.method.records import Judged, Prompt, Refined, Turns, as_row, from_row
+from selfevo.method.rows import Rows
+from selfevo.method.skills import JUDGE, RESPOND, Skill
+
+Reason = Callable[[Judged], str | None]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Sampler(Protocol):
+    """The model of the round, which a filter can ask again."""
+
+    def sample(self, skill: Skill[Any, Any], rows: Rows[Any], times: int, temperature: float) -> list[list[Generation]]:
+        """For each row, `times` sampled texts."""
+        ...
+
+
+class Filter(Protocol):
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason: ...
+
+
+class _Kind(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ByVerdict(_Kind):
+    """The paper's filter: keep (p, r^) only where the second self-feedback says qualified."""
+
+    kind: Literal["verdict"] = "verdict"
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        return by_verdict
+
+
+class ByVotes(_Kind):
+    """Several feedbacks on r^, sampled; each verdict is a vote, and one that cannot be read is none for it."""
+
+    kind: Literal["verdict-votes"] = "verdict-votes"
+    votes: int = Field(5, ge=1, description="feedbacks on each refinement")
+    share: Share = Field(0.5, description="keep where more than this share of them says qualified")
+    temperature: float = Field(0.7, gt=0, description="at which they are sampled")
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        refined = [from_row(Refined, as_row(row)) for row in rows]
+        given = sampler.sample(JUDGE, refined, self.votes, self.temperature)
+        yes = {
+            row.id: sum(g.finish == "stop" and parse_verdict(g.text) is Verdict.QUALIFIED for g in generations)
+            for row, generations in zip(refined, given, strict=True)
+        }
+
+        def reason(row: Judged) -> str | None:
+            return None if yes[row.id] > self.share * self.votes else f"{yes[row.id]} of {self.votes} votes"
+
+        return reason
+
+
+class ByAgreement(_Kind):
+    """Several responses to p, sampled; keep r^ where it gives the answer that most of them give (self-consistency)."""
+
+    kind: Literal["answer-agreement"] = "answer-agreement"
+    samples: int = Field(5, ge=1, description="responses to each prompt")
+    share: Share = Field(0.5, description="keep where more than this share of them gives the answer of r^")
+    temperature: float = Field(0.7, gt=0, description="at which they are sampled")
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        prompts = [from_row(Prompt, as_row(row)) for row in rows]
+        given = sampler.sample(RESPOND, prompts, self.samples, self.temperature)
+        answers = {
+            prompt.id: Counter(answer_key(g.text) for g in generations if g.finish == "stop")
+            for prompt, generations in zip(prompts, given, strict=True)
+        }
+
+        def reason(row: Judged) -> str | None:
+            agreeing = answers[row.id][answer_key(row.refinement)]
+            return None if agreeing > self.share * self.samples else f"{agreeing} of {self.samples} samples agree"
+
+        return reason
+
+
+class KeepAll(_Kind):
+    """No filter: the ablation."""
+
+    kind: Literal["none"] = "none"
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        return lambda row: None
+
+
+class ByGold(_Kind):
+    """Keeps what is right: the upper bound of every filter. It needs a pool whose answers are known, and a run with it
+    is no self-evolution."""
+
+    kind: Literal["gold"] = "gold"  # no filter yet: who holds the answers makes a Known of it
+
+
+class MaxPerPrompt(_Kind):
+    """At most so many rows of one prompt, the first ones; for samples_per_prompt above 1."""
+
+    kind: Literal["max-per-prompt"] = "max-per-prompt"
+    count: int = Field(1, ge=1, description="rows of one prompt")
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        seen = Counter[Turns]()
+
+        def reason(row: Judged) -> str | None:
+            seen[row.conversation] += 1
+            return None if seen[row.conversation] <= self.count else f"more than {self.count} of its prompt"
+
+        return reason
+
+
+class Length(_Kind):
+    """Bounds on the length of r^."""
+
+    kind: Literal["length"] = "length"
+    min_characters: int = Field(1, ge=0, description="of r^")
+    max_characters: int = Field(4000, ge=1, description="of r^")
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        def reason(row: Judged) -> str | None:
+            length = len(row.refinement)
+            if length < self.min_characters:
+                return f"shorter than {self.min_characters} characters"
+            return f"longer than {self.max_characters} characters" if length > self.max_characters else None
+
+        return reason
+
+
+class Distinct(_Kind):
+    """No (p, r^) twice in a round, whatever the case and the spacing."""
+
+    kind: Literal["distinct"] = "distinct"
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        seen: set[Turns] = set()
+
+        def reason(row: Judged) -> str | None:
+            content = (*row.conversation, " ".join(row.refinement.casefold().split()))
+            if content in seen:
+                return "duplicate"
+            seen.add(content)
+            return None
+
+        return reason
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Keeps the rows that `right` says are right."""
+
+    right: Callable[[Judged], bool]
+
+    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
+        return lambda row: None if self.right(row) else "wrong"
+
+
+JUDGING = (ByVerdict, ByVotes, ByAgreement, KeepAll, ByGold)  # by what is right; the others by form
+Kind = ByVerdict | ByVotes | ByAgreement | KeepAll | ByGold | MaxPerPrompt | Length | Distinct
+
+
+def _listed(value: Any) -> Any:
+    """`verdict` is short for {kind: verdict}, and one filter for a list of one."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [{"kind": each} if isinstance(each, str) else each for each in several]
+
+
+Filters = Annotated[
+    tuple[Annotated[Kind, Field(discriminator="kind")], ...], BeforeValidator(_listed), Field(min_length=1)
+]
+
+
+def by_verdict(row: Judged) -> str | None:
+    verdict = parse_verdict(row.judgement)
+    if verdict is Verdict.QUALIFIED:
+        return None
+    return "verdict not qualified" if verdict is Verdict.NOT_QUALIFIED else "verdict unreadable"
+
+
+def apply(filters: Sequence[Filter], sampler: Sampler, rows: Rows[Judged]) -> Reason:
+    """All of `filters` as one: the reason of the first that drops a row."""
+    reasons = [filter.start(sampler, rows) for filter in filters]
+    return lambda row: next((found for reason in reasons if (found := reason(row)) is not None), None)

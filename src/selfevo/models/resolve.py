@@ -1,0 +1,33 @@
+"""The folder behind a name: a model, the best one of a run directory, or the local copy of a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfevo.errors import ConfigError
+from selfevo.rundir.files import exists
+from selfevo.rundir.inspect import best_model, is_run
+
+
+def resolve_model(name: str) -> Path:
+    """The folder of a model: itself, the best one of a run directory, or the local copy of a hub id.
+
+    Raises ConfigError when there is none of these.
+    """
+    path = Path(name).expanduser()
+    if exists(path) and path.is_dir():
+        if is_run(path):
+            path = best_model(path)
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"model: {path} has no config.json; give a folder that save_pretrained() wrote")
+        return path.resolve()
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise ConfigError(f"model: folder {name} does not exist; give a model folder or a hub id like owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"model: {name} is neither a folder nor a hub model that can be had ({reason})") from None

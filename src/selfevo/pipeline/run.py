@@ -1,0 +1,165 @@
+"""From a configuration to a finished run: what it names is built here, and nowhere else.
+
+The order of a run: problems and prompts are drawn and checked to be disjoint; an annotator writes D_meta (or it is
+read); the baselines are measured; `evolution.evolve` runs; every model it makes is measured; results.json and
+report.html are written anew after each, so that a run is worth looking at before it ends.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from selfevo.config.run_config import RunConfig
+from selfevo.config.sections import MonitorsConfig
+from selfevo.errors import ConfigError
+from selfevo.inputs.annotation import altered, annotate, gold_examples, spent, taken
+from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
+from selfevo.method.evolution import evolve
+from selfevo.method.examples import answer_examples, meta_examples, preference_examples, prompt_examples, self_examples
+from selfevo.method.protocols import Engine, Model, Progress, Trainer
+from selfevo.method.records import Example, Judged, Refined
+from selfevo.models.resolve import resolve_model
+from selfevo.pipeline.build import build_engine, build_trainer, describe_platform
+from selfevo.pipeline.observe import Observer
+from selfevo.report.model_card import write_cards
+from selfevo.rundir.files import hash_model, read_marker, write_atomic
+from selfevo.rundir.inspect import costs
+from selfevo.rundir.ownership import claim, locked
+from selfevo.rundir.workspace import Workspace
+from selfevo.tasks import load_task
+from selfevo.teachers.base import Teacher
+from selfevo.teachers.oracle import OracleTeacher
+
+# What may be changed between a start and a resume: none of it decides what a row says.
+RESUMABLE = (
+    *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
+    *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "api_key_env")),
+    *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
+)
+
+
+def run_loop(
+    config: RunConfig,
+    progress: Progress,
+    engine: Engine | None = None,
+    trainer: Trainer | None = None,
+    shared: tuple[Path, ...] = (),
+) -> Path:
+    """Starts or resumes the run of `config` and returns its directory.
+
+    `engine` and `trainer` replace the ones the configuration names: for tests, and for trying things out. `shared` are
+    run directories from which finished stages and models are taken over where they are the same.
+    """
+    with open_run(config, progress, engine, trainer, shared) as (workspace, base, sets):
+        d_meta = altered(sets.d_meta or write_d_meta(config, workspace, base, sets), config.corpus, config.seed)
+        workspace.save_rows("d_meta", d_meta)
+        observer = Observer(config, workspace, sets)
+        stages = config.evaluation.stages if config.evaluation else ()
+        if "base" in stages:
+            observer.measure(base)
+        if "sft" in stages:
+            further = gold_examples(load_task(config.corpus.task), sets.sft) if config.corpus.task else []
+            examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer("sft"))
+            observer.measure(workspace.train("sft", base, examples))
+        evolve(
+            workspace,
+            base,
+            d_meta,
+            prompt_sources(config, workspace, sets, d_meta),
+            beta=config.beta,
+            policy=config.policy,
+            filters=observer.filters(),
+            observer=observer,
+            refine=config.refine,
+            learn=LEARN[config.objective],
+        )
+        observer.write()
+        if not observer.alarmed:  # else it goes on when a bound is changed
+            workspace.finish()
+        write_cards(config.output)
+        path = config.output / "manifest.json"
+        write_atomic(path, json.dumps({**read_marker(path), "costs": costs(config.output)}, indent=2))
+        return config.output
+
+
+def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = None) -> tuple[Path, list[Refined]]:
+    """The beginning of a run alone: writes D_meta and returns its file and rows. `launch` goes on from there."""
+    if config.corpus.path:
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
+    with open_run(config, progress, engine, None) as (workspace, base, sets):
+        d_meta = altered(write_d_meta(config, workspace, base, sets), config.corpus, config.seed)
+        workspace.save_rows("d_meta", d_meta)
+        return config.output / "data" / "d_meta.jsonl", d_meta
+
+
+@contextmanager
+def open_run(
+    config: RunConfig,
+    progress: Progress,
+    engine: Engine | None,
+    trainer: Trainer | None,
+    shared: tuple[Path, ...] = (),
+) -> Iterator[tuple[Workspace, Model, Splits]]:
+    """The run directory, held by this process, with the base model and everything that is given."""
+    with locked(config.output):
+        base_path = resolve_model(config.model)
+        settings = config.model_dump(mode="json")
+        manifest = {"selfevo": importlib.metadata.version("selfevo"), "platform": describe_platform()}
+        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE)
+        workspace = Workspace(
+            root=config.output,
+            engine=engine or build_engine(config.engine),
+            trainer=lambda name: trainer or build_trainer(config, name),
+            sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
+            seed=config.seed,
+            progress=progress,
+            shared=shared,
+        )
+        base = Model("base", base_path, hash_model(base_path))
+        sets = draw_splits(config)
+        for name, rows in sets.everything():
+            workspace.save_rows(name, rows)
+        yield workspace, base, sets
+
+
+def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, sets: Splits) -> list[Refined]:
+    """Has D_meta written by the annotator that the configuration names."""
+    corpus = config.corpus
+    task = load_task(corpus.task) if corpus.task else None
+    problems = {problem.prompt.id: problem for problem in sets.labelled}
+    teacher: Teacher
+    if corpus.annotator:
+        from selfevo.models.endpoint import Endpoint  # an extra
+        from selfevo.teachers.openai import OpenAITeacher
+
+        teacher = OpenAITeacher(corpus.annotator, Endpoint(corpus.annotator, *spent(workspace)), task, problems)
+    else:
+        assert task is not None  # CorpusConfig sees to it
+        teacher = OracleTeacher(task, problems)
+    return annotate(
+        workspace, base, corpus, taken(sets.to_annotate(), corpus.share, config.seed), teacher, task, problems
+    )
+
+
+def baseline_examples(
+    d_meta: Sequence[Refined], further: Sequence[Example], beta: float, base: Path, trainer: Trainer
+) -> list[Example]:
+    """D_QA and `further` answers for plain SFT, repeated until it trains on at least as many tokens as meta-skill
+    learning does: else it is no fair baseline."""
+    answers = [*answer_examples(d_meta), *further]
+    budget = trainer.tokens(base, meta_examples(d_meta, beta))
+    return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))
+
+
+LEARN: dict[str, Callable[[Iterable[Judged]], list[Example]]] = {
+    "sft": self_examples,
+    "dpo": preference_examples,
+    "grpo": prompt_examples,
+}

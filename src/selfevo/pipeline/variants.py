@@ -1,0 +1,148 @@
+"""One thing changed: the variants of a run that `selfevo ablate` knows, each a change of its configuration.
+
+docs/ablations.md says what each asks of the method.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from selfevo.config.loading import apply_overrides, parse_config
+from selfevo.config.run_config import RunConfig
+from selfevo.errors import ConfigError
+from selfevo.method.filters import JUDGING
+
+SELF = "self"
+LABELS = re.compile(r"labels-(\d+)")
+SFT = re.compile(r"sft-(\d+)")
+PROMPTS = re.compile(r"prompts-(\d+)")
+Change = Callable[[RunConfig], list[str]]  # what is changed in a configuration, as `--set` would
+
+_WITH_SFT = "evaluation.stages=[sft, meta, rounds]"
+
+
+def _set(*overrides: str) -> Change:
+    return lambda config: list(overrides)
+
+
+def _judge(kind: str, *overrides: str) -> Change:
+    """Another judge of the rows; filters by form, such as length, stay."""
+
+    def change(config: RunConfig) -> list[str]:
+        by_form = [each.model_dump(mode="json") for each in config.filter if not isinstance(each, JUDGING)]
+        return [f"filter={json.dumps([{'kind': kind}, *by_form])}", *overrides]
+
+    return change
+
+
+def _share(share: float) -> Change:
+    return lambda config: [f"corpus.share={share}", *_as_many_steps(config, share)]
+
+
+def _as_many_steps(config: RunConfig, share: float) -> list[str]:
+    """What makes a share of D_meta train as long as all of it, so that labels are compared and not optimizer steps; the
+    rounds keep their epochs."""
+    trainer = config.trainer
+    return [
+        f"corpus.warmup_epochs={config.corpus.warmup_epochs / share}",
+        f"trainer.num_train_epochs={trainer.num_train_epochs / share}",
+        f"trainer.round_epochs={trainer.round_epochs or trainer.num_train_epochs}",
+    ]
+
+
+def _half_rate(config: RunConfig) -> list[str]:
+    trainer = config.trainer
+    return [f"trainer.round_learning_rate={(trainer.round_learning_rate or trainer.learning_rate) / 2}"]
+
+
+VARIANTS = {
+    "no-filter": _judge("none"),
+    "no-refinement": _set("refine=false"),
+    "no-language": _set("corpus.words=false"),
+    "answer-agreement": _judge("answer-agreement"),
+    "self-consistency": _judge("answer-agreement", "refine=false"),
+    "votes": _judge("verdict-votes"),
+    "gold": _judge("gold"),
+    "one-round": _set("rounds=1"),
+    "six-rounds": _set("rounds=6"),
+    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt (docs/lab-notebook.md).
+    "restart": _set("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"),
+    "continual-mixed": _set("policy=continual-mixed"),
+    "continual-latest": _set("policy=continual-latest"),
+    "half-rate": _half_rate,
+    "quarter-labels": _share(0.25),
+    "half-labels": _share(0.5),
+    "flipped-10": _set("corpus.flipped=0.1"),
+    "flipped-30": _set("corpus.flipped=0.3"),
+    "flipped-50": _set("corpus.flipped=0.5"),
+    "dpo": _set("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-4"),
+    "grpo": _judge("none", "objective=grpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-5"),
+    "consistency": _set("evaluation.consistency=5", _WITH_SFT),
+    "lora": _set("trainer.lora={}"),
+}
+
+
+def is_variant(name: str) -> bool:
+    return name in VARIANTS or any(pattern.fullmatch(name) for pattern in (LABELS, SFT, PROMPTS))
+
+
+def find(name: str, config: RunConfig) -> list[str]:
+    """What a variant changes in a configuration. `labels-N` is the run with N of the labels, with its own SFT beside
+    it; `sft-N` is another SFT, with as many more labels as make N; `prompts-N` is the run with N unlabelled prompts.
+
+    Raises ConfigError where there is none of the name, or not so many labels or prompts.
+    """
+    if match := SFT.fullmatch(name):
+        return [f"evaluation.sft_labels={match[1]}", _WITH_SFT]
+    if match := LABELS.fullmatch(name):
+        count, corpus = int(match[1]), config.corpus
+        if corpus.path:
+            raise ConfigError(f"variant {name}: a recorded D_meta has no labels to count; give --set corpus.share=...")
+        if not 0 < count <= corpus.labels:
+            raise ConfigError(f"variant {name}: there are {corpus.labels} labels; raise corpus.labels")
+        share = count / corpus.labels
+        fewer = f"corpus.labels={count}" if corpus.prompts else f"corpus.share={share}"
+        return [fewer, *_as_many_steps(config, share), _WITH_SFT]
+    if match := PROMPTS.fullmatch(name):
+        if config.prompts is None:
+            raise ConfigError(f"variant {name}: each of the rounds has prompts of its own; give one pool, `prompts`")
+        pool = config.prompts.count or (config.default_pool if config.prompts.task else None)
+        if pool and not 0 < int(match[1]) <= pool:
+            raise ConfigError(f"variant {name}: there are {pool} prompts; raise prompts.count")
+        return [f"prompts.count={match[1]}"]
+    if name not in VARIANTS:
+        known = ", ".join(VARIANTS)
+        raise ConfigError(f"there is no variant {name!r}; there are {known}, labels-N, sft-N, prompts-N")
+    return VARIANTS[name](config)
+
+
+def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig:
+    """The configuration of a variant, or of `self`.
+
+    Raises ConfigError where the change does not go with the rest, or is none.
+    """
+    data = config.model_dump(mode="json")
+    if config.prompts is not None and config.prompts.task and config.prompts.count is None:
+        data["prompts"]["count"] = config.default_pool  # another number of rounds must not change the pool
+    data = apply_overrides(data, ["evaluation.stages=[meta, rounds]"])
+    changes = ["evaluation.stages=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
+    place = {"seed": seed, "output": str(output / f"{name}-seed{seed}")}
+    changed = parse_config({**apply_overrides(data, changes), **place}, f"variant {name}")
+    if changed == parse_config({**data, **place}, f"variant {name}"):
+        raise ConfigError(f"variant {name}: the configuration is so already, it would be {SELF} again")
+    return changed
+
+
+def applicable(config: RunConfig) -> tuple[list[str], list[str]]:
+    """The variants that a configuration can be changed into, and why the others cannot."""
+    names, refused = [], []
+    for name in VARIANTS:
+        try:
+            settings(config, name, 0, Path("nowhere"))
+            names.append(name)
+        except ConfigError as error:
+            refused.append(str(error))
+    return names, refused

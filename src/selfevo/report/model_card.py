@@ -1,0 +1,105 @@
+"""The model card beside each saved model: README.md with hub metadata, lineage, what it learnt from, results and cost.
+
+It is written anew when the model has been measured, and is no part of the model: no hash covers it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfevo.report.wording import duration, number, percent
+from selfevo.rundir.files import MODEL_MARKER, read_marker, write_atomic
+from selfevo.rundir.inspect import costs, read_results
+
+TERMS = {
+    "skills": "feedback and refinement (f, r^) on trajectories of D_meta",
+    "answer": "refined answers (r^ given p) of D_meta",
+    "self": "refined answers that the model itself kept, from prompts without labels",
+    "preference": "pairs, r^ preferred to r, from prompts without labels (DPO, a baseline)",
+    "prompt": "prompts without labels, its own verdict as reward (GRPO, a baseline)",
+}
+
+
+def write_card(root: Path, name: str) -> None:
+    """Writes README.md of the model `name` of the run in `root`, from what the run directory holds so far; not of one
+    that was removed."""
+    folder = root / "models" / name
+    marker, config, manifest = (
+        read_marker(path) for path in (folder / MODEL_MARKER, root / "config.json", root / "manifest.json")
+    )
+    if "removed" in marker:
+        return
+    results = read_results(root)
+    base = str(config["model"])
+    metadata = {
+        # A folder on somebody's disk is no name on the hub, and no business of the reader.
+        **({"base_model": base} if base.count("/") == 1 and not Path(base).expanduser().exists() else {}),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
+        f"# {Path(base).name}, {name}",
+        f"Made by selfevo {manifest.get('selfevo', '')}, an implementation of SELF (arXiv 2310.00533): policy "
+        f"`{config['policy']}`, objective of the rounds `{config['objective']}`, seed {config['seed']}. A plain "
+        "transformers folder; `selfevo answer` uses its self-refinement too.",
+        "## Lineage\n\n| model | trained from | SHA-256 of weights and tokenizer |\n|---|---|---|\n"
+        + "\n".join(f"| {a} | {b} | `{sha}` |" for a, b, sha in lineage(root, name)),
+        "## Learnt from\n\n"
+        + "\n".join(f"- {count} examples: {TERMS.get(term, term)}" for term, count in marker["examples"].items()),
+    ]
+    if stage := next((each for each in results.get("stages", []) if each["name"] == name), None):
+        parts.append(f"## Results\n\n{_results(results['task'], stage)}")
+    parts.append(f"## Cost\n\n{_cost(costs(root), name)}")
+    parts.append(f"Versions: {json.dumps(manifest.get('platform', {}))}")
+    write_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def write_cards(root: Path) -> None:
+    """The cards of all models of a run."""
+    for path in sorted(root.glob(f"models/[!.]*/{MODEL_MARKER}")):
+        write_card(root, path.parent.name)
+
+
+def lineage(root: Path, name: str) -> list[tuple[str, str, str]]:
+    """From a model back to the base: name, what it was trained from, hash."""
+    rows = []
+    while True:
+        marker = read_marker(root / "models" / name / MODEL_MARKER)
+        rows.append((name, str(marker["start"]), str(marker["weights"])))
+        if not (root / "models" / str(marker["start"]) / MODEL_MARKER).is_file():
+            return [*rows, (str(marker["start"]), "", str(marker["start_weights"]))]
+        name = str(marker["start"])
+
+
+def _results(task: str, stage: Mapping[str, Any]) -> str:
+    lines = [
+        f"Held-out problems of `{task}`, greedy (votes: sampled), 95 % Wilson intervals:",
+        "",
+        "| | accuracy |",
+        "|---|---|",
+    ]
+    for mode in ("direct", "refined", "consistency", "both"):
+        if rate := stage.get(mode):
+            low, high = rate["ci"]
+            lines.append(
+                f"| {mode} | {percent(rate['accuracy'])} ({percent(low)} to {percent(high)}), n = {rate['n']} |"
+            )
+    verdict = stage["verdict"]
+    lines += ["", f"Its own verdict: precision {percent(verdict['precision'])}, recall {percent(verdict['recall'])}."]
+    return "\n".join(lines)
+
+
+def _cost(found: Mapping[str, Mapping[str, float]], name: str) -> str:
+    lines = ["| | time | tokens read | tokens written | tokens trained on | US dollars |", "|---|---|---|---|---|---|"]
+    for label, key in (("this model's training", name), ("the whole run so far", "total")):
+        if cost := found.get(key):
+            tokens = (number(cost[each]) for each in ("prompt_tokens", "new_tokens", "trained_tokens"))
+            lines.append(f"| {label} | {duration(cost['seconds'])} | {' | '.join(tokens)} | {cost['dollars']:.2f} |")
+    return "\n".join(lines)

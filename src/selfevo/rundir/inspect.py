@@ -1,0 +1,283 @@
+"""Reading a run directory: what it holds, whether it is still what was written, and what it can do without."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfevo.errors import RunError
+from selfevo.rundir.files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
+from selfevo.rundir.ownership import in_use, locked
+
+
+@dataclass(slots=True)
+class Entry:
+    """One stage or training. Of rows, in = out + `lost`, which counts rejected and quarantined rows by reason.
+
+    `seconds` by the clock; `device_seconds` those in which the device generated or trained for it. Tokens read and
+    written by the model or the annotator, tokens trained on, and what the annotator cost in US dollars.
+    """
+
+    name: str
+    status: str = "done"
+    rows: int = 0
+    out: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    trained_tokens: int = 0
+    dollars: float = 0.0
+
+    def cost(self) -> dict[str, float]:
+        names = ("seconds", "device_seconds", "prompt_tokens", "new_tokens", "trained_tokens", "dollars")
+        return {name: round(getattr(self, name), 6) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run in one line. `status` is running, finished or stopped; `last` is the model made last, or None."""
+
+    root: Path
+    status: str
+    model: str
+    seed: int
+    last: str | None
+    accuracy: float | None
+    seconds: float
+    size: int
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run directories in `folder`, itself included, by name."""
+    return [path for path in (folder, *sorted(folder.iterdir())) if is_run(path)] if folder.is_dir() else []
+
+
+def is_run(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "manifest.json").is_file()
+
+
+def summarise(root: Path) -> Summary:
+    config = read_marker(_run(root) / "config.json")
+    stages = read_results(root).get("stages", [])
+    models = _models(root)
+    events = list(_events(root))
+    return Summary(
+        root=root,
+        status=_status(root, events),
+        model=str(config.get("model")),
+        seed=int(config.get("seed", 0)),
+        last=models[-1].name if models else None,
+        accuracy=stages[-1]["direct"]["accuracy"] if stages else None,
+        seconds=sum(event["seconds"] for event in events),
+        size=size_of(root),
+    )
+
+
+def entries(root: Path) -> list[Entry]:
+    """Every stage and training, in the order in which they were begun."""
+    found = {entry.name: entry for entry in _stages(_run(root))}
+    order: list[str] = []
+    for event in _events(root):
+        entry = found.setdefault(event["stage"], Entry(event["stage"]))
+        _add(entry, event)
+        if event["event"] == "train":
+            entry.rows = entry.out = int(event.get("sequences", 0))
+        order.append(event["stage"])
+    place = {name: i for i, name in reversed(list(enumerate(order)))}
+    for name in found:  # the filter works in no time, so it leaves no event: right behind what it judged
+        if name.endswith("/filter"):
+            place[name] = max((i for other, i in place.items() if other.startswith(name[:-6])), default=-1)
+    return sorted(
+        (entry for entry in found.values() if entry.name),
+        key=lambda entry: (place.get(entry.name, len(order)), entry.name.endswith("/filter")),
+    )
+
+
+def costs(root: Path) -> dict[str, dict[str, float]]:
+    """What each stage and training cost (Entry), in the order in which they were begun, and their "total"."""
+    found: dict[str, Entry] = {}
+    total = Entry("total")
+    for event in _events(root):
+        for entry in (found.setdefault(event["stage"], Entry(event["stage"])), total):
+            _add(entry, event)
+    return {
+        entry.name: entry.cost() for entry in (*found.values(), total) if entry is total or any(entry.cost().values())
+    }
+
+
+def verify(root: Path) -> tuple[int, list[str]]:
+    """How many finished files and models were checked against their SHA-256, and what is wrong with them."""
+    checked, faults = 0, []
+    for marker in sorted(_run(root).glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json")):
+        checked += 1
+        faults += _fault(marker)
+    for path in sorted(root.glob("data/*.jsonl")) + sorted(root.glob("stages/*/*.jsonl")):
+        if not path.stem.endswith((".partial", ".growing")) and not path.with_suffix(".done.json").exists():
+            faults.append(f"{path} has no {path.with_suffix('.done.json').name} beside it")
+    for folder in sorted(path for path in (root / "models").glob("[!.]*") if path.is_dir()):
+        checked += 1
+        try:
+            faults += folder_faults(folder, read_marker(folder / MODEL_MARKER))
+        except RunError as error:
+            faults.append(str(error))
+    return checked, faults
+
+
+def best_model(root: Path) -> Path:
+    """The model of a run to use: the gate's best, else the last one trained on D_meta or a round.
+
+    Raises RunError where there is none.
+    """
+    models = [model for model in _models(root) if model.name == "meta" or model.name.startswith("round-")]
+    best = _gates_best(root)
+    chosen = next((model for model in reversed(models) if model.name == best or not best), None)
+    if chosen is None:
+        raise RunError(f"{root} has no finished model yet; let the run go on, or give the folder of a model")
+    return chosen
+
+
+def run_settings(model: Path) -> dict[str, Any]:
+    """The configuration of the run that made the folder `model`; empty for a model that is in no run directory."""
+    root = model.resolve().parent.parent
+    return read_marker(root / "config.json") if is_run(root) else {}
+
+
+def prompts_seen(model: Path) -> frozenset[str]:
+    """Ids of the prompts that the run of a model had to learn from; none for a model that is in no run directory."""
+    root = model.resolve().parent.parent
+    if not is_run(root):
+        return frozenset()
+    paths = (root / "data" / f"{name}.jsonl" for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
+    rows = (row for path in paths if path.is_file() for row in read_rows(path))
+    return frozenset(row["id"] if "id" in row else row["prompt"]["id"] for row in rows)
+
+
+def removable(root: Path) -> list[Path]:
+    """Models that `gc` empties, all but the last, the one with the best direct accuracy and the gate's best; and
+    scratch space."""
+    models = [model for model in _models(root) if "removed" not in read_marker(model / MODEL_MARKER)]
+    kept = {models[-1].name} if models else set()
+    measured = {stage["name"]: stage["direct"]["accuracy"] for stage in read_results(root).get("stages", [])}
+    if names := [model.name for model in reversed(models) if model.name in measured]:
+        kept.add(max(names, key=lambda name: measured[name]))  # the latest of the best
+    kept.add(_gates_best(root))
+    scratch = sorted(path for path in (root / "models").glob(".*") if path.is_dir())
+    return [*(model for model in models if model.name not in kept), *scratch]
+
+
+def collect(root: Path) -> int:
+    """Empties `removable` folders and returns the bytes freed. A model's marker stays: its rows still count."""
+    freed = 0
+    with locked(_run(root)):
+        for folder in removable(root):
+            freed += size_of(folder)
+            marker = folder / MODEL_MARKER
+            if marker.is_file():
+                write_atomic(marker, json.dumps({**read_marker(marker), "removed": True}, indent=2))
+                for path in folder.iterdir():
+                    if path != marker:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            else:
+                shutil.rmtree(folder)
+    return freed
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _run(root: Path) -> Path:
+    if not is_run(root):
+        raise RunError(f"{root} is not a run directory of selfevo; `selfevo runs FOLDER` lists those in a folder")
+    return root
+
+
+def _stages(root: Path) -> Iterator[Entry]:
+    begun: dict[str, Entry] = {}
+    for path in sorted((root / "stages").glob("*/*.jsonl")):
+        name = f"{path.parent.name}/{path.name.partition('.')[0]}"
+        if path.with_suffix(".done.json").exists():
+            rows, lost = _lost(path)
+            yield Entry(name, "done", rows, rows - lost.total(), lost)
+        elif path.name.endswith(".partial.jsonl"):
+            begun.setdefault(name, Entry(name, "begun")).rows += sum(1 for _ in read_rows(path))
+        else:
+            rows, lost = _lost(path)
+            entry = begun.setdefault(name, Entry(name, "begun"))
+            entry.rows, entry.out, entry.lost = entry.rows + rows, rows - lost.total(), lost
+    yield from begun.values()
+
+
+def _lost(path: Path) -> tuple[int, Counter[str]]:
+    """How many rows a file of a stage has, and how many of them went no further, by reason."""
+    rows, lost = 0, Counter[str]()
+    for row in read_rows(path):
+        rows += 1
+        if row.get("status") == "quarantined" or row.get("kept") is False:
+            lost[row["reason"]] += 1
+    return rows, lost
+
+
+def by_stage(path: Path) -> tuple[int, int, str]:
+    """Order of stages and models: sft and other helpers, meta, then the rounds by number, 10 after 9."""
+    match = re.fullmatch(r"round-(\d+)", path.name)
+    return (2, int(match[1]), "") if match else (int(path.name == "meta"), 0, path.name)
+
+
+def _models(root: Path) -> list[Path]:
+    """The finished models, in the order in which they are made."""
+    return sorted((path.parent for path in _run(root).glob(f"models/[!.]*/{MODEL_MARKER}")), key=by_stage)
+
+
+def _fault(marker: Path) -> list[str]:
+    try:
+        fault = file_fault(marker.with_name(marker.name.replace(".done.json", ".jsonl")), read_marker(marker)["sha256"])
+    except RunError as error:
+        return [str(error)]
+    return [fault] if fault else []
+
+
+def read_results(root: Path) -> dict[str, Any]:
+    """What results.json holds; empty before it is written."""
+    path = root / "results.json"
+    return read_marker(path) if path.is_file() else {}
+
+
+def _add(entry: Entry, event: dict[str, Any]) -> None:
+    entry.seconds += event["seconds"]
+    entry.prompt_tokens += int(event.get("prompt_tokens", 0))
+    entry.new_tokens += int(event.get("new_tokens", 0))
+    entry.dollars += event.get("dollars", 0.0)
+    if event["event"] in ("generate", "train"):
+        entry.device_seconds += event["seconds"]
+    if event["event"] == "train":
+        entry.trained_tokens += int(event.get("tokens", 0))
+
+
+def _gates_best(root: Path) -> str:
+    """Its name, or nothing where there is no gate."""
+    return str((read_results(root).get("gate") or {}).get("best", ""))
+
+
+def _events(root: Path) -> Iterator[dict[str, Any]]:
+    path = root / "events.jsonl"
+    return read_rows(path) if path.is_file() else iter(())
+
+
+def is_finished(root: Path) -> bool:
+    return _status(root, list(_events(root))) == "finished"
+
+
+def _status(root: Path, events: list[dict[str, Any]]) -> str:
+    if in_use(root):
+        return "running"
+    return "finished" if any(event["event"] == "finish" for event in events) else "stopped"

@@ -1,0 +1,140 @@
+"""Inference with a trained model: it answers, criticises itself and refines, with the skills it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from selfevo.errors import ConfigError
+from selfevo.method.answer_extraction import answer_key
+from selfevo.method.inference import Draft, When, answer, criticise, elect
+from selfevo.method.prompts import Verdict
+from selfevo.method.protocols import Engine, Generation, Request, generate_all
+from selfevo.method.records import Prompt, content_id
+from selfevo.method.skills import RESPOND, Skill
+from selfevo.models.resolve import resolve_model
+from selfevo.pipeline.build import build_engine, build_sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One draft on the way to an answer. `feedback` is "" where nobody asked for any, or none came."""
+
+    text: str
+    feedback: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`text` is "" where the model gave none, or its prompt does not fit the context.
+
+    `votes` of the samples agree with it. `work`: the drafts of each sample; the last of each is what it voted for.
+    """
+
+    prompt: str
+    text: str
+    verdict: Verdict
+    votes: int
+    work: tuple[tuple[Step, ...], ...]
+
+
+class Refiner:
+    """Answers prompts with one model, refining its own answers.
+
+        refiner = Refiner("runs/demo-seed0/models/round-3")
+        [answer] = refiner.answer(["Add 4 to each: 15 48 32"])
+        print(answer.text, answer.verdict)
+
+    `refine`: "if-judged-wrong" replaces an answer only if the feedback's verdict is "not qualified" (one that cannot be
+    read says nothing), "always" whatever it says, "never" not at all. `rounds`: refinements in a row at most.
+    `consistency`: samples whose majority is the answer; ties go to the better verdicts. `key` says which texts are the
+    same answer. With consistency 1 decoding is greedy, else the responses are sampled at `temperature`.
+    `max_new_tokens` limits each text; by default the limits are those of the run that the model comes from, skill by
+    skill, or those of `selfevo run`.
+
+    Raises ConfigError when the model is not there, EngineError when it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        refine: When = "if-judged-wrong",
+        rounds: int = 1,
+        consistency: int = 1,
+        temperature: float = 0.7,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+        key: Callable[[str], str] = answer_key,
+        engine: Engine | None = None,
+    ) -> None:
+        if refine not in get_args(When):
+            raise ConfigError(f"refine is {refine!r}; give never, if-judged-wrong or always")
+        if rounds < 1 or consistency < 1:
+            raise ConfigError(f"rounds is {rounds} and consistency {consistency}; give 1 or more of each")
+        if consistency > 1 and temperature <= 0:
+            raise ConfigError("consistency above 1 needs a temperature above 0, or all the samples are the same")
+        self.model = resolve_model(str(model))
+        self.engine = engine or build_engine()
+        self.refine, self.rounds, self.consistency, self.key = refine, rounds, consistency, key
+        self.temperature, self.seed = temperature, seed
+        self.sampling = build_sampling(self.model, max_new_tokens)
+
+    def answer(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
+        """One answer per prompt, in order. A prompt is a text, or a conversation as a `Prompt`."""
+        asked = [Prompt.of(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        samples = self._samples(asked)
+        elected = elect(self._ask, asked, [[drafts[-1] for drafts in several] for several in samples], self.key)
+        if self.refine != "never":  # whoever asks for feedback is told what the model says of its answer
+            elected = self._with_verdict(asked, elected)
+        return [
+            self._answer(prompt, several, position, draft)
+            for prompt, several, (position, draft) in zip(asked, samples, elected, strict=True)
+        ]
+
+    def _samples(self, prompts: Sequence[Prompt]) -> list[list[tuple[Draft, ...]]]:
+        """For each prompt the drafts of each sample."""
+        count = self.consistency
+        rows = [
+            replace(prompt, id=prompt.id if not number else content_id(prompt.id, number))
+            for prompt in prompts
+            for number in range(count)
+        ]
+        drafts = answer(self._ask, rows, self.refine, self.rounds)
+        return [drafts[i : i + count] for i in range(0, len(drafts), count)]
+
+    def _with_verdict(self, prompts: Sequence[Prompt], elected: Sequence[tuple[int, Draft]]) -> list[tuple[int, Draft]]:
+        open_ = [i for i, (_, draft) in enumerate(elected) if draft.feedback is None]
+        judged = criticise(self._ask, [prompts[i] for i in open_], [elected[i][1] for i in open_])
+        found = dict(zip(open_, judged, strict=True))
+        return [(position, found.get(i, draft)) for i, (position, draft) in enumerate(elected)]
+
+    def _answer(self, prompt: Prompt, samples: Sequence[tuple[Draft, ...]], position: int, draft: Draft) -> Answer:
+        keys = [self.key(drafts[-1].text) for drafts in samples]
+        work = [[_step(each) for each in drafts] for drafts in samples]
+        work[position][-1] = _step(draft)
+        return Answer(
+            prompt.prompt, draft.text, draft.verdict, keys.count(keys[position]), tuple(tuple(steps) for steps in work)
+        )
+
+    def _ask(self, skill: Skill[Any, Any], rows: Sequence[Any]) -> list[Generation]:
+        sampling = self.sampling[skill.name]
+        if skill is RESPOND and self.consistency > 1:
+            sampling = replace(sampling, temperature=self.temperature)
+        requests = [
+            Request(
+                skill.turns(row),
+                int(content_id(self.seed, skill.name, row.id), 16),
+                row.system,
+                len(row.history) + 1,
+            )
+            for row in rows
+        ]
+        return generate_all(self.engine, self.model, requests, sampling)
+
+
+def _step(draft: Draft) -> Step:
+    return Step(draft.text, draft.said, draft.verdict)

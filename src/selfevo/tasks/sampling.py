@@ -1,0 +1,60 @@
+"""How tasks draw problems: from those of a file, or made one by one. The same arguments give the same problems."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+from selfevo.data.tables import BadRow, Row, read_table
+from selfevo.errors import DataError
+from selfevo.method.records import Prompt
+from selfevo.tasks.base import Problem
+
+_MISSES = 1000  # draws in a row that gave nothing new: there is nothing new
+
+
+def good_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file of problems. A bad one raises DataError: a set that measures others has no room for doubt."""
+    for row in read_table(str(path)):
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.file} line {row.line} {row.reason}; repair or remove it")
+        yield row
+
+
+def sampled(path: Path, known: Sequence[Problem], count: int, seed: int, exclude: Collection[str]) -> list[Problem]:
+    """`count` of the problems of a file, in which another `exclude` takes problems out and moves no other."""
+    order = list(known)
+    random.Random(seed).shuffle(order)
+    left = [problem for problem in order if problem.prompt.id not in exclude]
+    if len(left) < count:
+        raise DataError(
+            f"{path} has {len(order)} distinct problems, {len(left)} after leaving out those in use, and "
+            f"{count} are asked for; ask for fewer or give a larger file"
+        )
+    return left[:count]
+
+
+def made(
+    name: str,
+    kinds: Sequence[str],
+    ask: Callable[[str, random.Random], str],
+    answer: Callable[[str, str], str],
+    count: int,
+    seed: int,
+    exclude: Collection[str],
+    difficulty: Callable[[str], str] = lambda question: "",
+) -> list[Problem]:
+    """`count` distinct problems of `kinds` in turn. `ask` gives a question, `answer` its gold answer."""
+    random_, seen, problems = random.Random(seed), set(exclude), list[Problem]()
+    misses = 0
+    while len(problems) < count:
+        kind = kinds[len(problems) % len(kinds)]
+        prompt = Prompt.of(ask(kind, random_))
+        if prompt.id not in seen:
+            seen.add(prompt.id)
+            problems.append(Problem(prompt, answer(kind, prompt.prompt), kind, difficulty(prompt.prompt)))
+            misses = 0
+        elif (misses := misses + 1) == _MISSES:
+            raise DataError(f"{name} has no {count} problems beyond the {len(exclude)} already used; ask for fewer")
+    return problems

@@ -1,0 +1,174 @@
+"""Fine-tuning with TRL's SFTTrainer on sequences that we tokenise ourselves.
+
+What is ours: the loss mask, a weight per token (beta), and logits computed only where there is a label. What is TRL's
+and transformers': the loop, the optimizer, mixed precision, LoRA, checkpoints and their resume, several devices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
+
+from selfevo.config.sections import TrainerConfig
+from selfevo.errors import RunError, TrainingError
+from selfevo.method.protocols import Progress
+from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.rundir.files import MODEL_MARKER, folder_faults, read_marker, seal
+
+
+def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
+    """The model to train, its tokenizer, and the precision of matrix products. Splits all seeds."""
+    quiet()
+    device = pick_device(config.device)
+    half = pick_dtype(config.dtype, device)
+    set_seed(seed)
+    tokenizer = load_tokenizer(base)
+    try:
+        # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=half if config.lora else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            # On a CPU and short sequences, plain matrix products beat the fused kernel's backward pass.
+            attn_implementation="eager" if device.type == "cpu" else "sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"cannot load a model from {base}: {error}") from error
+    return model, tokenizer, half
+
+
+def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) -> dict[str, Any]:
+    """What every trainer of TRL is given."""
+    return {
+        "output_dir": str(work),
+        "seed": seed,
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_ratio,  # below 1 it is a share of all steps
+        "num_train_epochs": config.num_train_epochs,
+        "weight_decay": config.weight_decay,
+        "adam_beta2": config.adam_beta2,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "optim": "adamw_torch_fused",
+        "bf16": half is torch.bfloat16,
+        "fp16": half is torch.float16,
+        "use_cpu": pick_device(config.device).type == "cpu",
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        "logging_steps": 1,
+        "save_strategy": "no",  # by the clock, see Watched
+        "save_total_limit": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
+    """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step.
+
+    Raises TrainingError where the device's memory does not suffice.
+    """
+    # Ours shows progress; theirs prints a dictionary per step.
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+            trainer.remove_callback(callback)
+    started = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "out of memory in training; lower trainer.per_device_train_batch_size (and raise "
+            "gradient_accumulation_steps), set gradient_checkpointing, or train adapters with trainer.lora"
+        ) from error
+    seconds = time.monotonic() - started
+    return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
+    """A plain transformers folder, adapters merged. Raises TrainingError where a weight is not finite."""
+    trained = trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model
+    for name, tensor in trained.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+    # As the base was stored: a round must not double the size of the model it started from.
+    trained.to(_stored_dtype(base)).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def figures(losses: list[float]) -> dict[str, float]:
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {
+        "steps": float(len(losses)),
+        "loss_first": round(losses[0], 4) if losses else math.nan,
+        "loss_last": round(sum(tail) / len(tail), 4) if tail else math.nan,
+    }
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint. One without its marker was torn by a kill; one that was changed is not trusted."""
+    whole = []
+    for folder in work.glob("checkpoint-*"):
+        try:
+            faults = folder_faults(folder, read_marker(folder / MODEL_MARKER))
+        except RunError as error:
+            faults = [str(error)]
+        if faults:
+            shutil.rmtree(folder)
+        else:
+            whole.append((int(folder.name.partition("-")[2]), folder))
+    return str(max(whole)[1]) if whole else None
+
+
+class Watched(TrainerCallback):  # type: ignore[misc]
+    """Shows progress, and saves a checkpoint every `save_minutes` of training."""
+
+    def __init__(self, progress: Progress, save_minutes: float) -> None:
+        self.progress, self.save_seconds, self.saved = progress, save_minutes * 60, time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.start("train", state.max_steps, state.global_step, unit="steps")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        loss = state.log_history[-1].get("loss") if state.log_history else None
+        self.progress.advance(1, f"loss {loss:.3f}" if loss is not None else "")
+        if time.monotonic() - self.saved > self.save_seconds and state.global_step < state.max_steps:
+            self.saved = time.monotonic()
+            control.should_save = True
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.finish(f"{state.global_step} steps")
+
+
+def lora(config: TrainerConfig) -> LoraConfig | None:
+    if config.lora is None:
+        return None
+    return LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.lora_alpha,
+        lora_dropout=config.lora.lora_dropout,
+        target_modules=config.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _stored_dtype(base: Path) -> torch.dtype:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+    return dtype

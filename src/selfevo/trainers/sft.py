@@ -1,0 +1,179 @@
+"""Supervised fine-tuning with TRL's SFTTrainer: our loss mask and a weight per token."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from selfevo.config.sections import TrainerConfig
+from selfevo.errors import TrainingError
+from selfevo.method.protocols import Progress
+from selfevo.method.records import Example, content_id
+from selfevo.models.chat import Chat
+from selfevo.models.device import load_tokenizer
+from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
+
+IGNORED = -100
+
+
+@dataclass(slots=True)
+class TRLTrainer:
+    """Trains as `config` says (TrainerConfig has the meaning of each setting)."""
+
+    config: TrainerConfig
+
+    def key(self) -> str:
+        return content_id(self.config.model_dump(mode="json", exclude={"save_minutes"}))
+
+    def tokens(self, base: Path, examples: Sequence[Example]) -> int:
+        rows, _ = tokenise(Chat(load_tokenizer(base)), examples, self.config.max_length)
+        return sum(row["length"] for row in rows)
+
+    def train(
+        self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
+    ) -> dict[str, float]:
+        config = self.config
+        model, tokenizer, half = load(base, config, seed)
+        rows, dropped = tokenise(Chat(tokenizer), examples, config.max_length)
+        if not rows:
+            raise TrainingError(
+                f"all {len(examples)} training sequences are longer than max_length={config.max_length}"
+            )
+        arguments = SFTConfig(
+            **settings(config, work, seed, half),
+            max_length=None,  # over-long sequences were left out above, never cut
+            dataset_kwargs={"skip_prepare_dataset": True},
+            train_sampling_strategy="group_by_length",
+        )
+        collator = _Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+        trainer = _WeightedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            data_collator=collator,
+            processing_class=tokenizer,
+            callbacks=[Watched(progress, config.save_minutes)],
+            peft_config=lora(config),
+        )
+        seconds, losses = run(trainer, work)
+        save(trainer, tokenizer, base, output)
+        tokens = sum(row["length"] for row in rows) * config.num_train_epochs
+        labelled = sum(w > 0 for row in rows for w in row["weights"]) * config.num_train_epochs
+        del trainer, model
+        gc.collect()
+        return {
+            "sequences": float(len(rows)),
+            "dropped_overlong": float(dropped),
+            "tokens": float(tokens),
+            "padding_share": round(collator.padding / max(1, collator.padding + collator.tokens), 4),
+            "labelled_tokens": float(labelled),
+            **figures(losses),
+            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        }
+
+
+def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
+    """Rows {"id", "input_ids", "weights", "length"} for the collator, and how many examples were too long to be one."""
+    rows = []
+    for example in examples:
+        ids, weights = chat.sequence(example.turns, example.weights, example.system)
+        if len(ids) <= max_length:
+            rows.append({"id": example.id, "input_ids": ids, "weights": weights, "length": len(ids)})
+    return rows, len(examples) - len(rows)
+
+
+class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+    """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
+
+    batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        self.batch = inputs["ids"]
+        weights = inputs["weights"][:, 1:]
+        labelled = weights > 0
+        if not bool(labelled.any()):
+            raise TrainingError(f"no token of a batch has a weight, so it teaches nothing; {self._rows()}")
+        with self.accelerator.autocast():  # theirs hangs on model.forward, which is not what is called
+            logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled)
+        targets = inputs["input_ids"][:, 1:][labelled]
+        nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
+        count = labelled.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (nll * weights[labelled]).sum() / count
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step}; lower learning_rate; {self._rows()}"
+            )
+        return (loss, None) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        norm = logs.get("grad_norm")
+        if norm is not None and not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient became {norm} at step {self.state.global_step}; lower learning_rate; {self._rows()}"
+            )
+        super().log(logs, *args, **kwargs)
+
+    def _rows(self) -> str:
+        return f"the rows of the batch: {', '.join(self.batch)}"
+
+
+def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """Logits (labelled tokens, vocabulary) that predict the tokens at `labelled`, of shape (rows, columns - 1).
+
+    The output layer of a small model is a large part of its arithmetic, and most tokens of a sequence are prompt.
+    Models that scale or cap their logits after the output layer take the long way, through all of them.
+    """
+    wrapped = hasattr(model, "module")  # several devices: the wrapper must see the forward pass
+    bare = model.module if wrapped else model
+    bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    text = bare.config.get_text_config()
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
+    if wrapped or any(getattr(text, name, None) not in (None, 1, 1.0) for name in names):
+        return _at(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, labelled)
+    hidden = bare.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    logits: torch.Tensor = bare.get_output_embeddings()(_at(hidden, labelled))
+    return logits
+
+
+def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+    """Rows of `values` (rows, columns, size) that predict a labelled token. Not values[mask]: its backward pass on a
+    CPU scatters element by element, over the whole vocabulary where logits are picked."""
+    flat = values[:, :-1].reshape(-1, values.shape[-1])
+    return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
+
+
+@dataclass(slots=True)
+class _Collator:
+    pad_token_id: int
+    tokens: int = 0  # seen so far, and padding among what was computed
+    padding: int = 0
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Right-padded (rows, columns) tensors, and the row ids, for error messages.
+
+        `labels` is there for the Trainer, which counts what is not IGNORED.
+        """
+        width = max(row["length"] for row in rows)
+        ids = torch.full((len(rows), width), self.pad_token_id)
+        weights = torch.zeros((len(rows), width))
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : row["length"]] = torch.tensor(row["input_ids"])
+            weights[i, : row["length"]] = torch.tensor(row["weights"])
+            mask[i, : row["length"]] = 1
+        self.tokens += int(mask.sum())
+        self.padding += int((mask == 0).sum())
+        labels = torch.where(weights > 0, ids, torch.tensor(IGNORED))
+        names = tuple(row["id"] for row in rows)
+        return {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels, "ids": names}

@@ -1,0 +1,191 @@
+"""The checks before a run: they pass on a sound model, and each one fails on what it is there for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfevo.checks import doctor
+from selfevo.checks.doctor import Check, examine
+from selfevo.cli import app as cli
+from selfevo.config.loading import parse_config
+from selfevo.config.run_config import RunConfig
+from selfevo.engines.transformers import TransformersEngine
+from selfevo.errors import ConfigError, DataError
+from selfevo.method.records import Refined
+from selfevo.models.chat import Chat
+
+ROW = Refined("1", "Sort: 3 2", "3 2", "Wrong order.\nVerdict: not qualified", "2 3")
+
+
+def configuration(model: Path, folder: Path, **more: Any) -> RunConfig:
+    row = {"prompt": "Sort: 9 8", "response": "9 8", "feedback": ROW.feedback, "refinement": "8 9"}
+    (folder / "d_meta.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "pool.jsonl").write_text("".join(json.dumps({"prompt": f"Sort: {i} 1"}) + "\n" for i in range(6)))
+    data: dict[str, Any] = {
+        "model": str(model),
+        "output": str(folder / "out"),
+        "prompts": {"path": str(folder / "pool.jsonl")},
+        "corpus": {"path": str(folder / "d_meta.jsonl")},
+        "rounds": 2,
+        "skills": {name: {"max_new_tokens": 64} for name in ("respond", "critique", "refine", "judge")},
+        "trainer": {"device": "cpu", "dtype": "float32"},
+        "engine": {"device": "cpu", "dtype": "float32"},
+    }
+    return parse_config({**data, **more}, "test")
+
+
+def found(checks: list[Check]) -> dict[str, str]:
+    return {check.name: check.status for check in checks}
+
+
+def finding(checks: list[Check], name: str) -> str:
+    return next(f"{check.finding}; {check.remedy}" for check in checks if check.name == name)
+
+
+def changed(model: Path, folder: Path, template: str) -> Path:
+    """The model with another chat template."""
+    copy = folder / "model"
+    shutil.copytree(model, copy)
+    (copy / "chat_template.jinja").write_text(template)
+    return copy
+
+
+def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model: Path, tmp_path: Path) -> None:
+    config = configuration(tiny_model, tmp_path)
+    before = sorted(tmp_path.iterdir())
+    checks = examine(config)
+    assert found(checks) == {
+        "versions": "pass",
+        "disk": "pass",
+        "memory": "pass",
+        "chat template": "pass",
+        "stop token trained": "pass",
+        "max_length": "pass",
+        "context": "pass",
+        "stop token emitted": found(checks)["stop token emitted"],  # a random model may or may not
+        "engine": "pass",
+        "time": "pass",
+    }
+    assert "3 conversations" in finding(checks, "chat template")
+    assert finding(checks, "engine").startswith("7 of 7 greedy answers")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_template_that_changes_earlier_turns_fails(tiny_model: Path, tmp_path: Path) -> None:
+    """Like those that leave out earlier reasoning, this one marks the last turn alone."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ('!' if loop.last else '') + '\n' + m['content'] + "
+        "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    checks = examine(configuration(changed(tiny_model, tmp_path, template), tmp_path))
+    assert found(checks)["chat template"] == "fail"
+    assert "training and inference differ from token" in finding(checks, "chat template")
+
+
+def test_what_a_run_would_raise_is_raised(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere does not exist"):
+        examine(configuration(tmp_path / "nowhere", tmp_path))
+    copy = changed(tiny_model, tmp_path, "")
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(DataError, match="has no chat template"):
+        examine(configuration(copy, tmp_path))
+
+
+def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer
+
+    chat = Chat(AutoTokenizer.from_pretrained(tiny_model))
+    assert doctor.stop_token(chat, [ROW]).status == "pass"
+    whole = Chat.sequence
+
+    def careless(self: Chat, turns: Any, weights: Any, system: str) -> tuple[list[int], list[float]]:
+        ids, loss = whole(self, turns, weights, system)
+        return ids, [0.0 if token == self.stop_id else weight for token, weight in zip(ids, loss, strict=True)]
+
+    monkeypatch.setattr(Chat, "sequence", careless)
+    check = doctor.stop_token(chat, [ROW])
+    assert check.status == "fail"
+    assert "has no weight in the loss behind 2 labelled turns" in check.finding
+
+
+def test_an_engine_that_writes_something_else_fails(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TransformersEngine.generate
+
+    def sloppy(self: Any, model: Any, requests: Any, sampling: Any) -> Any:
+        return [replace(g, text=g.text[::-1]) for g in whole(self, model, requests, sampling)]
+
+    monkeypatch.setattr(TransformersEngine, "generate", sloppy)
+    checks = examine(configuration(tiny_model, tmp_path))
+    assert found(checks)["engine"] == "fail"
+    assert finding(checks, "engine").startswith("0 of 7 greedy answers")
+
+
+def test_sequences_that_are_too_long_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    checks = examine(configuration(tiny_model, tmp_path, trainer={"device": "cpu", "max_length": 10}))
+    assert found(checks)["max_length"] == "fail"
+    assert "2 of 2 sequences are longer than max_length=10" in finding(checks, "max_length")
+    assert "trainer.max_length: " in finding(checks, "max_length")
+
+
+def test_conversations_beyond_the_context_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    """The tiny model has 512 positions."""
+    checks = examine(configuration(tiny_model, tmp_path, skills={"critique": {"max_new_tokens": 480}}))
+    assert found(checks)["context"] == "fail"
+    assert finding(checks, "context").startswith("1 of 1 trajectories do not fit into 512 tokens")
+
+
+def test_what_a_model_comes_with_for_generation_is_no_difference(tiny_model: Path, tmp_path: Path) -> None:
+    """Such as the penalties of some chat models, and a second stop token."""
+    copy = changed(tiny_model, tmp_path, (tiny_model / "chat_template.jinja").read_text())
+    path = copy / "generation_config.json"
+    settings = json.loads(path.read_text()) | {"repetition_penalty": 5.0, "eos_token_id": [0, 2]}
+    path.write_text(json.dumps(settings))
+    assert found(examine(configuration(copy, tmp_path)))["engine"] == "pass"
+
+
+def test_a_full_disk_and_a_small_memory_fail(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    monkeypatch.setattr(doctor, "_free_memory", lambda: 1000)
+    checks = examine(configuration(tiny_model, tmp_path))
+    assert (found(checks)["disk"], found(checks)["memory"]) == ("fail", "fail")
+    assert "free in" in finding(checks, "disk")
+    assert "trainer.lora" in finding(checks, "memory")
+
+
+def test_an_old_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["torch>=99", "nowhere; extra == 'x'"])
+    check = doctor.versions()
+    assert check.status == "fail"
+    assert " is not >=99" in check.finding
+
+
+@pytest.mark.parametrize("command", ["doctor", "run"])
+def test_a_failed_check_is_exit_code_2_and_run_does_not_start(
+    command: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = configuration(tiny_model, tmp_path, trainer={"device": "cpu", "max_length": 10})
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    monkeypatch.setattr("sys.argv", ["selfevo", command, str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "checks failed: max_length" in err
+    assert "fail  max_length: 2 of 2 sequences" in out
+    assert "pass  chat template" in out
+    assert not (tmp_path / "out").exists()

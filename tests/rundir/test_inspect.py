@@ -1,0 +1,186 @@
+"""What is in a run directory: counts that add up, damage that is found, disk given back without losing a row."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runs import small_demo, student
+from selfevo.config.run_config import RunConfig
+from selfevo.engines.scripted import ScriptedEngine
+from selfevo.errors import RunError
+from selfevo.models.resolve import resolve_model
+from selfevo.pipeline.run import run_loop
+from selfevo.report.progress import Silent
+from selfevo.rundir.inspect import best_model, collect, entries, find_runs, removable, summarise, verify
+from selfevo.rundir.ownership import locked
+from selfevo.trainers.scripted import ScriptedTrainer
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A finished run; not to be changed."""
+    folder = tmp_path_factory.mktemp("ledger")
+    config = small_demo(folder, folder / "runs/demo")
+    run_loop(config, Silent(), ScriptedEngine(student(config)), ScriptedTrainer())
+    return config
+
+
+@pytest.fixture
+def copy(finished: RunConfig, tmp_path: Path) -> RunConfig:
+    shutil.copytree(finished.output, tmp_path / "run")
+    return finished.model_copy(update={"output": tmp_path / "run"})
+
+
+def test_every_stage_accounts_for_its_rows(finished: RunConfig) -> None:
+    found = {entry.name: entry for entry in entries(finished.output)}
+    for entry in found.values():
+        assert entry.rows == entry.out + entry.lost.total(), entry
+        assert entry.status == "done"
+    for t in (1, 2, 3):
+        names = [f"round-{t}/{skill}" for skill in ("respond", "critique", "refine", "judge", "filter")]
+        for before, after in itertools.pairwise(names):
+            assert found[before].out == found[after].rows
+    assert found["round-1/respond"].rows == 8
+    assert any("length" in entry.lost for entry in found.values())
+    assert any(reason.startswith("verdict") for reason in found["round-1/filter"].lost)
+
+
+def test_stages_come_in_the_order_of_the_work(finished: RunConfig) -> None:
+    names = [entry.name for entry in entries(finished.output)]
+    assert names.index("warm-up") < names.index("sft") < names.index("meta") < names.index("round-1/respond")
+    place = names.index("round-2/judge")
+    assert names[place : place + 3] == ["round-2/judge", "round-2/filter", "round-2"]
+
+
+def test_a_run_is_found_and_summarised(finished: RunConfig) -> None:
+    assert find_runs(finished.output.parent) == find_runs(finished.output) == [finished.output]
+    summary = summarise(finished.output)
+    results = json.loads((finished.output / "results.json").read_text())
+    assert (summary.status, summary.last) == ("finished", "round-3")
+    assert summary.accuracy == results["stages"][-1]["direct"]["accuracy"]
+    assert summary.size > 10_000
+    with locked(finished.output):
+        assert summarise(finished.output).status == "running"
+
+
+def test_a_run_that_was_killed_shows_what_it_has(copy: RunConfig) -> None:
+    shutil.rmtree(copy.output / "models/round-3")
+    partial = copy.output / "stages/evaluate-round-3/respond.jsonl"
+    partial.with_suffix(".done.json").unlink()
+    partial.rename(partial.with_name("respond.partial.jsonl"))
+    with (copy.output / "events.jsonl").open("r+") as file:
+        lines = [line for line in file.read().splitlines(keepends=True) if "finish" not in line]
+        file.seek(0)
+        file.truncate()
+        file.writelines(lines)
+    assert summarise(copy.output).status == "stopped"
+    assert summarise(copy.output).last == "round-2"
+    assert next(entry for entry in entries(copy.output) if entry.name == "evaluate-round-3/respond").status == "begun"
+
+
+def test_a_whole_run_verifies(finished: RunConfig) -> None:
+    checked, faults = verify(finished.output)
+    files = [*finished.output.glob("data/*.jsonl"), *finished.output.glob("stages/*/*.jsonl")]
+    assert checked == len(files) + 6
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("stages/round-1/respond.jsonl", "flip", "was changed"),
+        ("stages/round-2/filter.jsonl", "flip", "was changed"),
+        ("data/pool.jsonl", "flip", "was changed"),
+        ("data/d_meta.jsonl", "remove", "is missing"),
+        ("models/meta/model.safetensors", "flip", "was changed"),
+        ("models/round-3/examples.jsonl", "remove", "is missing"),
+        ("models/sft/selfevo.json", "remove", "cannot be read"),
+        ("stages/meta/extra.jsonl", "add", "has no extra.done.json"),
+        ("stages/round-1/judge.done.json", "empty", "cannot be read"),
+    ],
+)
+def test_damage_is_found_and_named(copy: RunConfig, name: str, change: str, fault: str) -> None:
+    path = copy.output / name
+    match change:
+        case "flip":
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+        case "remove":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "add":
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("{}\n")
+    (found,) = verify(copy.output)[1]
+    assert fault in found
+    assert str(path) in found
+
+
+def test_a_damaged_model_is_not_used(copy: RunConfig) -> None:
+    weights = copy.output / "models/meta/model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(RunError, match=r"model\.safetensors was changed .*delete .*meta to have it trained again"):
+        run_loop(copy, Silent(), ScriptedEngine(student(copy)), ScriptedTrainer())
+
+
+def test_gc_keeps_the_best_and_the_last_and_every_row(copy: RunConfig) -> None:
+    results = copy.output / "results.json"
+    content = json.loads(results.read_text())
+    for stage in content["stages"]:
+        stage["direct"]["accuracy"] = {"round-1": 0.9}.get(stage["name"], 0.5)
+    results.write_text(json.dumps(content))
+    (copy.output / "models/.round-9.work").mkdir()
+    assert {path.name for path in removable(copy.output)} == {".round-9.work", "warm-up", "sft", "meta", "round-2"}
+    rows = {path: path.read_bytes() for path in copy.output.glob("[ds]*/**/*.jsonl")}
+    assert collect(copy.output) > 0
+    left = {path.parent.name for path in copy.output.glob("models/*/*.safetensors")}
+    assert left == {"round-1", "round-3"}
+    assert {path: path.read_bytes() for path in copy.output.glob("[ds]*/**/*.jsonl")} == rows
+    assert verify(copy.output)[1] == []
+    assert removable(copy.output) == []
+
+
+def test_a_run_that_was_emptied_still_stands_and_says_what_it_cannot_do(copy: RunConfig) -> None:
+    collect(copy.output)
+    engine, trainer = ScriptedEngine(student(copy)), ScriptedTrainer()
+    run_loop(copy, Silent(), engine, trainer)
+    assert (engine.calls, trainer.calls) == ([], [])
+    for name in ("judge.jsonl", "judge.done.json"):
+        (copy.output / "stages/round-1" / name).unlink()
+    with pytest.raises(RunError, match=r"models/meta is needed again, but its files were removed by selfevo gc"):
+        run_loop(copy, Silent(), engine, trainer)
+
+
+def test_gc_of_a_run_in_use_is_refused(copy: RunConfig) -> None:
+    with locked(copy.output), pytest.raises(RunError, match="in use by process"):
+        collect(copy.output)
+    assert (copy.output / "models/meta/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", [entries, summarise, verify, removable, collect])
+def test_what_is_no_run_is_refused(tmp_path: Path, command: object) -> None:
+    assert callable(command)
+    with pytest.raises(RunError, match=r"is not a run directory of selfevo; `selfevo runs FOLDER` lists"):
+        command(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_directory_stands_for_its_best_model(copy: RunConfig) -> None:
+    assert best_model(copy.output) == copy.output / "models/round-3"
+    (copy.output / "models/round-3/config.json").write_text("{}")  # a scripted trainer writes none
+    assert resolve_model(str(copy.output)) == (copy.output / "models/round-3").resolve()
+    path = copy.output / "results.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "gate": {"best": "round-1"}}))
+    assert best_model(copy.output) == copy.output / "models/round-1"
+    assert copy.output / "models/round-1" not in removable(copy.output), "gc keeps what the gate kept"
+    shutil.rmtree(copy.output / "models")
+    with pytest.raises(RunError, match="has no finished model yet"):
+        best_model(copy.output)

@@ -1,0 +1,112 @@
+"""A run directory belongs to one configuration and one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runs import PROMPTS, open_run, scripted
+from selfevo.errors import RunError
+from selfevo.rundir.files import read_rows
+from selfevo.rundir.ownership import claim, differing_keys, locked
+
+CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
+
+
+def test_another_configuration_is_refused_with_its_keys(root: Path) -> None:
+    claim(root, CONFIG, {}, "yaml")
+    claim(root, json.loads(json.dumps(CONFIG)), {}, "yaml")  # the same one resumes
+    other = {"model": "m", "seed": 3, "trainer": {"learning_rate": 2e-5, "lora": {"r": 4}}}
+    with pytest.raises(RunError) as caught:
+        claim(root, other, {}, "yaml")
+    message = str(caught.value)
+    assert str(root) in message
+    assert "seed: 0 in the run, 3 now" in message
+    assert "trainer.learning_rate: 1e-05 in the run, 2e-05 now" in message
+    assert "trainer.lora: None in the run, {'r': 4} now" in message
+    assert "model" not in message
+    assert json.loads((root / "config.json").read_text()) == CONFIG
+
+
+def test_a_run_that_was_moved_goes_on(root: Path) -> None:
+    claim(root, {**CONFIG, "output": "here"}, {}, "yaml")
+    claim(root, {**CONFIG, "output": "there"}, {}, "yaml")
+
+
+def test_a_folder_of_something_else_is_left_alone(root: Path) -> None:
+    (root / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match="is not empty and not a selfevo run"):
+        claim(root, CONFIG, {}, "yaml")
+    assert [path.name for path in root.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("left", [["config.yaml"], ["config.yaml", "manifest.json"], [".config.yaml.tmp"]])
+def test_a_run_killed_in_its_first_moment_can_be_started_again(root: Path, left: list[str]) -> None:
+    for name in left:
+        (root / name).write_text("{}")
+    claim(root, CONFIG, {}, "yaml")
+    assert json.loads((root / "config.json").read_text()) == CONFIG
+
+
+NESTED = st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner), max_leaves=8)
+
+
+@given(NESTED, NESTED)
+def test_differing_keys_finds_a_difference_exactly_where_there_is_one(a: object, b: object) -> None:
+    assert differing_keys(a, a) == []
+    # A key that is absent and one that is null mean the same in a configuration; no null is drawn here.
+    assert bool(differing_keys(a, b)) == (a != b)
+
+
+def test_one_process_per_run_directory(root: Path) -> None:
+    with locked(root), pytest.raises(RunError, match=f"in use by process {os.getpid()}"), locked(root):
+        pass
+    with locked(root):
+        pass  # free again
+
+
+def test_the_lock_dies_with_its_owner(root: Path) -> None:
+    script = f"""
+        import os, sys
+        from pathlib import Path
+        from selfevo.rundir.ownership import locked
+        with locked(Path({str(root)!r})):
+            print(os.getpid(), flush=True)
+            sys.stdin.readline()
+            os._exit(9)
+    """
+    owner = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdin is not None
+    assert owner.stdout is not None
+    number = owner.stdout.readline().strip()
+    with pytest.raises(RunError, match=f"in use by process {number}"), locked(root):
+        pass
+    owner.communicate("\n")
+    with locked(root):
+        assert (root / ".lock").read_text() == str(os.getpid())
+
+
+def test_data_is_written_once(root: Path) -> None:
+    run = open_run(root, scripted())
+    run.save_rows("pool", PROMPTS)
+    run.save_rows("pool", PROMPTS)
+    with pytest.raises(RunError, match=r"pool\.jsonl holds other rows .* use a new --output"):
+        run.save_rows("pool", PROMPTS[1:])
+    assert [row["id"] for row in read_rows(root / "data/pool.jsonl")] == [p.id for p in PROMPTS]
+
+
+def test_seconds_are_summed_by_stage_over_all_processes(root: Path) -> None:
+    for stage, seconds in (("round-1", 1), ("round-1/respond", 2), ("round-1/judge", 4), ("round-10/judge", 8)):
+        open_run(root, scripted()).event("any", stage=stage, seconds=seconds)
+    run = open_run(root, scripted())
+    assert (run.seconds("round-1"), run.seconds("round-10"), run.seconds("")) == (7, 8, 15)
