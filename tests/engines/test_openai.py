@@ -32,7 +32,12 @@ def test_each_conversation_gets_its_answer(tmp_path: Path) -> None:
 
     with serving(answer) as server:
         engine: Engine = OpenAIEngine(EndpointConfig(model="m", base_url=server.url, api_key_env=None))
-        requests = [Request(("a",), 2**63), Request(("a", "b", "c"), 1), Request(("long",), 2), Request(("fail",), 3)]
+        requests = [
+            Request(("a",), 2**63),
+            Request(("a", "b", "c"), 1, system="Be brief."),
+            Request(("long",), 2),
+            Request(("fail",), 3),
+        ]
         got = engine.generate(tmp_path, requests, Sampling(7, temperature=0.5, top_p=0.9))
     assert got == [
         Generation("to a", "stop", 10, 5),
@@ -40,8 +45,8 @@ def test_each_conversation_gets_its_answer(tmp_path: Path) -> None:
         Generation("to long", "length", 10, 5),
         Generation("", "failed", 0, 0),
     ]
-    second = next(call for call in server.calls if len(call["messages"]) == 3)
-    assert [m["role"] for m in second["messages"]] == ["user", "assistant", "user"]
+    second = next(call for call in server.calls if len(call["messages"]) == 4)
+    assert [m["role"] for m in second["messages"]] == ["system", "user", "assistant", "user"]
     assert (second["max_tokens"], second["temperature"], second["top_p"], second["seed"]) == (7, 0.5, 0.9, 1)
 
 

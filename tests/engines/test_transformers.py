@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfevo.engines.transformers import TransformersEngine, _groups, _pick
 from selfevo.errors import ConfigError, DataError, EngineError
 from selfevo.method.protocols import Request, Sampling
+from selfevo.method.records import Drafted, Prompt, extended
+from selfevo.method.skills import CRITIQUE, RESPOND
 from selfevo.models.chat import Chat
 
 LENGTHS = [1, 40, 3, 17, 9, 60, 2, 25, 5, 11, 33, 7, 50, 4, 21, 13, 6, 45, 8, 29, 10, 37, 15, 19]
@@ -289,6 +291,26 @@ def test_what_is_kept_changes_no_text(
     with_ = TransformersEngine(batch_size, "float32", "cpu")
     assert trajectories(with_, stopping, sampling) == trajectories(without, stopping, sampling)
     assert with_.prefilled < 0.7 * without.prefilled
+
+
+def test_states_are_found_by_the_whole_prompt_and_not_by_its_first_turn(stopping: Path) -> None:
+    """Eight prompts begin with the same turns: each finds its own states again, and no text changes."""
+    histories = [(f"tail {i}", "yes " * i) for i in range(8)]
+    prompts = [
+        Prompt.of("last", system="sort these numbers " * 10, history=("sort 12 7 " * 20, "ok", *end))
+        for end in histories
+    ]
+    engine, without = engine_of(), TransformersEngine(24, "float32", "cpu", kv_cache_gib=0)
+    for skill, text in ((RESPOND, ""), (CRITIQUE, "7 12")):
+        rows = [extended(Drafted, prompt, text) if text else prompt for prompt in prompts]
+        requests = [Request(skill.turns(row), 0, row.system, len(row.history) + 1) for row in rows]
+        before = engine.prefilled
+        written = engine.generate(stopping, requests, GREEDY)
+        assert written == without.generate(stopping, requests, GREEDY)
+        assert all(generation.finish in ("stop", "length") for generation in written)
+    chat = Chat(AutoTokenizer.from_pretrained(stopping))
+    shared = [len(chat.prompt(RESPOND.turns(prompt), prompt.system)) for prompt in prompts]
+    assert engine.prefilled - before < 0.5 * sum(shared), "the prompts themselves were not computed again"
 
 
 def test_every_stage_is_what_generate_writes(stopping: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.method.examples import answer_examples, meta_examples, self_examples
+from selfevo.method.examples import answer_examples, meta_examples, preference_examples, prompt_examples, self_examples
 from selfevo.method.prompts import CRITIQUE as ASK_CRITIQUE
 from selfevo.method.prompts import REFINE as ASK_REFINE
 from selfevo.method.records import Example, Judged, Refined
@@ -86,3 +86,24 @@ def test_an_id_tells_weights_and_terms_apart() -> None:
         *(e.id for e in self_examples([Judged("1", "p1", "r1", "f1", "s1", "v")])),
     ]
     assert len(set(ids)) == len(ids) == 4
+
+
+def test_a_conversation_is_trained_behind_its_system_prompt_and_its_earlier_turns() -> None:
+    """Earlier answers are never in the loss: somebody else may have written them."""
+    context = {"system": "Be brief.", "history": ("q0", "a0")}
+    row = Judged("1", "p", "r", "f", "s", "v", system="Be brief.", history=("q0", "a0"))
+    trajectory, answer = meta_examples([row], beta=0.5)
+    assert trajectory.turns == ("q0", "a0", "p", "r", ASK_CRITIQUE, "f", ASK_REFINE, "s")
+    assert learnt(trajectory) == [("f", 1.0), ("s", 1.0)]
+    assert (answer.turns, learnt(answer)) == (("q0", "a0", "p", "s"), [("s", 0.5)])
+    [own], [pair], [prompt] = self_examples([row]), preference_examples([row]), prompt_examples([row])
+    assert (own.turns, learnt(own)) == (("q0", "a0", "p", "s"), [("s", 1.0)])
+    assert (pair.turns, learnt(pair), pair.rejected) == (("q0", "a0", "p", "s"), [("s", 1.0)], "r")
+    assert prompt.turns == ("q0", "a0", "p")
+    assert {e.system for e in (trajectory, answer, own, pair, prompt)} == {context["system"]}
+
+
+def test_prompts_that_differ_in_their_system_prompt_are_each_answered() -> None:
+    rows = [Refined("1", "p", "r", "f", "s", system=system) for system in ("", "a", "b")]
+    assert [e.system for e in answer_examples(rows)] == ["", "a", "b"]
+    assert len({e.id for e in answer_examples(rows)}) == 3

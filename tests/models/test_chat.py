@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import CHAT_TEMPLATE
 from selfevo.errors import DataError
-from selfevo.models.chat import Chat
+from selfevo.models.chat import Chat, messages
 
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ue000\ue001"), max_size=20)
@@ -163,3 +165,30 @@ def test_a_template_with_a_system_prompt_keeps_it(tiny_model: Path) -> None:
     chat = Chat(tokenizer)
     assert chat.prompt(("hi",)) == templated(tokenizer, ("hi",))
     assert tokenizer.decode(chat.prompt(("hi",))).startswith("<|im_start|>system\nBe kind.<|im_end|>\n")
+
+
+@given(system=PLAIN, turns=st.lists(PLAIN, min_size=1, max_size=6))
+def test_a_system_prompt_stands_where_the_template_puts_it(
+    tokenizer: Any, chat: Chat, system: str, turns: list[str]
+) -> None:
+    asked = messages(tuple(turns), system)
+    expected = list(tokenizer.apply_chat_template(asked, add_generation_prompt=bool(len(turns) % 2), return_dict=False))
+    if len(turns) % 2:
+        assert chat.prompt(tuple(turns), system) == expected
+    else:
+        ids, weights = chat.sequence(tuple(turns), (1.0,) * (len(turns) // 2), system)
+        bare, plain = chat.sequence(tuple(turns), (1.0,) * (len(turns) // 2))
+        assert ids == expected[: len(ids)]
+        assert ids[len(ids) - len(bare) :] == bare
+        assert weights == [0.0] * (len(ids) - len(bare)) + plain, "a system prompt is never in the loss"
+
+
+def test_a_template_without_a_place_for_a_system_prompt_says_so(tokenizer: Any) -> None:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = CHAT_TEMPLATE.replace(
+        "{% for message in messages %}", "{% for message in messages if message['role'] != 'system' %}"
+    )
+    chat = Chat(other)
+    assert chat.prompt(("q",))
+    with pytest.raises(DataError, match="drops or reorders turns of a conversation with 1 and a system prompt"):
+        chat.prompt(("q",), "Be brief.")
