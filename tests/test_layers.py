@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_no_file_is_long(file: Path) -> None:
 
 
 def test_no_record_has_room_for_a_gold_answer() -> None:
-    types = [t for t in vars(records).values() if dataclasses.is_dataclass(t) and isinstance(t, type)]
+    types: list[Any] = [t for t in vars(records).values() if dataclasses.is_dataclass(t) and isinstance(t, type)]
     assert len(types) >= 7
     for record in types:
         assert hasattr(record, "__slots__")

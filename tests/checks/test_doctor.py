@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from collections import namedtuple
@@ -154,7 +155,7 @@ def test_what_a_model_comes_with_for_generation_is_no_difference(tiny_model: Pat
 
 def test_a_full_disk_and_a_small_memory_fail(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage(10, 9, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1))
     monkeypatch.setattr(doctor, "_free_memory", lambda: 1000)
     checks = examine(configuration(tiny_model, tmp_path))
     assert (found(checks)["disk"], found(checks)["memory"]) == ("fail", "fail")
@@ -163,7 +164,7 @@ def test_a_full_disk_and_a_small_memory_fail(tiny_model: Path, tmp_path: Path, m
 
 
 def test_an_old_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["torch>=99", "nowhere; extra == 'x'"])
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch>=99", "nowhere; extra == 'x'"])
     check = doctor.versions()
     assert check.status == "fail"
     assert " is not >=99" in check.finding

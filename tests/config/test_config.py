@@ -163,6 +163,7 @@ def test_overrides_win_over_the_file_and_are_read_as_yaml(tmp_path: Path) -> Non
     assert config.evaluation is not None
     assert config.evaluation.count == 5
     assert config.model == "a=b"
+    assert config.prompts is not None
     assert config.prompts.count is None
 
 

@@ -296,7 +296,9 @@ def prompts(*questions: str) -> list[Prompt]:
 
 
 def test_disjoint_sets_pass() -> None:
-    check_disjoint(pool=prompts("a", "b"), evaluation=iter(prompts("c")), corpus=prompts("d"))
+    evaluation = iter(prompts("c"))
+    check_disjoint(pool=prompts("a", "b"), evaluation=evaluation, corpus=prompts("d"))
+    assert list(evaluation) == [], "every row was looked at"
 
 
 @pytest.mark.parametrize("twin", ["What is it?", "what  IS\n it?", "What is it\uff1f", "\u00a0What is it?"])

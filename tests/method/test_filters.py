@@ -146,7 +146,7 @@ def test_a_cap_counts_only_what_passed_the_filters_before_it() -> None:
 
 
 def test_every_round_starts_anew() -> None:
-    filters = [MaxPerPrompt(), Distinct()]
+    filters: list[Filter] = [MaxPerPrompt(), Distinct()]
     assert kept(filters, [judged()]) == kept(filters, [judged()]) == [None]
 
 

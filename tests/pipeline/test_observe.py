@@ -12,6 +12,7 @@ import pytest
 from runs import everything, results, small_demo, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
+from selfevo.config.sections import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.splits import Repeated, draw_splits
@@ -99,13 +100,14 @@ def test_rounds_of_different_tasks_are_checked_by_their_own(tmp_path: Path) -> N
     rounds = [{"prompts": {"task": {"name": name}, "count": 12}} for name in ("add-to-each", "instructions")]
     config = changed(tmp_path, prompts=None, rounds=rounds)
     sets = draw_splits(config)
-    tasks = {p.prompt.prompt: sets.pool_tasks[id] for id, p in sets.pool_answers.items()}
+    tasks = {name: load_task(TaskConfig(name=name)) for name in ("add-to-each", "instructions")}
+    explains = {p.prompt.prompt: tasks[sets.pool_tasks[id].name].explain for id, p in sets.pool_answers.items()}
     inner = student(config, {})
 
     def answer(model: Path, turns: Turns) -> str:
-        if turns[0] not in tasks or len(turns) != 3:
+        if turns[0] not in explains or len(turns) != 3:
             return inner(model, turns)
-        return tasks[turns[0]].explain(sets.pool_answers[Prompt.of(turns[0]).id], turns[1])  # type: ignore[attr-defined]
+        return explains[turns[0]](sets.pool_answers[Prompt.of(turns[0]).id], turns[1])
 
     content = play(config, answer)
     assert [entry["audit"]["judged"] for entry in content["rounds"]] == [12, 12]

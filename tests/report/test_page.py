@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from run_directory import (
     CONFIG,
     HOSTILE,
@@ -24,7 +25,6 @@ from run_directory import (
     write_rows,
     write_run,
 )
-
 from selfevo.errors import RunError
 from selfevo.evaluation.monitors import MEANING
 from selfevo.report.chart import draw

@@ -39,6 +39,7 @@ def test_another_configuration_is_refused_with_its_keys(root: Path) -> None:
 def test_a_run_that_was_moved_goes_on(root: Path) -> None:
     claim(root, {**CONFIG, "output": "here"}, {}, "yaml")
     claim(root, {**CONFIG, "output": "there"}, {}, "yaml")
+    assert json.loads((root / "config.json").read_text())["output"] == "here", "written once"
 
 
 def test_a_folder_of_something_else_is_left_alone(root: Path) -> None:

@@ -34,7 +34,7 @@ class Worker:
 
     def __call__(self, window: Mapping[str, int], done: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
         self.largest = max(self.largest, len(window))
-        owed = [key for key in reversed(window) if key not in done]
+        owed = [key for key in reversed(list(window)) if key not in done]
         for pair in (owed[i : i + 2] for i in range(0, len(owed), 2)):
             if self.lives <= 0:
                 raise KilledError

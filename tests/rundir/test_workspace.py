@@ -199,7 +199,7 @@ def test_a_row_is_known_by_everything_its_text_depends_on(tmp_path: Path, change
     a.mkdir()
     b.mkdir()
     open_run(a, scripted()).runner("round-1", MODEL).generate(RESPOND, PROMPTS)
-    run = open_run(b, scripted(), **({"temperature": 0.5} if change == "sampling" else {}))
+    run = open_run(b, scripted(), temperature=0.5 if change == "sampling" else 0.0)
     run.seed = 1 if change == "seed" else 0
     model = Model("base", Path("base"), "weights-1") if change == "weights" else MODEL
     name = "round-2" if change == "runner" else "round-1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,13 +64,13 @@ def test_a_folder_that_was_left_half_written_does_not_count(root: Path, base: Mo
 def test_scratch_space_survives_a_kill_so_that_training_can_go_on(root: Path, base: Model) -> None:
     class Checkpointing(ScriptedTrainer):
         def train(
-            self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, **rest: object
-        ) -> dict[str, float]:  # type: ignore[override]
+            self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, **rest: Any
+        ) -> dict[str, float]:
             if not (work / "checkpoint").exists():
                 (work / "checkpoint").write_text("half way")
                 raise KilledError
             found.append((work / "checkpoint").read_text())
-            return super().train(base, examples, output, work=work, **rest)  # type: ignore[arg-type]
+            return super().train(base, examples, output, work=work, **rest)
 
     found: list[str] = []
     with pytest.raises(KilledError):

@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -46,8 +47,8 @@ def counting(path: Path, turns: Turns) -> str | Generation:
     return str(int(turns[1]) + 1)
 
 
-def refiner(model: Path, engine: ScriptedEngine | None = None, **options: object) -> selfevo.Refiner:
-    return selfevo.Refiner(model, engine=engine or ScriptedEngine(counting), **options)  # type: ignore[arg-type]
+def refiner(model: Path, engine: ScriptedEngine | None = None, **options: Any) -> selfevo.Refiner:
+    return selfevo.Refiner(model, engine=engine or ScriptedEngine(counting), **options)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_what_counts_as_the_same_answer(a: str, b: str, same: bool) -> None:
 
 
 @pytest.mark.parametrize("options", [{"refine": "sometimes"}, {"rounds": 0}, {"consistency": 0}])
-def test_an_impossible_option_is_named(model: Path, options: dict[str, object]) -> None:
+def test_an_impossible_option_is_named(model: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         refiner(model, **options)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from selfevo.errors import DataError
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.records import Drafted, Prompt
-from selfevo.tasks import AnnotatedTask
+from selfevo.tasks.base import AnnotatedTask
 from selfevo.tasks.scripted import ScriptedTask
 from selfevo.teachers.base import Annotation, Teacher
 from selfevo.teachers.oracle import OracleTeacher

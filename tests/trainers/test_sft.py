@@ -177,7 +177,7 @@ def test_a_draft_of_weight_zero_is_read_but_not_learnt(tiny_model: Path, tmp_pat
         for offset, token in enumerate(wanted):
             loss = loss - weight * log_probabilities[start + offset - 1, token]
         count += len(wanted)
-    (loss / count).backward()
+    torch.autograd.backward(loss / count)
     # The first step of Adam moves every weight by the learning rate against the sign of its gradient.
     after = state(tmp_path / "out")
     for name, parameter in model.named_parameters():
