@@ -67,7 +67,8 @@ def kept(filters: Sequence[Filter], rows: Sequence[Judged], sampler: Sampler | N
         ("Bad.\nVerdict: not qualified", "verdict not qualified"),
         ("Good.", "verdict unreadable"),
         ("", "verdict unreadable"),
-        ("Verdict: qualified\nVerdict: qualified", "verdict unreadable"),
+        ("Verdict: qualified\nVerdict: qualified", None),
+        ("Verdict: not qualified\nVerdict: qualified", "verdict unreadable"),
     ],
 )
 def test_only_a_readable_yes_is_kept(judgement: str, reason: str | None) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from selfevo.method.filters import by_verdict
 from selfevo.method.prompts import CRITIQUE, REFINE, Verdict, parse_verdict, verdict_line
 from selfevo.method.records import Judged, Prompt
 
+CASES_FOLDER = Path(__file__).parents[1] / "cases"
 YES, NO, UNKNOWN = Verdict.QUALIFIED, Verdict.NOT_QUALIFIED, Verdict.UNKNOWN
 DECIDED = st.sampled_from([YES, NO])
 # Text none of whose lines can be taken for a verdict.
@@ -51,17 +55,14 @@ HOSTILE = [
     "Verdict: not qualified\n.",
     "Verdict: qualified, I think",
     "Verdict: qualified (mostly)",
-    "Verdict: qualified!",
     "Verdict: qualified?",
     "Verdict: qualified..",
     "Verdict: qualified .",
     "Verdict: qualified <|im_end|>",
     'Verdict: qualified\n"""',
-    "Verdict: qualified\n```",
-    # Two verdicts, also where they agree.
+    # Two verdicts that differ, or one that cannot be read.
     "Verdict: qualified\nVerdict: not qualified",
     "Verdict: not qualified\nVerdict: qualified",
-    "Verdict: qualified\nVerdict: qualified",
     "Verdict: qualified Verdict: not qualified",
     "Verdict: maybe\nVerdict: qualified",
     "verdict: not qualified\n\nText.\n\nVERDICT: qualified",
@@ -70,13 +71,7 @@ HOSTILE = [
     '"Verdict: qualified"',
     "'Verdict: not qualified'",
     "> Verdict: qualified",
-    "`Verdict: qualified`",
-    "**Verdict: qualified**",
-    "**Verdict:** qualified",
-    "- Verdict: qualified",
-    "1. Verdict: qualified",
     "The verdict: qualified",
-    "Final verdict: not qualified",
     # Other words.
     "Verdict: unqualified",
     "Verdict: disqualified",
@@ -97,15 +92,6 @@ HOSTILE = [
     "Verdict – qualified",
     "Verdict — not qualified",
     "Verdict = qualified",
-    "Verdict： qualified",
-    "Verdict：qualified",
-    "Verdict:qualified",
-    "Verdict:  qualified",
-    "Verdict : qualified",
-    "Verdict:\tqualified",
-    "Verdict:\u00a0qualified",
-    "Verdict: not  qualified",
-    "Verdict: not\u00a0qualified",
     "Verdict:\nqualified",
     "Verdict: not\nqualified",
     "Verdict 1: qualified",
@@ -113,12 +99,8 @@ HOSTILE = [
     # Letters that only look right.
     "Verdict: qual\u200bified",
     "Ver\u200bdict: qualified",
-    "\u200bVerdict: qualified",
-    "\ufeffVerdict: qualified",
-    "Verdict: qualified\u200b",
     "Verdict: \u200bqualified",
     "Verdict: not\u200b qualified",
-    "Verdict: qualified\u2060",
     "V\u0435rdict: qualified",
     "Verdict: qu\u0430lified",
     "Verd\u0130ct: qualified",
@@ -159,9 +141,11 @@ def test_text_behind_a_verdict_makes_it_unknown(prose: str, verdict: Verdict) ->
 
 
 @given(PROSE, PROSE, DECIDED, DECIDED)
-def test_two_verdicts_are_unknown(before: str, between: str, first: Verdict, second: Verdict) -> None:
+def test_two_verdicts_are_unknown_unless_they_agree(
+    before: str, between: str, first: Verdict, second: Verdict
+) -> None:
     feedback = f"{before}\n{verdict_line(first)}\n{between}\n{verdict_line(second)}"
-    assert parse_verdict(feedback) is UNKNOWN
+    assert parse_verdict(feedback) is (first if first is second else UNKNOWN)
 
 
 @given(st.text())
@@ -171,11 +155,48 @@ def test_feedback_without_a_verdict_line_is_unknown(feedback: str) -> None:
 
 
 @given(DECIDED, st.data())
-def test_any_character_put_inside_a_verdict_makes_it_unknown(verdict: Verdict, data: st.DataObject) -> None:
+def test_no_character_put_inside_a_verdict_turns_it(verdict: Verdict, data: st.DataObject) -> None:
+    """A letter or a digit makes it unknown; so does all else but more space, or emphasis that is closed."""
     line = verdict_line(verdict)
     place = data.draw(st.integers(1, len(line) - 1))
     character = data.draw(st.characters(exclude_categories=["Cs"]))
-    assert parse_verdict(line[:place] + character + line[place:]) is UNKNOWN
+    found = parse_verdict(line[:place] + character + line[place:])
+    assert found is UNKNOWN or (found is verdict and character.isspace())
+
+
+# What a model can write around or into a line, and a person does not see or takes for dress.
+DRESS = st.sampled_from(["**{}**", "`{}`", "- {}", "1. {}", "## {}", "_{}_", "```\n{}\n```", "  {}\t", "{}\u200b", "\ufeff{}"])
+UNSEEN = "\u3164\u115f\u1160\uffa0\u2800\u034f\ufe00\ufe0f\U000e0101\x00\x08\x1b\x7f\x80\u200b\u00ad\u2060\ufeff\u202e"
+BREAKS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+@given(PROSE, DECIDED, st.lists(DRESS, max_size=2), st.sampled_from(["Verdict", "Final Verdict", "OVERALL VERDICT"]))
+def test_dress_makes_no_difference(prose: str, verdict: Verdict, dress: list[str], label: str) -> None:
+    line = f"{label}: {verdict.value}"
+    for each in dress:
+        line = each.format(line)
+    assert parse_verdict(f"{prose}\n{line}") in (verdict, UNKNOWN)
+    if len(dress) < 2:
+        assert parse_verdict(f"{prose}\n{line}") is verdict
+        assert parse_verdict(f"{line}\n\n{verdict_line(verdict)}") is verdict
+        other = NO if verdict is YES else YES
+        assert parse_verdict(f"{line}\n{verdict_line(other)}") is UNKNOWN
+
+
+@given(st.lists(st.tuples(st.integers(0, 22), st.sampled_from(UNSEEN + BREAKS)), max_size=4), PROSE)
+def test_nothing_unseen_hides_a_no_from_the_count(put: list[tuple[int, str]], between: str) -> None:
+    line = list(verdict_line(NO))
+    for place, character in put:
+        line.insert(place, character)
+    assert parse_verdict(f"{''.join(line)}\n{between}\n{verdict_line(YES)}") is not YES
+
+
+FEEDBACKS = [json.loads(line) for line in (CASES_FOLDER / "verdicts.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("case", FEEDBACKS, ids=range(len(FEEDBACKS)))
+def test_verdicts_are_read_as_a_person_reads_them(case: dict[str, str]) -> None:
+    assert parse_verdict(case["feedback"]).value == case["verdict"]
 
 
 INJECTED = [
