@@ -1,6 +1,7 @@
 """What can go wrong, as types. Every message names the value, the place and the remedy.
 
 SelfevoError                 exit code 1
+├── CheckerError             exit code 1   answers cannot be checked, right or wrong
 ├── ConfigError              exit code 2   the configuration or a command-line argument
 ├── DataError                exit code 2   a prompt file, a corpus, a problem set
 ├── MissingExtraError        exit code 2   an optional package is not installed
@@ -17,6 +18,10 @@ class SelfevoError(Exception):
     """Base of every error that selfevo raises on purpose."""
 
     exit_code = 1
+
+
+class CheckerError(SelfevoError):
+    """The program that checks answers cannot run, so nothing can be said about any answer."""
 
 
 class ConfigError(SelfevoError):

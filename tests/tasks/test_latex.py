@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.config.sections import TaskConfig
-from selfevo.errors import ConfigError, DataError, MissingExtraError
+from selfevo.errors import CheckerError, ConfigError, DataError, MissingExtraError
 from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.records import Prompt
 from selfevo.tasks import latex, load_task
+from selfevo.tasks.base import Problem
+from selfevo.tasks.equivalence import same_answer
 from selfevo.tasks.latex import LatexProblems, final_answer
+from selfevo.tasks.sandbox import Child
 
 ROWS = [
     {"problem": "Half?", "answer": "\\frac{1}{2}", "subject": "Algebra"},
@@ -81,6 +89,86 @@ def test_what_the_guard_does_not_see_is_killed(task: LatexProblems, monkeypatch:
 def _forever(gold: str, given: str) -> bool:
     while True:
         pass
+
+
+CASES = Path(__file__).parents[1] / "cases"
+READ = [json.loads(line) for line in (CASES / "latex.jsonl").read_text("utf-8").splitlines()]
+GOLDS = (CASES / "golds.txt").read_text("utf-8").splitlines()
+
+
+def problem(gold: str) -> Problem:
+    return Problem(Prompt.of("p"), gold, "math")
+
+
+@pytest.mark.parametrize("case", READ, ids=range(len(READ)))
+def test_answers_are_read_as_a_person_reads_them(task: LatexProblems, case: dict[str, Any]) -> None:
+    assert task.is_correct(problem(case["gold"]), case["response"]) is case["correct"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "So the answer is \\boxed{%s}.",
+        "<think>\\boxed{99}</think>\\boxed{ %s }",
+        "The answer is $%s$.",
+        "Hence the result is \\(%s\\).",
+        "We are done.\n#### %s",
+        "**Answer:** $%s$",
+        "The answer is\n\\[\n%s\n\\]",
+        "Final Answer: The final answer is $%s$. I hope it is correct.",
+    ],
+)
+def test_no_gold_answer_contradicts_itself(task: LatexProblems, form: str) -> None:
+    assert [gold for gold in GOLDS if not task.is_correct(problem(gold), form % gold)] == []
+
+
+def test_every_gold_answer_differs_from_the_next(task: LatexProblems) -> None:
+    assert len(set(GOLDS)) == len(GOLDS) >= 200
+    equal = [(a, b) for a, b in pairwise(GOLDS) if task.is_correct(problem(a), f"\\boxed{{{b}}}")]
+    assert equal == []
+
+
+def test_reading_alone_takes_no_two_gold_answers_for_one() -> None:
+    """But for those that are one: the computer algebra is not asked here."""
+    written_twice = {("1, 2", "(1,2)"), ("1, 2", "\\{1, 2\\}"), ("0.5", "\\frac{1}{2}"), ("x = 5", "5 \\text{ cm}")}
+    some = GOLDS[::3]
+    equal = {(a, b) for a in some for b in some if a != b and same_answer(a, b, lambda a, b: False)}
+    assert equal <= {pair for a, b in written_twice for pair in ((a, b), (b, a))}
+
+
+@given(st.fractions(max_denominator=1000), st.sampled_from(["\\frac{%d}{%d}", "%d/%d", "$\\dfrac{%d}{%d}$"]))
+def test_a_fraction_is_read_exactly_however_it_is_written(value: Fraction, form: str) -> None:
+    written = form % (value.numerator, value.denominator)
+    assert same_answer(str(value), written, lambda a, b: False)
+    assert not same_answer(str(value + Fraction(1, 10**6)), written, lambda a, b: False)
+
+
+@given(st.text(alphabet="\\{}()[],=^_ 0123456789abxfrctextpm$&%.<", max_size=60), st.text(max_size=30))
+def test_no_text_breaks_the_comparison(one: str, other: str) -> None:
+    assert same_answer(one, other, lambda a, b: False) in (True, False)
+    assert same_answer(one, one, lambda a, b: False) is bool(one.strip())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\\boxed{" * 3000, "{" * 20_000, "(" * 20_000 + "," * 99, "\\frac" * 4000, "1," * 10_000, "\\text{" * 4000]
+    + ["2^" * 9000 + "2", "=" * 20_000, "\\pm" * 5000, "$" * 20_000, "\\cup" * 4000, "&" * 20_000, "a " * 9000],
+    ids=range(13),
+)
+def test_hostile_answers_take_bounded_time(task: LatexProblems, text: str) -> None:
+    start = time.perf_counter()
+    task.is_correct(problem("\\sqrt{2}"), text)
+    task.is_correct(problem("\\sqrt{2}"), f"\\boxed{{{text}}}")
+    assert time.perf_counter() - start < 4
+
+
+def test_a_checker_that_cannot_start_is_no_wrong_answer(
+    task: LatexProblems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latex, "_CHILD", Child(imports="no_such_module"))
+    with pytest.raises(CheckerError, match="cannot start"):
+        task.is_correct(problem("2\\sqrt{3}"), "\\boxed{\\sqrt{12}}")
+    assert task.is_correct(problem("2\\sqrt{3}"), "\\boxed{2\\sqrt3}")
 
 
 @given(st.text())

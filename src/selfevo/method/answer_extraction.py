@@ -158,6 +158,15 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 def boxed(text: str) -> list[str]:
     """What each \\boxed holds, of boxes within boxes the innermost; one that was never closed holds the rest."""
+    return [content for content, _, _ in _boxes(text)]
+
+
+def boxed_places(text: str) -> list[tuple[int, int]]:
+    """Where each of these boxes starts and ends."""
+    return [(start, end) for _, start, end in _boxes(text)]
+
+
+def _boxes(text: str) -> list[tuple[str, int, int]]:
     closes: dict[int, int] = {}
     opened: list[int] = []
     for brace in _BRACE.finditer(text):  # an escaped brace is none
@@ -166,12 +175,25 @@ def boxed(text: str) -> list[str]:
         elif brace.group() == "}" and opened:
             closes[opened.pop()] = brace.start()
     boxes = list(_BOX.finditer(text))
-    ends = [*(box.start() for box in boxes[1:]), len(text) + 1]
-    return [
-        box["bare"] or text[box.end() : closes.get(box.end(), len(text))].strip()
-        for box, following in zip(boxes, ends, strict=False)
-        if box["bare"] or closes.get(box.end(), len(text)) < following
-    ]
+    following = [*(box.start() for box in boxes[1:]), len(text) + 1]
+    found = []
+    for box, limit in zip(boxes, following, strict=False):
+        end = closes.get(box.end(), len(text))
+        if box["bare"]:
+            found.append((box["bare"], box.start(), box.end()))
+        elif end < limit:
+            found.append((text[box.end() : end].strip(), box.start(), min(end + 1, len(text))))
+    return found
+
+
+def closing(text: str, start: int) -> int:
+    """Where the brace closes that was opened just before `start`; -1 if nowhere."""
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if not depth:
+            return brace.start()
+    return -1
 
 
 def _boxed_number(text: str) -> Fraction | None:

@@ -9,7 +9,7 @@ in a child process with half a second and a memory limit, since what a model wri
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -17,16 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.errors import DataError, MissingExtraError
-from selfevo.method.answer_extraction import DECLARATION, MAX_CHARACTERS, read_number
+from selfevo.method.answer_extraction import (
+    DECLARATION,
+    MAX_CHARACTERS,
+    boxed,
+    boxed_places,
+    extract_answer,
+    read_number,
+)
+from selfevo.method.normal_form import without_thinking
 from selfevo.method.prompts import Verdict, verdict_line
 from selfevo.method.records import Prompt
 from selfevo.tasks.base import Problem
+from selfevo.tasks.equivalence import same_answer
 from selfevo.tasks.sampling import good_rows, sampled
 from selfevo.tasks.sandbox import Child, ChildError
 
 _CHILD = Child(seconds=0.5, imports="math_verify")
-# A power of a power, or one with a large exponent: no answer of a problem, and hours of work. It costs no child.
-_BOMB = re.compile(r"(?:\*\*|\^)\s*\{?\s*(?:\d{4,}|[\w.]+\s*\}?\s*(?:\*\*|\^))")
 
 
 @dataclass(frozen=True)
@@ -44,18 +51,7 @@ class LatexProblems:
         return sampled(self.path, [problem for problem, _ in self._rows.values()], count, seed, exclude)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
-        given = final_answer(response)
-        if not given or _BOMB.search(given):
-            return False
-        if given == problem.answer:
-            return True
-        gold, number = read_number(problem.answer), read_number(given.strip("$"))
-        if gold is not None and number is not None:
-            return gold == number
-        try:
-            return bool(_CHILD.call(_verify, problem.answer, given))
-        except ChildError:  # too long, too large, or nothing it could read: it is not right
-            return False
+        return any(same_answer(problem.answer, given, _algebra) for given in _readings(response, problem.answer))
 
     def solution(self, problem: Problem, response: str = "") -> str:
         return self._rows[problem.prompt.id][1]
@@ -83,19 +79,63 @@ class LatexProblems:
 
 
 def final_answer(text: str) -> str:
-    """What the last \\boxed{...} holds; else what follows the last "####" or "answer is" in its line; else the last
-    line."""
-    text = text[-MAX_CHARACTERS:].strip()
-    if (start := text.rfind("\\boxed{")) >= 0:
-        inner, depth = start + len("\\boxed{"), 1
-        for end in range(inner, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[inner:end].strip()
-        return ""
+    """What the last \\boxed{...} holds, several where they stand in one list; else what is declared as the answer ("####",
+    "answer is", "answer:", a heading); else the mathematics of the last sentence, its bold words, or itself."""
+    text = without_thinking(text)[-MAX_CHARACTERS:].strip()
+    if boxes := boxed(text):
+        together = _last_boxes(text, len(boxes))
+        return ", ".join(boxes[-together:]) if together and all(boxes[-together:]) else boxes[-1]
     ends = [declaration.end() for declaration in DECLARATION.finditer(text)]
-    line = text[ends[-1] :].lstrip().partition("\n")[0] if ends else text.rpartition("\n")[2]
-    return line.strip().removesuffix(".").strip()
+    piece = text[ends[-1] :].lstrip(" \n\t:*_") if ends else text
+    if displayed := _DISPLAYED.match(piece) if ends else _DISPLAYED.search(piece, max(0, len(piece) - 500)):
+        if ends or not piece[displayed.end() :].strip(" .\n"):
+            return _bare(displayed[1] or displayed[2])
+    line = piece.partition("\n")[0] if ends else piece.rpartition("\n")[2]
+    line = _LATER.split(line, maxsplit=1)[0].strip() if ends else _SENTENCE.split(line.strip())[-1]
+    if found := (_WHOLE.match(line) if ends else _LAST.search(line)):
+        return _bare(next(filter(None, found.groups())))
+    return _bare(line)
+
+
+# --- where the answer stands --------------------------------------------------------------------------------------
+
+_DISPLAYED = re.compile(r"\\\[((?:(?!\\\]).)*)\\\]|\$\$((?:(?!\$\$).)*)\$\$", re.DOTALL)
+_MATHEMATICS = r"\$((?:\\\$|[^$])+)\$|\\\(((?:(?!\\\)).)+)\\\)|\*\*([^*]+)\*\*|`([^`]+)`|__([^_]+)__"
+_WHOLE = re.compile(rf"\s*(?:{_MATHEMATICS})(?!\s*(?:and|or|,)\s*\$)")
+_LAST = re.compile(rf"(?:{_MATHEMATICS})[^$*`\\]*$")
+_SENTENCE = re.compile(r"(?<=[^0-9\s])\.\s+|(?<=[0-9])\.\s+(?=[A-Z])")
+_LATER = re.compile(r"\.(?:\s|$)|[,;]?\s+(?:since|because|as|where|for which|so)\b")
+_BETWEEN = re.compile(r"[\s$.]*(?:,|and|or|,\s*and|,\s*or|\\text\{\s*(?:and|or)\s*\})[\s$]*|[\s$]*\\(?:quad|text\{ \})[\s$]*")
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^[\s*_`:]+|[\s*_`]+$", "", text.strip().strip("*`").removesuffix(".")).strip()
+
+
+def _last_boxes(text: str, count: int) -> int:
+    r"""How many boxes at the end are one list: "\boxed{6} and \boxed{7}"."""
+    together, places = 1, boxed_places(text)
+    for (_, end), (start, _) in zip(reversed(places[:-1]), reversed(places[1:]), strict=True):
+        if not _BETWEEN.fullmatch(text, end, start):
+            break
+        together += 1
+    return min(together, count)
+
+
+def _readings(response: str, gold: str) -> Iterator[str]:
+    """The final answer, and where the gold answer is a number, the one that the rule for numbers reads."""
+    yield final_answer(response)
+    if read_number(gold) is not None and not boxed(without_thinking(response)[-MAX_CHARACTERS:]):
+        number = extract_answer(response)
+        if number is not None:
+            yield str(number)
+
+
+def _algebra(gold: str, given: str) -> bool:
+    try:
+        return bool(_CHILD.call(_verify, gold, given))
+    except ChildError:  # too long, too large, or nothing it could read: it is not right
+        return False
 
 
 def _read(values: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -110,8 +150,43 @@ def _read(values: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _verify(gold: str, given: str) -> bool:
-    """Runs in the child. Without math-verify's own alarm: the child is killed instead."""
-    from math_verify import parse, verify
+    """Runs in the child: math-verify, and where it says yes to two expressions, whether they are equal exactly. Without
+    its own alarm: the child is killed instead."""
+    import logging
 
-    read = [parse(f"${text.strip('$')}$", parsing_timeout=None) for text in (gold, given)]
-    return bool(verify(*read, timeout_seconds=None))
+    import sympy
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its alarm is off
+
+    def read(text: str) -> Any:
+        found = parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
+        return found[0] if found else None
+
+    sides = [text.split("=") for text in (gold, given)]
+    if all(len(each) == 2 for each in sides):  # two equations: the same but for a factor
+        left, right = (read(f"{a}-({b})") for a, b in sides)
+        ratio = sympy.simplify(left / right) if left is not None and right is not None and right != 0 else None
+        return isinstance(ratio, sympy.Expr) and bool(ratio.is_number and ratio.is_finite and ratio.is_nonzero)
+    left, right = read(gold), read(given)
+    if left is None or right is None:
+        return False
+    if not verify(left, right, timeout_seconds=None, allow_set_relation_comp=True):
+        return False
+    return not all(isinstance(side, sympy.Expr) for side in (left, right)) or _is_zero(left, right)
+
+
+def _is_zero(left: Any, right: Any) -> bool:
+    """Whether left - right is 0: at a point chosen for no other reason, exactly or to 120 digits; decimals to 9."""
+    import sympy
+
+    left, right = left.doit(), right.doit()
+    primes = iter((7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47))
+    point = {symbol: sympy.Rational(next(primes, 53), 3) for symbol in sorted(left.free_symbols | right.free_symbols, key=str)}
+    left, right = left.subs(point), right.subs(point)
+    difference = left - right
+    if difference.has(sympy.Float):
+        return bool(abs(sympy.N(difference)) <= 1e-9 * abs(sympy.N(left)))
+    if difference.is_Rational:
+        return bool(difference == 0)
+    return bool(abs(difference.evalf(15, maxn=400)) < sympy.Float(10) ** -120)
