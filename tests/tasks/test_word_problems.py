@@ -265,6 +265,26 @@ def test_what_cannot_be_read_whole_is_not_judged(text: str) -> None:
     assert check_equations(text) == (0, "")
 
 
+EQUATIONS = [json.loads(line) for line in (CASES / "equations.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("case", EQUATIONS, ids=range(len(EQUATIONS)))
+def test_no_right_equation_is_called_wrong(case: dict[str, str]) -> None:
+    checked, wrong = check_equations(case["text"])
+    assert ("wrong" if wrong else "right" if checked else "passed over") == case["judged"]
+
+
+@given(
+    st.integers(1, 99),
+    st.sampled_from(["√", "∛", "2^", "2 ^ ", "2 ** ", "²", "½ ", "sqrt ", "log ", "twice ", "\\\\cdot ", "5! ", "7 @ ", "≈ ", "7 ± "]),
+    st.sampled_from(["+", "-", "×"]),
+    st.integers(1, 99),
+)
+def test_what_stands_before_an_expression_is_part_of_it(a: int, before: str, operator: str, b: int) -> None:
+    result = {"+": a + b, "-": a - b, "×": a * b}[operator]
+    assert check_equations(f"{before}{a} {operator} {b} = {result + 1}") == (0, "")
+
+
 def test_the_first_wrong_equation_is_named() -> None:
     text = "She has 2 + 2 = 4.\nThen 48 + $24 = $73.50, then 1 + 1 = 3."
     assert check_equations(text) == (2, "48 + $24 = $73.50 is wrong: 48 + $24 = 72.")

@@ -1,6 +1,6 @@
 """Arithmetic word problems from a file, such as GSM8K and SVAMP, with checked answers and an annotator's feedback.
 
-How the answer of a text is read: answers.py. Nothing a model writes is ever evaluated as code.
+How the answer of a text is read: answer_extraction.py. Nothing a model writes is ever evaluated as code.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
@@ -26,6 +27,7 @@ from selfevo.method.answer_extraction import (
     read_number,
     write_number,
 )
+from selfevo.method.normal_form import plain_characters
 from selfevo.method.prompts import Verdict, verdict_line
 from selfevo.method.records import Prompt
 from selfevo.tasks.base import Problem
@@ -35,18 +37,33 @@ MAX_TOKENS = 40  # of one side of an equation
 _NOISE = Fraction(1, 10**9)  # of a value: 48 * 0.3333333333333333 = 16
 
 _TOKEN = re.compile(
-    rf"(?P<number>(?:[{CURRENCY}]\s?)?{DIGITS}%?)|(?P<operator>[-\u2212\u2013+*/\u00d7÷·()=]|(?<![A-Za-z])x(?![A-Za-z]))"
+    rf"(?P<number>(?:[{CURRENCY}]\s?)?{DIGITS}(?:\s?%)?)|(?P<operator>[-\u2212\u2013+*/\u00d7÷·()=]|(?<![A-Za-z])x(?![A-Za-z]))"
     r"|(?P<space>[^\S\n]+)|(?P<other>\*\*|[A-Za-z]+|.|\n)"
 )
 _OPERATORS = {"\u2212": "-", "\u2013": "-", "\u00d7": "*", "x": "*", "·": "*", "÷": "/"}
 # Where an equation that follows or precedes these stands in a larger expression, it cannot be judged by itself.
-_OPEN_LEFT = re.compile(
-    r"(?:\b(?:of|times|plus|minus|by|from|than|over)\s*|[0-9]\s*and\s*|[0-9],\s|\w[:.,^*]+|[%°\w])$", re.IGNORECASE
+_FUNCTIONS = (
+    "sqrt|root|sin|cos|tan|log|ln|lg|exp|abs|max|min|gcd|lcm|floor|ceil|mod|choose|square|squared|cube|cubed|power|"
+    "factorial|half|third|quarter|twice|double|triple|thrice|negative|percent"
 )
-_OPEN_RIGHT = re.compile(
-    r"[A-Za-z]\b|\s*(?:cents?\b|hundred|thousand|million|billion|dozen|k\b|r\b|remainder|with|and\s+(?:an?\b|[0-9]+/)|[:^!]|,?[0-9])",
+_OPEN_LEFT = re.compile(
+    rf"(?:\b(?:of|off|on|times|plus|minus|by|from|than|over|per|into|less|more|{_FUNCTIONS})\s*|\badd\w*\s[^.\n]*\bto\s*|[0-9]\s*and\s*|[0-9],\s"
+    r"|\w[:.,^*]+|[%°\w]|\\[A-Za-z]+\s*"
+    r"|(?:step|day|week|month|year|part|question|problem|case|option|round|level|item|no\.?|number|page|class|grade)\s"
+    r"|[0-9)\]]\s*[A-Za-z]\s*"  # 5 C 2
+    r"|[0-9)\]]\s*[^\w\s.,;:?\"'“”‘’()\[\]\u2012-\u2015-]+\s*|[\^√∛∜∑∏±≈~&|\\{_]\s*|[\u00b2\u00b3\u00b9\u2070-\u2079\u00bc-\u00be\u2150-\u215e]\s*)$",
     re.IGNORECASE,
 )
+_OPEN_RIGHT = re.compile(
+    r"[A-Za-z]\b|\s*(?:cents?\b|hundred|thousand|million|billion|dozen|k\b|r\.?\s*[0-9]|r\b|rem\b|remainder|with|and\s+(?:an?\b|[0-9]+/)"
+    r"|[:^!]|,?[0-9]|mod\b|choose\b|squared|cubed|percent|o'clock|[ap]\.?m\b|\\[A-Za-z]|[_|~²³⁰¹⁴-⁹¼-¾⅐-⅞±√∛π°×÷≈<>'\"′″‰⁄]|\*\*\s*[0-9(])"
+    r"|\s+(?!(?:and|so|then|or|but)\b)[A-Za-z]+\s+(?:and\s+|with\s+)?(?:an?\s+half|[0-9])",  # 3 hours and 20 minutes
+    re.IGNORECASE,
+)
+_ROUNDED = re.compile(r"[^.\n=]{0,40}\b(?:round|about|approx|nearest|left|remain|whole|full)", re.IGNORECASE)
+_BOLD = re.compile(r"(?<![\w)])\*{2,3}(?=[^\s*])|(?<=[^\s*])\*{2,3}(?![\w(*])")
+_LATEX = {r"\%": "%", r"\$": "$", r"\times": "\u00d7", r"\cdot": "·", r"\div": "÷", r"{,}": ",", r"\!": "", r"\,": " "}
+_IN_LATEX = re.compile("|".join(re.escape(mark) + (r"(?![A-Za-z])" if mark[-1].isalpha() else "") for mark in _LATEX))
 
 
 def explain_answer(response: str, expected: str, correct: bool) -> str:
@@ -73,24 +90,34 @@ def check_equations(text: str) -> tuple[int, str]:
     Only equations that can be read whole are judged: one within a larger expression, with a variable or with units in
     it is passed over, since wrong feedback teaches worse than none.
     """
-    text = ANNOTATION.sub("", text[-MAX_CHARACTERS:])
+    text = ANNOTATION.sub("", plain_characters(text[-MAX_CHARACTERS:]))
+    text = _BOLD.sub("", _IN_LATEX.sub(lambda match: _LATEX[match.group()], text))
     checked = 0
     for run in _runs(text):
         sides = _sides(run)
         for i, (left, right) in enumerate(pairwise(sides)):
             value, claims = _evaluate(left), _claims(right)
-            opens_left = i == 0 and _OPEN_LEFT.search(text[max(0, left[0].start() - 20) : left[0].start()])
+            opens_left = i == 0 and _OPEN_LEFT.search(_line_before(text, left[0].start()))
             opens_right = i == len(sides) - 2 and _OPEN_RIGHT.match(text, right[-1].end())
             if not _calculates(left) or value is None or not claims or opens_left or opens_right:
                 continue
             checked += 1
-            values = (value, _evaluate(left, percent=False))
+            values = [_evaluate(left, reading) for reading in _Reading]
             if not any(_agrees(value, claim) for value in values if value is not None for claim in claims):
+                if value.denominator > 1 and _ROUNDED.match(text, right[-1].end()):  # 7 / 2 = 4 buses, rounded up
+                    checked -= 1
+                    continue
                 written, claimed = (text[side[0].start() : side[-1].end()] for side in (left, right))
                 exact = write_number(value)
                 shown = exact if len(exact.partition(".")[2]) <= 4 and "/" not in exact else decimal(value, 2)
                 return checked, f"{written} = {claimed} is wrong: {written} = {shown}."
     return checked, ""
+
+
+def _line_before(text: str, end: int) -> str:
+    """The last characters of a line before a place, without the marks that it begins with."""
+    line = text[max(0, end - 20) : end].rpartition("\n")[2]
+    return line if re.search(r"\w", line) else re.sub(r"[*_>#=`$|-]", "", line)
 
 
 @dataclass(frozen=True)
@@ -190,6 +217,8 @@ def _sides(run: Tokens) -> list[Tokens]:
             sides.append([])
         else:
             sides[-1].append(token)
+    if not sides[0]:
+        del sides[0]  # "= 3 + 4 = 7" goes on from the line before
     if len(sides[0]) > 1 and sides[0][0].group() == "(" and _evaluate(sides[0]) is None:
         sides[0] = sides[0][1:]  # "(3 + 4 = 7)"
     while sides[-1] and sides[-1][-1].group() == ")" and _evaluate(sides[-1]) is None:
@@ -212,12 +241,14 @@ def _claims(side: Tokens) -> list[tuple[Fraction, int]]:
     if side[0].lastgroup != "number":
         value = _evaluate(side)
         return [] if value is None else [(value, 0)]
-    decimals = len(first.rstrip("%").partition(".")[2])
+    decimals = len(first.rstrip("% ").partition(".")[2])
     value = _evaluate(side)
     if value is None:
         return []  # "= 24/y", "= 1 1/2", "= 18 000"
     percent = (_amount(first), decimals + 2 if "%" in first else decimals)
-    return [(_amount(first.rstrip("%")), decimals), percent, (value, 0)]
+    dotted = _evaluate(side, _Reading.DOTS)
+    claims = [(_amount(first.rstrip("% ")), decimals), percent, (value, 0)]
+    return claims if dotted in (None, value) else [*claims, (dotted, 0)]
 
 
 def _agrees(value: Fraction, claim: tuple[Fraction, int]) -> bool:
@@ -232,47 +263,59 @@ def _amount(number: str) -> Fraction:
     return value / 100 if number.endswith("%") else value
 
 
-def _evaluate(tokens: Tokens, percent: bool = True) -> Fraction | None:
-    """The value of an arithmetic expression; None unless it is whole and of bounded size.
+class _Reading(Enum):
+    """What people mean by a percent sign and a dot: 20% * 50 = 10, 100% - 80% = 20, 50 - 20% = 40, 1.000 + 500 = 1.500."""
 
-    Without `percent` the sign is dropped: people write both 20% * 50 = 10 and 100% - 80% = 20.
-    """
+    SHARE = "20% is 0.2"
+    PLAIN = "20% is 20"
+    RELATIVE = "50 - 20% is 40"
+    DOTS = "1.000 is 1000"
+
+
+def _evaluate(tokens: Tokens, reading: _Reading = _Reading.SHARE) -> Fraction | None:
+    """The value of an arithmetic expression; None unless it is whole and of bounded size."""
     if not tokens or len(tokens) > MAX_TOKENS or any(len(token.group()) > MAX_NUMBER for token in tokens):
+        return None
+    if any(re.match(r"0[0-9]", token.group()) for token in tokens):  # 0930 is a time
         return None
     try:
         words = [_OPERATORS.get(token.group(), token.group()) for token in tokens]
-        value, rest = _sum(words if percent else [word.rstrip("%") for word in words])
+        if reading is _Reading.PLAIN:
+            words = [word.rstrip("% ") for word in words]
+        if reading is _Reading.DOTS:
+            words = [re.sub(r"(?<=[0-9])\.(?=[0-9]{3}(?![0-9]))", "", word) for word in words]
+        value, rest = _sum(words, reading is _Reading.RELATIVE)
     except (ValueError, ZeroDivisionError, IndexError):
         return None
     return None if rest or abs(value) >= 10**MAX_NUMBER else value
 
 
-def _sum(words: list[str]) -> tuple[Fraction, list[str]]:
-    value, words = _product(words)
+def _sum(words: list[str], relative: bool = False) -> tuple[Fraction, list[str]]:
+    value, words = _product(words, relative)
     while words and words[0] in "+-":
-        sign = 1 if words[0] == "+" else -1
-        right, words = _product(words[1:])
-        value += sign * right
+        sign, share = 1 if words[0] == "+" else -1, words[1].endswith("%")
+        right, words = _product(words[1:], relative)
+        value += sign * right * (value if relative and share else 1)
     return value, words
 
 
-def _product(words: list[str]) -> tuple[Fraction, list[str]]:
-    value, words = _factor(words)
+def _product(words: list[str], relative: bool) -> tuple[Fraction, list[str]]:
+    value, words = _factor(words, relative)
     divided = False
     while words and words[0] in "*/":
         operator = words[0]
         if operator == "/" and divided:
             raise ValueError("a / b / c, by which people mean both (a / b) / c and a / (b / c)")
         divided |= operator == "/"
-        right, words = _factor(words[1:])
+        right, words = _factor(words[1:], relative)
         value = value * right if operator == "*" else value / right
     return value, words
 
 
-def _factor(words: list[str]) -> tuple[Fraction, list[str]]:
+def _factor(words: list[str], relative: bool) -> tuple[Fraction, list[str]]:
     if words[0] != "(":
         return _amount(words[0]), words[1:]
-    value, words = _sum(words[1:])
+    value, words = _sum(words[1:], relative)
     if words[0] != ")":
         raise ValueError("an open bracket")
     return value, words[1:]
