@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import DataError
+from selfevo.errors import DataError, EngineError
 from selfevo.evaluation.pairwise import (
     Choice,
     Comparison,
@@ -26,6 +28,7 @@ from selfevo.evaluation.pairwise import (
     same_family,
     summarise_comparisons,
 )
+from selfevo.method.protocols import Generation, Request, Sampling
 from selfevo.method.records import Turns
 
 PAIRS = [Pair(f"instruction {i}", f"good {i}", f"bad {i}", {"category": ("even", "odd")[i % 2]}) for i in range(6)]
@@ -82,15 +85,52 @@ def test_two_orders_make_one_score(ab: Choice, ba: Choice, score: float | None) 
         ("Fine.\nBetter: A", "first"),
         ("better: b.", "second"),
         ("Both.\n\nBetter: TIE\n", "tie"),
-        ("Better: A\nBetter: A", "unreadable"),
+        ("Better: A\nBetter: A", "first"),
+        ("Better: A\nBetter: B", "unreadable"),
         ("Better: A\nbut B is nice", "unreadable"),
         ("Better: C", "unreadable"),
-        ("A", "unreadable"),
+        ("Better: A or B", "unreadable"),
+        ("A nice answer", "unreadable"),
+        ("The better answer is A", "unreadable"),
+        ("[[A]] or [[B]]", "unreadable"),
+        ("[[A]]\n[[B]]", "unreadable"),
+        ("I think [[A]] is good, but B is better.", "unreadable"),
+        ("Fine.\n**[[A]]**", "first"),
+        ("My final verdict is: [[B]].", "second"),
+        ("[[A>>B]]", "first"),
+        ("[[A<B]]", "second"),
+        ("[[A=B]]", "tie"),
+        ("### Better: **B**", "second"),
+        ("- Better: Assistant B!", "second"),
+        ("`Better: (A)`", "first"),
+        ("Better\uff1a A\u200b\n```", "first"),
         ("", "unreadable"),
     ],
 )
 def test_the_grammar_of_a_choice(text: str, choice: Choice) -> None:
     assert parse_choice(text) == choice
+
+
+REPLIES = Path(__file__).parents[1] / "cases" / "judge_replies.jsonl"
+NAMES: dict[str | None, Choice] = {"A": "first", "B": "second", "tie": "tie", None: "unreadable"}
+
+
+@pytest.mark.parametrize("line", REPLIES.read_text("utf-8").splitlines())
+def test_choices_are_read_as_a_person_reads_them(line: str) -> None:
+    case = json.loads(line)
+    assert parse_choice(case["reply"]) == NAMES[case["choice"]]
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="[<")).filter(lambda t: "better" not in t.lower()),
+    st.sampled_from(["A", "B", "tie"]),
+    st.sampled_from(["Better: {}", "**Better: {}**", "Better: **{}**", "## Better: {}.", "[[{}]]", "- Better: {}!"]),
+)
+def test_dress_makes_no_difference(prose: str, choice: str, form: str) -> None:
+    assert parse_choice(f"{prose}\n{form.format(choice)}") == NAMES[choice]
+    assert parse_choice(f"<think>Better: A\nBetter: B</think>\n{form.format(choice)}") == NAMES[choice]
+    other = "B" if choice == "A" else "A"
+    assert parse_choice(f"Better: {other}\n{prose}\n{form.format(choice)}") == "unreadable"
 
 
 @given(st.text())
@@ -116,6 +156,47 @@ def test_nothing_readable_is_an_error_and_some_is_counted() -> None:
     summary = summarise_comparisons(mixed)
     assert (summary["comparisons"], summary["unreadable"], summary["wins"]) == (3, 1, 2)
     assert [row["score"] for row in as_rows(mixed)] == [1.0, 1.0, None]
+
+
+@dataclass
+class Failing:
+    """A judge whose server fails, is cut off, or says nothing, in turn."""
+
+    batch_size: int = 4
+
+    def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
+        kinds = [Generation("", "failed", 0, 0), Generation("Both are", "length", 1, 1), Generation("", "empty", 1, 0)]
+        kinds += [Generation("Better: tie", "stop", 1, 1), Generation("", "overlong", 9, 0)]
+        return [kinds[int(request.turns[0].split("instruction number ")[1][0])] for request in requests]
+
+    def release(self) -> None: ...
+
+
+def test_no_reply_is_not_unreadable_and_neither_is_a_tie(tmp_path: Path) -> None:
+    pairs = [Pair(f"instruction number {i}", "x", "y") for i in range(5)]
+    compared = compare_answers(Failing(), Path("judge"), pairs)
+    assert [c.ab for c in compared] == ["no reply", "unreadable", "no reply", "tie", "no reply"]
+    assert [(row["ab_text"], row["ba_text"]) for row in as_rows(compared)][1:4] == [
+        ("Both are", "Both are"),
+        ("", ""),
+        ("Better: tie", "Better: tie"),
+    ]
+    summary = summarise_comparisons(compared)
+    assert (summary["no_reply"], summary["unreadable"], summary["ties"], summary["comparisons"]) == (3, 1, 1, 5)
+    with pytest.raises(EngineError, match="the judge gave no reply in any of 1 comparisons"):
+        summarise_comparisons(compared[:1])
+    with pytest.raises(DataError, match="could not be read in any of 2 comparisons, in 1 of which it gave no reply"):
+        summarise_comparisons(compared[:2])
+
+
+def test_a_prompt_that_stands_twice_in_a_file_is_said(tmp_path: Path) -> None:
+    once = [{"prompt": f"p{i}", "text": "x"} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*once, {"prompt": "p1 ", "text": "y"}]))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in once))
+    a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+    for files in ((a, b), (b, a)):
+        with pytest.raises(DataError, match=r"a\.jsonl line 4 answers the same prompt as .*a\.jsonl line 2: 'p1' stands twice"):
+            read_pairs(*files, "text")
 
 
 def test_results_are_split_by_columns_of_the_file_that_was_asked(tmp_path: Path) -> None:

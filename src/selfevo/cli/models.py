@@ -196,7 +196,7 @@ def compare(
     ] = None,
     candidate: Annotated[str, typer.Option(help="Who answered, to warn of a judge of the same family.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of one judgement.")] = 512,
-    output: Annotated[Path | None, typer.Option(help="Write every comparison here, as JSONL.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write every comparison here, with the text of the judge, as JSONL.")] = None,
 ) -> None:
     """Has a judge compare two models' answers in both orders: win rate, raw and at equal length."""
     from selfevo.evaluation.pairwise import as_rows, compare_answers, read_pairs, same_family, summarise_comparisons
@@ -221,4 +221,10 @@ def compare(
     comparisons = compare_answers(engine, folder, pairs, max_new_tokens)
     if output is not None:
         write_atomic(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in as_rows(comparisons)))
-    print_comparisons(console, a.stem, b.stem, summarise_comparisons(comparisons))
+    summary = summarise_comparisons(comparisons)
+    print_comparisons(console, a.stem, b.stem, summary)
+    if summary["no_reply"]:
+        complain(
+            f"the judge gave no reply in {summary['no_reply']} of {len(comparisons)} comparisons, which are left out of "
+            "these figures; run the same command again when its server answers"
+        )

@@ -18,18 +18,22 @@ import numpy as np
 
 from selfevo.data.loading import instruction
 from selfevo.data.tables import BadRow, read_table
-from selfevo.errors import DataError
+from selfevo.errors import DataError, EngineError
 from selfevo.evaluation.statistics import natural, wilson
-from selfevo.method.protocols import Engine, Request, Sampling, generate_all
+from selfevo.method.normal_form import plain_characters, without_thinking
+from selfevo.method.protocols import Engine, Generation, Request, Sampling, generate_all
 from selfevo.method.records import Prompt, check_fields, content_id
 
 BY = ("category", "difficulty")
-Choice = Literal["first", "second", "tie", "unreadable"]
+Choice = Literal["first", "second", "tie", "unreadable", "no reply"]
+_UNKNOWN = ("unreadable", "no reply")
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One instruction, two answers, what the judge chose in each order ("first" is the answer it saw first)."""
+    """One instruction, two answers, what the judge chose in each order ("first" is the answer it saw first), and what it
+    said. "tie": it finds both as good; "unreadable": it wrote something that names no choice, or was cut off; "no
+    reply": it wrote nothing, a server failed, or the question was too long for it."""
 
     id: str
     prompt: str
@@ -38,11 +42,13 @@ class Comparison:
     groups: Mapping[str, str]
     ab: Choice
     ba: Choice
+    ab_text: str = ""
+    ba_text: str = ""
 
     @property
     def score(self) -> float | None:
-        """Of a: 1 it wins, 0 it loses, 0.5 a tie; None where a choice could not be read."""
-        if "unreadable" in (self.ab, self.ba):
+        """Of a: 1 it wins, 0 it loses, 0.5 a tie; None where a choice did not come or could not be read."""
+        if self.ab in _UNKNOWN or self.ba in _UNKNOWN:
             return None
         outcomes = ({"first": 1.0, "second": 0.0}.get(self.ab, 0.5), {"first": 0.0, "second": 1.0}.get(self.ba, 0.5))
         # A win in one order and a tie in the other lean one way, so they count; a win and a loss do not.
@@ -73,22 +79,37 @@ def compare_answers(
         for first, second in ((pair.a, pair.b), (pair.b, pair.a))
     ]
     generations = generate_all(engine, judge, requests, Sampling(max_new_tokens))
-    choices = [parse_choice(g.text) if g.finish == "stop" else "unreadable" for g in generations]
+    choices = [_choice(generation) for generation in generations]
     return [
         Comparison(
-            content_id(pair.prompt), pair.prompt, pair.a, pair.b, pair.groups, choices[2 * i], choices[2 * i + 1]
+            content_id(pair.prompt),
+            pair.prompt,
+            pair.a,
+            pair.b,
+            pair.groups,
+            choices[2 * i],
+            choices[2 * i + 1],
+            generations[2 * i].text,
+            generations[2 * i + 1].text,
         )
         for i, pair in enumerate(pairs)
     ]
+
+
+def _choice(generation: Generation) -> Choice:
+    if not generation.text.strip():
+        return "no reply"
+    return parse_choice(generation.text) if generation.finish == "stop" else "unreadable"
 
 
 def read_pairs(a: str, b: str, column: str, questions: str = "", by: Sequence[str] = ()) -> tuple[list[Pair], int]:
     """The prompts that both files answer, and how many only one of them does.
 
     `by` are columns of `questions`, the file that was asked (by default `a`), in whatever case; without it, those of
-    BY that are there. Raises DataError when no prompt is answered by both, or a column of `by` is not there.
+    BY that are there. Raises DataError when no prompt is answered by both, a file answers a prompt twice, or a column of
+    `by` is not there.
     """
-    first, second = ({row.prompt.id: row.text(column) for row in _rows(source)} for source in (a, b))
+    first, second = (_answers(source, column) for source in (a, b))
     asked = {row.prompt.id: row for row in _rows(questions or a)}
     columns = {name.lower() for row in asked.values() for name in row.values}
     if unknown := [name for name in by if name.lower() not in columns]:
@@ -102,6 +123,19 @@ def read_pairs(a: str, b: str, column: str, questions: str = "", by: Sequence[st
         groups = {name: str(found[name.lower()]) for name in by or BY if found.get(name.lower()) not in (None, "")}
         pairs.append(Pair(first[key][0], first[key][1], second[key][1], groups))
     return pairs, len(first.keys() ^ second.keys())
+
+
+def _answers(source: str, column: str) -> dict[str, tuple[str, str]]:
+    """Prompt and answer of each row, by the id of the prompt."""
+    rows: dict[str, _Row] = {}
+    for row in _rows(source):
+        first = rows.setdefault(row.prompt.id, row)
+        if first is not row:
+            raise DataError(
+                f"{row.place} answers the same prompt as {first.place}: {row.prompt.prompt[:60]!r} stands twice in the "
+                "file; keep one of its answers"
+            )
+    return {key: row.text(column) for key, row in rows.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,35 +167,84 @@ def question(prompt: str, first: str, second: str) -> str:
     return QUESTION.format(mark=mark, prompt=prompt, first=first, second=second)
 
 
-_CHOICES: dict[str, Choice] = {"A": "first", "B": "second", "TIE": "tie"}
+_CHOICES: dict[str, Choice] = {"a": "first", "b": "second", "tie": "tie", "c": "tie"}
+_LINE = re.compile(
+    r"(?:(?:the |my )?(?:final )?(?:choice|verdict|answer|decision)\W+)?"
+    r"better\s*(?:answer|one)?\s*(?::|is\b)\s*(?:(?:answer|assistant)\s*)?[(\[\"']?(?P<choice>a|b|tie)[)\]\"']?",
+    re.IGNORECASE,
+)
+_MARKED = re.compile(
+    r"\[\[\s*(?:(?P<single>a|b|c|tie)|(?P<better>a|b)\s*>{1,2}\s*[ab]|(?P<worse>a|b)\s*<{1,2}\s*[ab]|[ab]\s*=\s*[ab])\s*\]\]",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(r"(?:answer |assistant )?(?P<choice>a|b|tie)", re.IGNORECASE)
 
 
 def parse_choice(text: str) -> Choice:
-    """Grammar: exactly one line starts with "Better:", it is the last line, and it reads "Better: A", "B" or "tie"."""
-    lines = [line.strip() for line in text.strip().split("\n")]
-    if sum(line.casefold().startswith("better:") for line in lines) != 1:
+    """What a judge chose.
+
+    Normal form: behind its thinking; lines without the marks of Markdown, list and heading, brackets and a closing "." or
+    "!". Grammar: the last line reads "Better: A", "B" or "tie" ("Better: Answer A" too), or ends in [[A]], [[B]] or [[C]],
+    which is a tie, as MT-Bench asks it, or [[A>B]]; or the whole reply is the letter. Another line that reads so must say the
+    same.
+    """
+    lines = [line for raw in without_thinking(text).splitlines() if (line := _bare(raw))]
+    chosen = [choice for line in lines if (choice := _chosen(line))]
+    if len(lines) == 1 and not chosen and (alone := _ALONE.fullmatch(lines[0])):
+        return _CHOICES[alone["choice"].lower()]
+    if not chosen or _chosen(lines[-1]) is None or len(set(chosen)) > 1:
         return "unreadable"
-    match = re.fullmatch(r"better:\s*(a|b|tie)\.?", lines[-1], re.IGNORECASE)
-    return _CHOICES[match[1].upper()] if match else "unreadable"
+    return chosen[-1]
+
+
+def _chosen(line: str) -> Choice | None:
+    """The choice that a line announces; "unreadable" for one that announces some other thing."""
+    if match := _LINE.fullmatch(line):
+        return _CHOICES[match["choice"].lower()]
+    marks = list(_MARKED.finditer(line))
+    if marks and not line[marks[-1].end() :].strip(" .!"):
+        return _marked(marks[-1]) if len({_marked(mark) for mark in marks}) == 1 else "unreadable"
+    return "unreadable" if line.casefold().startswith("better:") else None
+
+
+def _marked(mark: re.Match[str]) -> Choice:
+    if mark["single"]:
+        return _CHOICES[mark["single"].lower()]
+    if mark["better"]:
+        return _CHOICES[mark["better"].lower()]
+    return _CHOICES[{"a": "b", "b": "a"}.get((mark["worse"] or "").lower(), "tie")]
+
+
+def _bare(line: str) -> str:
+    line = re.sub(r"[*_`#]+", "", " ".join(plain_characters(line).split()))
+    line = re.sub(r"^(?:[-+\u2022] |[0-9]{1,3}[.)] )?", "", line.strip())
+    return line.strip().removesuffix(".").removesuffix("!").strip()
 
 
 def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Win rates of a, in shares. Raises DataError when no choice could be read.
+    """Win rates of a, in shares. Raises DataError when no choice could be read, EngineError when none came.
 
-    `win_rate`: wins, and half of the ties, over all that could be read, with a 95 % interval. `length_controlled`: the
+    `no_reply` and `unreadable` count comparisons, each one once. `win_rate`: wins, and half of the ties, over all that
+    could be read, with a 95 % interval. `length_controlled`: the
     same at equal length (see length_controlled). `flipped`: share in which the choice followed the order.
     """
     scored = [(c, c.score) for c in comparisons if c.score is not None]
     if not scored:
+        silent = sum("no reply" in (c.ab, c.ba) for c in comparisons)
+        if silent == len(comparisons):
+            raise EngineError(f"the judge gave no reply in any of {silent} comparisons; see that its server answers")
         raise DataError(
-            f"the judge's choice could not be read in any of {len(comparisons)} comparisons; try another judge"
+            f"the judge's choice could not be read in any of {len(comparisons)} comparisons"
+            + (f", in {silent} of which it gave no reply" if silent else "")
+            + "; see its text with --output, or try another judge"
         )
     scores = [score for _, score in scored if score is not None]
     wins, ties = scores.count(1.0), scores.count(0.5)
     columns = list(dict.fromkeys(name for c in comparisons for name in c.groups))
     return {
         "comparisons": len(comparisons),
-        "unreadable": len(comparisons) - len(scored),
+        "unreadable": sum("unreadable" in (c.ab, c.ba) and "no reply" not in (c.ab, c.ba) for c in comparisons),
+        "no_reply": sum("no reply" in (c.ab, c.ba) for c in comparisons),
         "wins": wins,
         "ties": ties,
         "losses": scores.count(0.0),
