@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,104 @@ def test_what_was_taken_counts_against_the_next() -> None:
 )
 def test_the_instruction_of_a_reply(text: str, instruction: str) -> None:
     assert first_instruction(text) == instruction
+
+
+@pytest.mark.parametrize(
+    ("text", "instruction"),
+    [
+        ("Sure! Here is a new task:\nDescribe a river.", "Describe a river."),
+        ("Sure! Here is a new task: Describe a river.", "Describe a river."),
+        ("Sure! Here is a new task:", ""),
+        ("Certainly!\n\nHere's one more task of the same kind:\n\n5. Describe a river.", "Describe a river."),
+        ("Okay, here is a task:\n---\nDescribe a river.", "Describe a river."),
+        ("Here is a problem for you.\nDescribe a river.", "Describe a river."),
+        ("**Task:** Describe a river.", "Describe a river."),
+        ("**New Task:**\n**Describe a river.**", "Describe a river."),
+        ("### New Task\n\nDescribe a river.", "Describe a river."),
+        ('"Describe a river."', "Describe a river."),
+        ("<think>\nTask: sing\n</think>\nDescribe a river.", "Describe a river."),
+        ("好的，这是一个新任务：\n描述一条河。", "描述一条河。"),
+        ("新任务：描述一条河。", "描述一条河。"),
+        ("はい、以下が新しいタスクです：\n川を説明してください。", "川を説明してください。"),
+        ("Here is a list of words: cat, dog. Sort it.", "Here is a list of words: cat, dog. Sort it."),
+        ("Here are 3 numbers: 4, 5, 6. Add them.", "Here are 3 numbers: 4, 5, 6. Add them."),
+        ("Question 3: What is 3?", "Question 3: What is 3?"),
+        ("Yes, but how many?", "Yes, but how many?"),
+        ("*Describe* a *river*", "*Describe* a *river*"),
+    ],
+)
+def test_what_announces_a_task_is_none(text: str, instruction: str) -> None:
+    assert first_instruction(text) == instruction
+
+
+LANGUAGES = Path(__file__).parents[1] / "cases" / "languages.jsonl"
+
+
+@pytest.mark.parametrize("line", LANGUAGES.read_text("utf-8").splitlines(), ids=range(8))
+def test_scripts_are_counted_by_their_own_units(line: str) -> None:
+    case = json.loads(line)
+    if "evaluation" in case:
+        assert (Decontaminator(case["evaluation"]).reason(case["proposal"]) is None) is case["taken"]
+        return
+    text = first_instruction(case["proposal"])
+    accept = Acceptance(SelfInstructConfig(count=5), [Prompt.of(seed) for seed in case["seeds"]], NOTHING)
+    assert (accept.reason(text) is None) is case["taken"]
+    assert text == case.get("as", text)
+
+
+CHINESE = ["小明有五个苹果，妈妈又给了他七个，还剩下几个苹果？", "一列火车每小时行驶八十公里，三个半小时一共可以行驶多少公里？"]
+JAPANESE = ["太郎はりんごを五個持っていて、お母さんからさらに七個もらいました。全部で何個になりますか。"]
+THAI = ["สมชายมีแอปเปิลห้าผลและแม่ให้เพิ่มอีกเจ็ดผล รวมแล้วสมชายมีแอปเปิลทั้งหมดกี่ผล", "รถไฟวิ่งด้วยความเร็วแปดสิบกิโลเมตรต่อชั่วโมง"]
+
+
+@pytest.mark.parametrize("problem", [*CHINESE, *JAPANESE, *THAI])
+@pytest.mark.parametrize("before", ["请回答下列问题", "次の問題に答えてください", "จงตอบคำถาม", "Please solve:"])
+def test_a_problem_with_words_glued_to_it_or_another_end_is_known(problem: str, before: str) -> None:
+    blocked = Decontaminator([problem])
+    assert blocked.reason(f"{before}{problem}") is not None
+    assert blocked.reason(f"{problem}{before}") is not None
+    assert blocked.reason(problem[: len(problem) - len(problem) // 5] + "別的完全不同อื่นๆ") is not None
+    assert blocked.reason("\u200b".join(problem)) == "in an evaluation set"
+
+
+def test_other_tasks_of_the_same_language_are_not_known() -> None:
+    blocked = Decontaminator([*CHINESE, *JAPANESE, *THAI, "用三句话介绍一下北京的历史和文化", "東京の四季についてそれぞれ一文で説明してください"])
+    for text in (
+        "请用三句话介绍一下长城的历史和它的建造过程",
+        "小红有三支铅笔，爸爸又买了八支，她现在一共有几支铅笔？",
+        "日本の祭りについてそれぞれ二文で説明してください",
+        "次郎は鉛筆を三本持っていて、友達から二本もらいました。全部で何本ですか。",
+        "จงอธิบายความแตกต่างระหว่างเมืองและชนบทในประเทศไทย",
+        "สมหญิงมีส้มสามผล แม่ซื้อมาเพิ่มอีกสองผล รวมมีกี่ผล",
+    ):
+        assert blocked.reason(text) is None
+
+
+def accepts(seeds: Sequence[str], text: str) -> str | None:
+    return Acceptance(SelfInstructConfig(count=5), [Prompt.of(seed) for seed in seeds], NOTHING).reason(text)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text", "reason"),
+    [
+        (CHINESE, "用Python写一个排序函数，并解释它的时间复杂度", None),
+        (CHINESE, "Write a function that sorts a list.", "another script: LATIN"),
+        (CHINESE, "日本の四季について一文で説明してください", "another script: KANA"),
+        (CHINESE, CHINESE[1].replace("八十", "九十"), "near duplicate"),
+        (CHINESE, CHINESE[1][:-1] + "！", "duplicate"),
+        (JAPANESE, "コンピューターの歴史を短くまとめてください", None),
+        (THAI, "จงอธิบายความแตกต่างระหว่างเมืองและชนบท", None),
+        (THAI, "ทำไม", None),
+        (CHINESE, "为何", "too short"),
+        ([SEEDS[0].prompt], "Solve α² + β² = γ² for δ, where Δx is small.", None),
+        ([SEEDS[0].prompt], "How many Ω and kΩ are in ℵ of 3 µF, exactly?", None),
+        ([SEEDS[0].prompt], "Γράψε ένα ποίημα για τη θάλασσα.", "another script: GREEK"),
+        ([SEEDS[0].prompt], "Переведи это слово, please, into English.", "another script: CYRILLIC"),
+        ([SEEDS[0].prompt], "다음 문장을 영어로 옮기세요.", "another script: HANGUL"),
+    ],
+)
+def test_languages_among_proposals(seeds: list[str], text: str, reason: str | None) -> None:
+    assert accepts(seeds, text) == reason
 
 
 def test_words_and_scripts() -> None:

@@ -282,10 +282,10 @@ class SelfInstructConfig(Strict):
     tries: Positive | None = Field(None, description="proposals; by default twice count")
     examples: Positive = Field(4, description="prompts shown in a request")
     temperature: float = Field(1.0, gt=0)
-    min_words: Positive = 3
-    max_words: Positive = 150
+    min_words: Positive = Field(3, description="characters in scripts without spaces")
+    max_words: Positive = Field(150, description="characters in scripts without spaces")
     max_similarity: float = Field(
-        0.8, gt=0, lt=1, description="Jaccard, of character 5-grams; above it: near duplicate"
+        0.8, gt=0, lt=1, description="Jaccard, of 5 letters in a row, or 2 of Chinese; above it: near duplicate"
     )
 
 

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterable
 from itertools import combinations
 
 from selfevo.errors import DataError
+from selfevo.method.normal_form import without_unseen
 from selfevo.method.records import Prompt
 
 
 def check_disjoint(*, allow_empty: Collection[str] = (), **sets: Iterable[Prompt]) -> None:
-    """Raises DataError when two of the named sets share a prompt, whatever its case, spacing and Unicode form.
+    """Raises DataError when two of the named sets share a prompt, whatever its case, spacing, Unicode form, and
+    characters that cannot be seen.
 
     An empty set is an error too unless `allow_empty` names it: disjointness from nothing would prove nothing.
     """
@@ -29,6 +31,6 @@ def check_disjoint(*, allow_empty: Collection[str] = (), **sets: Iterable[Prompt
 
 
 def _content(prompt: Prompt) -> str:
-    """The turns, NFKC, case folded, white space collapsed: what makes two prompts the same question."""
-    text = "\n".join(prompt.conversation[1:])
+    """The turns as they are seen, NFKC, case folded, white space collapsed: what makes two prompts the same question."""
+    text = without_unseen("\n".join(prompt.conversation[1:]))
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())

@@ -1,7 +1,7 @@
 """Prompts that grow: the current model writes new ones from examples (self-instruct, arXiv 2212.10560).
 
 Every proposal stays on disk with its reason: kept, not an instruction, too short or long, another script than the
-seeds, a duplicate or nearly one (MinHash over character 5-grams), or too near to an evaluation set (decontamination).
+seeds, a duplicate or nearly one (MinHash over 5 letters in a row, or 2 characters of a script without spaces), or too near to an evaluation set (decontamination).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 from selfevo.config.sections import SelfInstructConfig
 from selfevo.errors import DataError, MissingExtraError
-from selfevo.inputs.decontamination import Decontaminator, normal
+from selfevo.inputs.decontamination import UNSPACED, Decontaminator, is_unspaced, normal
+from selfevo.method.normal_form import without_thinking, without_unseen
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, as_row, content_id
 from selfevo.method.skills import RESPOND
@@ -90,13 +91,46 @@ def request(examples: Sequence[Prompt]) -> str:
     return f"Here are {len(examples)} tasks:\n{listed}\nWrite one new task of the same kind. Write only the task."
 
 
+_TASK = r"(?:task|instruction|question|problem|prompt|exercise|example)"
+_MARKS = r"[#*_`>\"“\s]*"
+# What a model says before the task it was asked for: a number, a label, or that a task follows.
+_PREAMBLE = re.compile(
+    rf"{_MARKS}(?:"
+    r"[-\u2022]\s|\d+[.)]\s|[*+]\s"
+    r"|(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|alright|yes|got it|no problem)\s*(?:[!.:\u2014]+|,(?=\s*(?:here|i )))"
+    rf"|here(?:'s|\u2019s| is| are)\b[^:\n]{{0,40}}\b{_TASK}\b[^:.\n]{{0,40}}(?::|\.?\s*$)"
+    rf"|(?:(?:my |the |a )?(?:new|next|proposed) {_TASK}|(?:task|instruction|prompt)s?)\s*\d*\s*[*_]*\s*(?::|$)"
+    r"|(?:好的|当然(?:可以)?|沒問題|没问题|當然)\s*[,，!！。：:]+|(?:这是|以下是|下面是|這是)[^：:\n]{0,30}[：:]"
+    r"|(?:新的?)?(?:任务|题目|问题|任務|題目|問題|指令)\s*\d*\s*[：:]"
+    r"|(?:はい|もちろん(?:です)?|承知しました|わかりました)\s*[、,。!！]+|(?:以下|こちら|これ)[^：:\n]{0,30}[：:]"
+    r"|(?:新しい)?(?:タスク|課題|問題)\s*\d*\s*[：:]"
+    r"|(?:แน่นอน|ได้เลย)\s*[!,.]*(?=\s|$)|(?:นี่คือ|โจทย์)[^:\n]{0,30}:"
+    r")\s*",
+    re.IGNORECASE,
+)
+
+
 def first_instruction(text: str) -> str:
-    """The first line that says something, without the number or the label it may carry."""
-    for line in text.split("\n"):
-        line = re.sub(r"^\s*(?:[-*]\s|\d+[.)]\s|(?:new )?task\s*\d*\s*:)\s*", "", line, flags=re.IGNORECASE).strip()
-        if line:
+    """The first line that says something, without thinking, the number or the label it may carry, and what announces
+    it ("Sure! Here is a new task:")."""
+    for line in without_thinking(text).split("\n"):
+        while (match := _PREAMBLE.match(line)) and match.end():
+            line = line[match.end() :]
+        line = re.sub(r"^#+\s+", "", line.strip()).strip()
+        for quotes in ("**", "__", "`", '""', "“”"):
+            if len(line) > 2 * len(quotes) and line.startswith(quotes[:1]) and line.endswith(quotes[-1:]):
+                line = _unquoted(line, quotes)
+        if line and not set(line) <= set("#*_`-=<>|\"“” "):
             return line
     return ""
+
+
+def _unquoted(line: str, quotes: str) -> str:
+    """Without marks around the whole line: ** twice on each side, or one quotation mark."""
+    left, right = (quotes, quotes) if quotes[0] in "*_`" else (quotes[0], quotes[-1])
+    inner = line.removeprefix(left).removesuffix(right)
+    whole = line.startswith(left) and line.endswith(right) and left not in inner and right not in inner
+    return inner.strip() if whole else line
 
 
 @dataclass(slots=True)
@@ -125,12 +159,12 @@ class Acceptance:
 
     def reason(self, text: str) -> str | None:
         """Why `text` is not taken; None if it is."""
-        words = len(text.split())
+        words = count_words(text)
         if not any(character.isalnum() for character in text):
             return "no instruction"
         if not self.config.min_words <= words <= self.config.max_words:
             return "too short" if words < self.config.min_words else "too long"
-        if foreign := scripts(text) - self._scripts:
+        if foreign := self._foreign(text):
             return f"another script: {min(foreign)}"
         if " ".join(normal(text)) in self._seen:
             return "duplicate"
@@ -141,6 +175,16 @@ class Acceptance:
         self._take(text)
         return None
 
+    def _foreign(self, text: str) -> frozenset[str]:
+        foreign = scripts(text) - self._scripts
+        if "KANA" in self._scripts:  # Japanese, whose children's books have no signs
+            foreign -= {"CJK"}
+        if "LATIN" in foreign:  # a name, a unit or a variable, as it stands in all scripts
+            units = normal(text)
+            if 4 * sum("LATIN" in scripts(unit) for unit in units) <= len(units):
+                foreign -= {"LATIN"}
+        return foreign
+
     def _take(self, text: str) -> None:
         key = " ".join(normal(text))
         if key not in self._seen:
@@ -148,15 +192,35 @@ class Acceptance:
             self._index.insert(key, _minhash(text), check_duplication=False)
 
 
+def count_words(text: str) -> int:
+    """Words between spaces; in a script without spaces each character counts."""
+    return sum(max(1, len(UNSPACED.findall(word))) for word in text.split())
+
+
 def scripts(text: str) -> frozenset[str]:
-    """The writing systems of its letters, by the first word of their Unicode names: LATIN, CYRILLIC, CJK, ..."""
-    return frozenset(unicodedata.name(letter, "UNKNOWN").split()[0] for letter in text if letter.isalpha())
+    """The writing systems of its letters, by the first word of their Unicode names: LATIN, CYRILLIC, CJK, KANA, ...
+
+    A Greek or Hebrew letter or two by themselves are mathematics, and no script.
+    """
+    text = re.sub(r"(?<![\u0370-\u03ff\u1f00-\u1fff])[\u0370-\u03ff]{1,2}(?![\u0370-\u03ff\u1f00-\u1fff])", " ", _shown(text))
+    text = re.sub(r"(?<![\u05d0-\u05ea])[\u05d0-\u05ea](?![\u05d0-\u05ea])", " ", text)
+    names = {unicodedata.name(letter, "UNKNOWN").split()[0] for letter in text if unicodedata.category(letter) in _CASES}
+    return frozenset("KANA" if name in ("HIRAGANA", "KATAKANA") else name for name in names)
+
+
+_CASES = ("Lu", "Ll", "Lt", "Lo")  # not Lm: modifiers stand beside letters of any script
+
+
+def _shown(text: str) -> str:
+    return unicodedata.normalize("NFKC", without_unseen(text))
 
 
 def _minhash(text: str) -> Any:
     from datasketch import MinHash
 
-    joined = " ".join(normal(text))
+    units = normal(text)
+    # 5 letters are about a word, and so are 2 characters of a script without spaces.
+    joined, size = ("".join(units), 2) if is_unspaced(units) else (" ".join(units), 5)
     found = MinHash(num_perm=_PERMUTATIONS, seed=1)
-    found.update_batch([joined[i : i + 5].encode() for i in range(max(1, len(joined) - 4))])
+    found.update_batch([joined[i : i + size].encode() for i in range(max(1, len(joined) - size + 1))])
     return found
