@@ -295,7 +295,9 @@ def prompts(*questions: str) -> list[Prompt]:
     return [Prompt.of(question) for question in questions]
 
 
-@given(st.text(min_size=1), st.sampled_from("\u200b\u200d\u00ad\u2060\ufeff\u3164\u115f\u2800\u034f\ufe0f\x00\x1b\u202e"))
+@given(
+    st.text(min_size=1), st.sampled_from("\u200b\u200d\u00ad\u2060\ufeff\u3164\u115f\u2800\u034f\ufe0f\x00\x1b\u202e")
+)
 def test_what_cannot_be_seen_makes_no_set_disjoint(text: str, unseen: str) -> None:
     with pytest.raises(DataError, match="share 1 prompt"):
         check_disjoint(left=prompts(f"a {text}"), right=prompts(f"{unseen}a {unseen}{text}{unseen}"))

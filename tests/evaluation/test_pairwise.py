@@ -122,7 +122,9 @@ def test_choices_are_read_as_a_person_reads_them(line: str) -> None:
 
 
 @given(
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="[<")).filter(lambda t: "better" not in t.lower()),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="[<")).filter(
+        lambda t: "better" not in t.lower()
+    ),
     st.sampled_from(["A", "B", "tie"]),
     st.sampled_from(["Better: {}", "**Better: {}**", "Better: **{}**", "## Better: {}.", "[[{}]]", "- Better: {}!"]),
 )
@@ -191,11 +193,15 @@ def test_no_reply_is_not_unreadable_and_neither_is_a_tie(tmp_path: Path) -> None
 
 def test_a_prompt_that_stands_twice_in_a_file_is_said(tmp_path: Path) -> None:
     once = [{"prompt": f"p{i}", "text": "x"} for i in range(3)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*once, {"prompt": "p1 ", "text": "y"}]))
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*once, {"prompt": "p1 ", "text": "y"}])
+    )
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in once))
     a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
     for files in ((a, b), (b, a)):
-        with pytest.raises(DataError, match=r"a\.jsonl line 4 answers the same prompt as .*a\.jsonl line 2: 'p1' stands twice"):
+        with pytest.raises(
+            DataError, match=r"a\.jsonl line 4 answers the same prompt as .*a\.jsonl line 2: 'p1' stands twice"
+        ):
             read_pairs(*files, "text")
 
 

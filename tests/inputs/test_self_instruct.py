@@ -167,7 +167,10 @@ def test_scripts_are_counted_by_their_own_units(line: str) -> None:
     assert text == case.get("as", text)
 
 
-CHINESE = ["小明有五个苹果，妈妈又给了他七个，还剩下几个苹果？", "一列火车每小时行驶八十公里，三个半小时一共可以行驶多少公里？"]
+CHINESE = [
+    "小明有五个苹果，妈妈又给了他七个，还剩下几个苹果？",
+    "一列火车每小时行驶八十公里，三个半小时一共可以行驶多少公里？",
+]
 JAPANESE = ["太郎はりんごを五個持っていて、お母さんからさらに七個もらいました。全部で何個になりますか。"]
 THAI = ["สมชายมีแอปเปิลห้าผลและแม่ให้เพิ่มอีกเจ็ดผล รวมแล้วสมชายมีแอปเปิลทั้งหมดกี่ผล", "รถไฟวิ่งด้วยความเร็วแปดสิบกิโลเมตรต่อชั่วโมง"]
 
@@ -183,7 +186,15 @@ def test_a_problem_with_words_glued_to_it_or_another_end_is_known(problem: str, 
 
 
 def test_other_tasks_of_the_same_language_are_not_known() -> None:
-    blocked = Decontaminator([*CHINESE, *JAPANESE, *THAI, "用三句话介绍一下北京的历史和文化", "東京の四季についてそれぞれ一文で説明してください"])
+    blocked = Decontaminator(
+        [
+            *CHINESE,
+            *JAPANESE,
+            *THAI,
+            "用三句话介绍一下北京的历史和文化",
+            "東京の四季についてそれぞれ一文で説明してください",
+        ]
+    )
     for text in (
         "请用三句话介绍一下长城的历史和它的建造过程",
         "小红有三支铅笔，爸爸又买了八支，她现在一共有几支铅笔？",

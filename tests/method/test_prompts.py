@@ -141,9 +141,7 @@ def test_text_behind_a_verdict_makes_it_unknown(prose: str, verdict: Verdict) ->
 
 
 @given(PROSE, PROSE, DECIDED, DECIDED)
-def test_two_verdicts_are_unknown_unless_they_agree(
-    before: str, between: str, first: Verdict, second: Verdict
-) -> None:
+def test_two_verdicts_are_unknown_unless_they_agree(before: str, between: str, first: Verdict, second: Verdict) -> None:
     feedback = f"{before}\n{verdict_line(first)}\n{between}\n{verdict_line(second)}"
     assert parse_verdict(feedback) is (first if first is second else UNKNOWN)
 
@@ -165,7 +163,9 @@ def test_no_character_put_inside_a_verdict_turns_it(verdict: Verdict, data: st.D
 
 
 # What a model can write around or into a line, and a person does not see or takes for dress.
-DRESS = st.sampled_from(["**{}**", "`{}`", "- {}", "1. {}", "## {}", "_{}_", "```\n{}\n```", "  {}\t", "{}\u200b", "\ufeff{}"])
+DRESS = st.sampled_from(
+    ["**{}**", "`{}`", "- {}", "1. {}", "## {}", "_{}_", "```\n{}\n```", "  {}\t", "{}\u200b", "\ufeff{}"]
+)
 UNSEEN = "\u3164\u115f\u1160\uffa0\u2800\u034f\ufe00\ufe0f\U000e0101\x00\x08\x1b\x7f\x80\u200b\u00ad\u2060\ufeff\u202e"
 BREAKS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
@@ -254,6 +254,14 @@ def test_no_injected_words_turn_a_verdict(text: str, verdict: Verdict, row: Judg
     assert by_verdict(row) is not None or verdict is YES
     if row.prompt == text:
         assert parse_verdict(row.judgement) is verdict
+
+
+@pytest.mark.parametrize("case", [case for case in FEEDBACKS if case["verdict"] != "unknown"], ids=str)
+def test_another_verdict_can_take_the_place_of_any(case: dict[str, str]) -> None:
+    words = prompts.without_verdict(case["feedback"])
+    assert parse_verdict(words) is UNKNOWN
+    for verdict in (YES, NO):
+        assert parse_verdict(f"{words}\n{verdict_line(verdict)}") is verdict
 
 
 def test_conversations_alternate_and_grow_by_two_turns() -> None:

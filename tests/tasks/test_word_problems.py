@@ -126,7 +126,17 @@ def test_brothers_of_these(text: str, expected: str | None) -> None:
 @pytest.mark.parametrize(
     "votes",
     [
-        ("18", "**18**", "$18$", "`18`", "18.", "\\boxed{18}", "The answer is 18.", "$\\boxed{\\text{18}}$", "18 apples"),
+        (
+            "18",
+            "**18**",
+            "$18$",
+            "`18`",
+            "18.",
+            "\\boxed{18}",
+            "The answer is 18.",
+            "$\\boxed{\\text{18}}$",
+            "18 apples",
+        ),
         ("1/2", "0.5", "\\frac{1}{2}", "½", "\\boxed{\\dfrac12}"),
         ("1,000", "1000", "1{,}000", "1 000", "$1,000.00"),
         ("\\boxed{(1, 2)}", "so \\boxed{(1,2)}"),
@@ -138,7 +148,17 @@ def test_one_answer_is_one_vote(votes: tuple[str, ...]) -> None:
 
 
 def test_different_answers_are_different_votes() -> None:
-    votes = ["18", "-18", "(1, 2)", "(1, 3)", "\\boxed{(1,4)}", "\\boxed{x+1}", "1 2 3", "1 2 4", "The answer is (1, 5)"]
+    votes = [
+        "18",
+        "-18",
+        "(1, 2)",
+        "(1, 3)",
+        "\\boxed{(1,4)}",
+        "\\boxed{x+1}",
+        "1 2 3",
+        "1 2 4",
+        "The answer is (1, 5)",
+    ]
     assert len({answer_key(vote) for vote in votes}) == len(votes)
 
 
@@ -146,7 +166,9 @@ def test_different_answers_are_different_votes() -> None:
     st.integers(1, 10**9),
     st.sampled_from(["{:,}", "{:_}"]),
     st.sampled_from([",", "{,}", "\u00a0", "\u202f", " ", "'", "\u2019", "_", ",\\!", "\\,"]),
-    st.sampled_from(["The answer is {}.", "#### {}", "\\boxed{{{}}}", "**Answer:** {}", "<think>3</think>{}", "It is ${}$."]),
+    st.sampled_from(
+        ["The answer is {}.", "#### {}", "\\boxed{{{}}}", "**Answer:** {}", "<think>3</think>{}", "It is ${}$."]
+    ),
 )
 def test_thousands_of_all_kinds(n: int, plain: str, mark: str, form: str) -> None:
     assert extract_answer(form.format(plain.format(n).replace(",", mark).replace("_", mark))) == n
@@ -276,7 +298,25 @@ def test_no_right_equation_is_called_wrong(case: dict[str, str]) -> None:
 
 @given(
     st.integers(1, 99),
-    st.sampled_from(["√", "∛", "2^", "2 ^ ", "2 ** ", "²", "½ ", "sqrt ", "log ", "twice ", "\\\\cdot ", "5! ", "7 @ ", "≈ ", "7 ± "]),
+    st.sampled_from(
+        [
+            "√",
+            "∛",
+            "2^",
+            "2 ^ ",
+            "2 ** ",
+            "²",
+            "½ ",
+            "sqrt ",
+            "log ",
+            "twice ",
+            "\\\\cdot ",
+            "5! ",
+            "7 @ ",
+            "≈ ",
+            "7 ± ",
+        ]
+    ),
     st.sampled_from(["+", "-", "×"]),
     st.integers(1, 99),
 )

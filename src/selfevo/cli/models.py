@@ -196,7 +196,9 @@ def compare(
     ] = None,
     candidate: Annotated[str, typer.Option(help="Who answered, to warn of a judge of the same family.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of one judgement.")] = 512,
-    output: Annotated[Path | None, typer.Option(help="Write every comparison here, with the text of the judge, as JSONL.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write every comparison here, with the text of the judge, as JSONL.")
+    ] = None,
 ) -> None:
     """Has a judge compare two models' answers in both orders: win rate, raw and at equal length."""
     from selfevo.evaluation.pairwise import as_rows, compare_answers, read_pairs, same_family, summarise_comparisons
@@ -225,6 +227,6 @@ def compare(
     print_comparisons(console, a.stem, b.stem, summary)
     if summary["no_reply"]:
         complain(
-            f"the judge gave no reply in {summary['no_reply']} of {len(comparisons)} comparisons, which are left out of "
-            "these figures; run the same command again when its server answers"
+            f"the judge gave no reply in {summary['no_reply']} of {len(comparisons)} comparisons, which are left out "
+            "of these figures; run the same command again when its server answers"
         )

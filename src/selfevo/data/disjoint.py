@@ -31,6 +31,6 @@ def check_disjoint(*, allow_empty: Collection[str] = (), **sets: Iterable[Prompt
 
 
 def _content(prompt: Prompt) -> str:
-    """The turns as they are seen, NFKC, case folded, white space collapsed: what makes two prompts the same question."""
+    """The turns as they are seen, NFKC, case folded, white space collapsed: what makes prompts the same question."""
     text = without_unseen("\n".join(prompt.conversation[1:]))
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())

@@ -31,8 +31,8 @@ _UNKNOWN = ("unreadable", "no reply")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One instruction, two answers, what the judge chose in each order ("first" is the answer it saw first), and what it
-    said. "tie": it finds both as good; "unreadable": it wrote something that names no choice, or was cut off; "no
+    """One instruction, two answers, what the judge chose in each order ("first" is the answer it saw first), and its
+    text. "tie": it finds both as good; "unreadable": it wrote something that names no choice, or was cut off; "no
     reply": it wrote nothing, a server failed, or the question was too long for it."""
 
     id: str
@@ -106,8 +106,8 @@ def read_pairs(a: str, b: str, column: str, questions: str = "", by: Sequence[st
     """The prompts that both files answer, and how many only one of them does.
 
     `by` are columns of `questions`, the file that was asked (by default `a`), in whatever case; without it, those of
-    BY that are there. Raises DataError when no prompt is answered by both, a file answers a prompt twice, or a column of
-    `by` is not there.
+    BY that are there. Raises DataError when no prompt is answered by both, a file answers a prompt twice, or a column
+    of `by` is not there.
     """
     first, second = (_answers(source, column) for source in (a, b))
     asked = {row.prompt.id: row for row in _rows(questions or a)}
@@ -174,7 +174,8 @@ _LINE = re.compile(
     re.IGNORECASE,
 )
 _MARKED = re.compile(
-    r"\[\[\s*(?:(?P<single>a|b|c|tie)|(?P<better>a|b)\s*>{1,2}\s*[ab]|(?P<worse>a|b)\s*<{1,2}\s*[ab]|[ab]\s*=\s*[ab])\s*\]\]",
+    r"\[\[\s*(?:(?P<single>a|b|c|tie)|(?P<better>a|b)\s*>{1,2}\s*[ab]|(?P<worse>a|b)\s*<{1,2}\s*[ab]"
+    r"|[ab]\s*=\s*[ab])\s*\]\]",
     re.IGNORECASE,
 )
 _ALONE = re.compile(r"(?:answer |assistant )?(?P<choice>a|b|tie)", re.IGNORECASE)
@@ -183,10 +184,10 @@ _ALONE = re.compile(r"(?:answer |assistant )?(?P<choice>a|b|tie)", re.IGNORECASE
 def parse_choice(text: str) -> Choice:
     """What a judge chose.
 
-    Normal form: behind its thinking; lines without the marks of Markdown, list and heading, brackets and a closing "." or
-    "!". Grammar: the last line reads "Better: A", "B" or "tie" ("Better: Answer A" too), or ends in [[A]], [[B]] or [[C]],
-    which is a tie, as MT-Bench asks it, or [[A>B]]; or the whole reply is the letter. Another line that reads so must say the
-    same.
+    Normal form: behind its thinking; lines without the marks of Markdown, of a list or a heading, and without a closing
+    "." or "!". Grammar: the last line reads "Better: A", "B" or "tie" ("Better: Answer A" too), or ends in [[A]],
+    [[B]], [[C]] for a tie, as MT-Bench has them, or [[A>B]]; or the whole reply is the letter. Another
+    line that chooses must choose the same.
     """
     lines = [line for raw in without_thinking(text).splitlines() if (line := _bare(raw))]
     chosen = [choice for line in lines if (choice := _chosen(line))]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from selfevo.config.sections import CorpusConfig
 from selfevo.errors import DataError
 from selfevo.method.examples import answer_examples
-from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
+from selfevo.method.prompts import Verdict, parse_verdict, verdict_line, without_verdict
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
@@ -90,11 +90,13 @@ def altered(rows: Sequence[Refined], corpus: CorpusConfig, seed: int) -> list[Re
     flipped = {(row.id, row.response) for row in by_chance[: round(corpus.flipped * len(rows))]}
     result = []
     for row in rows:
-        words, _, last = row.feedback.strip().rpartition("\n")
-        if (row.id, row.response) in flipped:
-            qualified = parse_verdict(row.feedback) is Verdict.QUALIFIED
-            last = verdict_line(Verdict.NOT_QUALIFIED if qualified else Verdict.QUALIFIED)
-        result.append(replace(row, feedback=f"{words}\n{last}".strip() if corpus.words else last))
+        is_flipped = (row.id, row.response) in flipped
+        feedback = row.feedback.strip()
+        if is_flipped or not corpus.words:
+            qualified = (parse_verdict(feedback) is Verdict.QUALIFIED) != is_flipped
+            words = without_verdict(feedback) if corpus.words else ""
+            feedback = f"{words}\n{verdict_line(Verdict.QUALIFIED if qualified else Verdict.NOT_QUALIFIED)}".strip()
+        result.append(replace(row, feedback=feedback))
     return result
 
 

@@ -1,7 +1,8 @@
 """Prompts that grow: the current model writes new ones from examples (self-instruct, arXiv 2212.10560).
 
 Every proposal stays on disk with its reason: kept, not an instruction, too short or long, another script than the
-seeds, a duplicate or nearly one (MinHash over 5 letters in a row, or 2 characters of a script without spaces), or too near to an evaluation set (decontamination).
+seeds, a duplicate or nearly one (MinHash over 5 letters in a row, or 2 characters of a script without spaces), or too
+near to an evaluation set (decontamination).
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ _MARKS = r"[#*_`>\"“\s]*"
 _PREAMBLE = re.compile(
     rf"{_MARKS}(?:"
     r"[-\u2022]\s|\d+[.)]\s|[*+]\s"
-    r"|(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|alright|yes|got it|no problem)\s*(?:[!.:\u2014]+|,(?=\s*(?:here|i )))"
+    r"|(?:sure(?: thing)?|certainly|of course|okay|ok|absolutely|great|alright|yes|got it|no problem)\s*"
+    r"(?:[!.:\u2014]+|,(?=\s*(?:here|i )))"
     rf"|here(?:'s|\u2019s| is| are)\b[^:\n]{{0,40}}\b{_TASK}\b[^:.\n]{{0,40}}(?::|\.?\s*$)"
     rf"|(?:(?:my |the |a )?(?:new|next|proposed) {_TASK}|(?:task|instruction|prompt)s?)\s*\d*\s*[*_]*\s*(?::|$)"
     r"|(?:好的|当然(?:可以)?|沒問題|没问题|當然)\s*[,，!！。：:]+|(?:这是|以下是|下面是|這是)[^：:\n]{0,30}[：:]"
@@ -120,7 +122,7 @@ def first_instruction(text: str) -> str:
         for quotes in ("**", "__", "`", '""', "“”"):
             if len(line) > 2 * len(quotes) and line.startswith(quotes[:1]) and line.endswith(quotes[-1:]):
                 line = _unquoted(line, quotes)
-        if line and not set(line) <= set("#*_`-=<>|\"“” "):
+        if line and not set(line) <= set('#*_`-=<>|"“” '):
             return line
     return ""
 
@@ -202,9 +204,13 @@ def scripts(text: str) -> frozenset[str]:
 
     A Greek or Hebrew letter or two by themselves are mathematics, and no script.
     """
-    text = re.sub(r"(?<![\u0370-\u03ff\u1f00-\u1fff])[\u0370-\u03ff]{1,2}(?![\u0370-\u03ff\u1f00-\u1fff])", " ", _shown(text))
+    text = re.sub(
+        r"(?<![\u0370-\u03ff\u1f00-\u1fff])[\u0370-\u03ff]{1,2}(?![\u0370-\u03ff\u1f00-\u1fff])", " ", _shown(text)
+    )
     text = re.sub(r"(?<![\u05d0-\u05ea])[\u05d0-\u05ea](?![\u05d0-\u05ea])", " ", text)
-    names = {unicodedata.name(letter, "UNKNOWN").split()[0] for letter in text if unicodedata.category(letter) in _CASES}
+    names = {
+        unicodedata.name(letter, "UNKNOWN").split()[0] for letter in text if unicodedata.category(letter) in _CASES
+    }
     return frozenset("KANA" if name in ("HIRAGANA", "KATAKANA") else name for name in names)
 
 

@@ -4,7 +4,7 @@ The one rule, for gold answers and model responses alike. The text is first brou
 block, what cannot be seen, Markdown and the delimiters of mathematics go, LaTeX becomes plain. Then:
 
 1. The last \\boxed{...} that holds a number counts. Without one, the last declaration does ("#### x", "answer is x",
-   "answer: x", <answer>x</answer>): its first number, or the last result where it calculates ("48 + 24 = 72"), within
+   "answer: x", <answer>x</answer>): its first number, or the last result where it calculates ("48 + 24 = 72"), in
    its first sentence and without what explains it ("18, since ...").
 2. Otherwise the last number of the text counts; one in a remark in brackets or behind "since" only if there is no other.
 
@@ -30,7 +30,9 @@ CURRENCY = "$€£¥₹₩₽₺₫฿₦₱₪¢"
 DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator calls
 
-_HEADINGS = "step|part|case|phase|stage|section|method|approach|question|problem|example|option|day|check|verif|expla|note"
+_HEADINGS = (
+    "step|part|case|phase|stage|section|method|approach|question|problem|example|option|day|check|verif|expla|note"
+)
 DECLARATION = re.compile(
     rf"(?<!\#)\#{{4}}(?![\#])(?!\s*(?:(?:{_HEADINGS})\w*\b|[0-9]+[.)]\s+[^\W\d]))"
     r"|\banswers?[*_]{0,3}(?:\s+(?:is|are|was|equals|would\s+be|will\s+be|comes\s+to)\b[*_]{0,3}\s*:?|\s*[:=])"
@@ -76,10 +78,7 @@ _WORDS = {
             "eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(), start=11
         )
     },
-    **{
-        word: 10 * n
-        for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-    },
+    **{word: 10 * n for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)},
 }
 _IN_WORDS = re.compile(
     rf"\b(?:{'|'.join(_WORDS)})(?:[\s-]+(?:and\s+)?(?:{'|'.join([*_WORDS, 'hundred', *_SCALES])}))*\b", re.IGNORECASE
@@ -88,10 +87,10 @@ _IN_WORDS = re.compile(
 
 def read_number(text: str) -> Fraction | None:
     """The value of a text that is one number and nothing else but white space, a full stop, a percent or degree sign
-    and marks of LaTeX and Markdown; None if it is not."""
+    and marks of LaTeX and Markdown; None if it is not. "3,5" alone may be a list, and is no number here."""
     text = without_markup(text).strip().removesuffix(".").rstrip("%° ")
     match = _NUMBER.fullmatch(text)
-    return _value(match) if match else None
+    return _value(match) if match and not match["comma"] else None
 
 
 def extract_answer(text: str) -> Fraction | None:
@@ -331,18 +330,14 @@ def _value(match: re.Match[str]) -> Fraction | None:
     value = Fraction(re.sub(r"[,'\u2019_ ]", "", digits))
     if ten := match["ten"]:
         value *= Fraction(10) ** int(re.split(r"[eE^]", ten.replace("\u2212", "-"))[-1])
-    if power := match["power"]:
-        if len(str(value)) * abs(int(power)) > 10 * MAX_NUMBER or not value:
-            return None
-        value = value ** int(power)
-    if match["bottom"]:
-        bottom = int(match["bottom"])
-        value = value + Fraction(int(match["top"]), bottom) if bottom else None
-    elif match["denominator"]:
-        bottom = int(match["denominator"])
-        value = value / bottom if bottom else None
-    if value is None:
+    power = int(match["power"] or 1)
+    if power != 1 and (not value or len(str(value)) * abs(power) > 10 * MAX_NUMBER):
         return None
+    below = int(match["bottom"] or match["denominator"] or 1)
+    if not below:
+        return None
+    value = Fraction(value**power)
+    value = value + Fraction(int(match["top"]), below) if match["top"] else value / below
     value *= _SCALES.get((match["scale"] or "").lower(), 1)
     return -value if match["sign"] or match["inner"] else value
 

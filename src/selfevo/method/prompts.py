@@ -68,6 +68,14 @@ def parse_verdict(feedback: str) -> Verdict:
     return verdict if announced <= {verdict} else Verdict.UNKNOWN
 
 
+def without_verdict(feedback: str) -> str:
+    """The words of a feedback, without the lines that give its verdict and without fences and rules at its end."""
+    lines = [line for line in _THINKING.sub("", feedback).splitlines() if _read(line) is Verdict.UNKNOWN]
+    while lines and _FRAME.fullmatch(_line(lines[-1])):
+        lines.pop()
+    return "\n".join(lines)
+
+
 _VERDICTS = {v.value: v for v in (Verdict.QUALIFIED, Verdict.NOT_QUALIFIED)}
 _LABEL = "(?:(?:the|my) )?(?:(?:final|overall) )?verdict"
 _VERDICT = re.compile(rf"{_LABEL} ?: ?(not qualified|qualified)[.!]?", re.IGNORECASE | re.ASCII)
@@ -82,7 +90,7 @@ _ANNOUNCED = re.compile(
     r"(?:[^\w>\"'“”‘’«»]|_)*(?:[0-9]+[\W_]+)?(?P<talk>(?:the|my)[\W_]+)?(?:(?:final|overall)[\W_]+)?verdict[\W_]*?"
     r"(?:[:=|\u2010-\u2015-]|is\b)"
 )
-_LOOKALIKES = str.maketrans("аɑαеёεіıίιοоσсϲԁԛѵνтτгոꓵ", "aaaeeeiiiiooocc" "dqvvttrnn")
+_LOOKALIKES = str.maketrans("аɑαеёεіıίιοоσсϲԁԛѵνтτгոꓵ", "aaaeeeiiiioooccdqvvttrnn")
 
 
 def _line(line: str) -> str:

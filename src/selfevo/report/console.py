@@ -92,7 +92,8 @@ def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any])
         f"{a} against {b}: win rate {percent(summary['win_rate'])} ({100 * low:.1f}–{100 * high:.1f}), "
         f"at equal length {percent(summary['length_controlled'])}",
         f"{summary['wins']} wins, {summary['ties']} ties, {summary['losses']} losses of {summary['comparisons']}; "
-        f"{summary['unreadable']} unreadable, {summary['no_reply']} without a reply; the choice followed the order in {percent(summary['flipped'])}",
+        f"{summary['unreadable']} unreadable, {summary['no_reply']} without a reply; "
+        f"the choice followed the order in {percent(summary['flipped'])}",
         *(
             f"  {column} {name}: {percent(share)}"
             for column, split in summary["by"].items()

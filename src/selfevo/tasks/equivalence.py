@@ -38,7 +38,15 @@ def same_answer(gold: str, given: str, algebra: Algebra) -> bool:
 _ARGUMENT = r"(?:\{([^{}]*)\}|([0-9A-Za-z]))"
 _VULGAR = dict(zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", "12 13 23 14 34 15 25 35 45 16 56 18 38 58 78".split(), strict=True))
 _SYMBOLS = {
-    **{"\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty "},
+    **{
+        "\u2212": "-",
+        "\u2013": "-",
+        "\u00d7": r"\times ",
+        "·": r"\cdot ",
+        "÷": r"\div ",
+        "π": r"\pi ",
+        "∞": r"\infty ",
+    },
     **{"√": r"\sqrt ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "},
     **{"±": r"\pm ", "∅": r"\emptyset ", "θ": r"\theta ", "…": r"\ldots ", "\u2032": "'"},
     **{character: rf"\frac{{{pair[0]}}}{{{pair[1]}}}" for character, pair in _VULGAR.items()},
@@ -147,10 +155,10 @@ def _without_unit(text: str) -> tuple[str, str]:
     name = (match["text"] if match["text"] is not None else match["bare"]).strip().strip(".").lower()
     unit = _UNITS.get(name.rstrip("s"), _UNITS.get(name, ""))
     letters = re.sub("[^a-z]", "", name)
-    if match["bare"] and not (unit if not match["space"] else unit or len(letters) > 3):
-        return text, ""  # 5x, 5 x
-    if match["bare"] and not match["space"] and len(letters) < 2 or _FUNCTION.fullmatch(letters):
-        return text, ""
+    if match["bare"]:  # 5x and 5 x have none, and neither has 5m
+        known = unit and (match["space"] or len(letters) > 1)
+        if not known and not (match["space"] and len(letters) > 3):
+            return text, ""
     power = re.sub(r"[^1-3]", "", match["more"])
     return text[: match.start()], unit + power if unit else ""
 
@@ -174,7 +182,9 @@ def _angles(text: str) -> str:
 _OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"}
 _CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"}
 _RELATIONS = ("<", ">", "\\le", "\\ge", "\\ne", "\\lt", "\\gt")
-_NAME = re.compile(r"\\?[A-Za-z]+'*(?:_\w|_\{[^{}]*\})?'*(?:\([^()]*\))?|\([A-Za-z](?:,[A-Za-z])+\)|\\angle ?[A-Za-z]+|\|[A-Za-z]+\|")
+_NAME = re.compile(
+    r"\\?[A-Za-z]+'*(?:_\w|_\{[^{}]*\})?'*(?:\([^()]*\))?|\([A-Za-z](?:,[A-Za-z])+\)|\\angle ?[A-Za-z]+|\|[A-Za-z]+\|"
+)
 _MATRIX = re.compile(r"\\begin\{([a-zB]*matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}")
 
 
@@ -298,7 +308,9 @@ def _same_value(gold: str, given: str, algebra: Algebra) -> bool:
     gold, given = (text.strip().removesuffix("%") for text in (gold, given))
     values = read_number(_key(gold)), read_number(_key(given))
     if values[0] is not None and values[1] is not None:
-        scales = {Fraction(1)} | ({Fraction(1, 100)} if shares[0] else set()) | ({Fraction(100)} if shares[1] else set())
+        scales = (
+            {Fraction(1)} | ({Fraction(1, 100)} if shares[0] else set()) | ({Fraction(100)} if shares[1] else set())
+        )
         scales = {Fraction(1)} if all(shares) else scales
         exact = "." not in gold + given
         return any(_equal(values[0] * scale, values[1], exact) for scale in scales)

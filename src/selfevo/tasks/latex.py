@@ -79,7 +79,7 @@ class LatexProblems:
 
 
 def final_answer(text: str) -> str:
-    """What the last \\boxed{...} holds, several where they stand in one list; else what is declared as the answer ("####",
+    """What the last \\boxed{...} holds, or several that stand in one list; else what is declared as the answer ("####",
     "answer is", "answer:", a heading); else the mathematics of the last sentence, its bold words, or itself."""
     text = without_thinking(text)[-MAX_CHARACTERS:].strip()
     if boxes := boxed(text):
@@ -87,14 +87,14 @@ def final_answer(text: str) -> str:
         return ", ".join(boxes[-together:]) if together and all(boxes[-together:]) else boxes[-1]
     ends = [declaration.end() for declaration in DECLARATION.finditer(text)]
     piece = text[ends[-1] :].lstrip(" \n\t:*_") if ends else text
-    if displayed := _DISPLAYED.match(piece) if ends else _DISPLAYED.search(piece, max(0, len(piece) - 500)):
-        if ends or not piece[displayed.end() :].strip(" .\n"):
-            return _bare(displayed[1] or displayed[2])
-    line = piece.partition("\n")[0] if ends else piece.rpartition("\n")[2]
-    line = _LATER.split(line, maxsplit=1)[0].strip() if ends else _SENTENCE.split(line.strip())[-1]
-    if found := (_WHOLE.match(line) if ends else _LAST.search(line)):
-        return _bare(next(filter(None, found.groups())))
-    return _bare(line)
+    if ends:
+        line = _LATER.split(piece.partition("\n")[0], maxsplit=1)[0].strip()
+        found = _DISPLAYED.match(piece) or _WHOLE.match(line)
+    else:
+        line = _SENTENCE.split(piece.rpartition("\n")[2].strip())[-1]
+        displayed = [each for each in _DISPLAYED.finditer(piece) if not piece[each.end() :].strip(" .\n")]
+        found = displayed[-1] if displayed else _LAST.search(line)
+    return _bare(next(filter(None, found.groups()), "") if found else line)
 
 
 # --- where the answer stands --------------------------------------------------------------------------------------
@@ -105,7 +105,9 @@ _WHOLE = re.compile(rf"\s*(?:{_MATHEMATICS})(?!\s*(?:and|or|,)\s*\$)")
 _LAST = re.compile(rf"(?:{_MATHEMATICS})[^$*`\\]*$")
 _SENTENCE = re.compile(r"(?<=[^0-9\s])\.\s+|(?<=[0-9])\.\s+(?=[A-Z])")
 _LATER = re.compile(r"\.(?:\s|$)|[,;]?\s+(?:since|because|as|where|for which|so)\b")
-_BETWEEN = re.compile(r"[\s$.]*(?:,|and|or|,\s*and|,\s*or|\\text\{\s*(?:and|or)\s*\})[\s$]*|[\s$]*\\(?:quad|text\{ \})[\s$]*")
+_BETWEEN = re.compile(
+    r"[\s$.]*(?:,|and|or|,\s*and|,\s*or|\\text\{\s*(?:and|or)\s*\})[\s$]*|[\s$]*\\(?:quad|text\{ \})[\s$]*"
+)
 
 
 def _bare(text: str) -> str:
@@ -182,7 +184,10 @@ def _is_zero(left: Any, right: Any) -> bool:
 
     left, right = left.doit(), right.doit()
     primes = iter((7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47))
-    point = {symbol: sympy.Rational(next(primes, 53), 3) for symbol in sorted(left.free_symbols | right.free_symbols, key=str)}
+    point = {
+        symbol: sympy.Rational(next(primes, 53), 3)
+        for symbol in sorted(left.free_symbols | right.free_symbols, key=str)
+    }
     left, right = left.subs(point), right.subs(point)
     difference = left - right
     if difference.has(sympy.Float):

@@ -24,7 +24,10 @@ START_SECONDS = 120  # to start and import, on a busy machine
 PATIENCE = 20  # a call may take so many times its seconds by the clock: it may have to share its processor
 # The child is a fresh interpreter, not one forked or spawned by multiprocessing: a forked one would inherit threads and
 # locks, and a spawned one runs the main script again, which fails without a `__main__` guard and on standard input.
-_START = "import sys; sys.path[:] = {path!r}; from selfevo.tasks import sandbox; sandbox.serve({fd}, {megabytes}, {imports!r})"
+_START = """
+import sys; sys.path[:] = {path!r}
+from selfevo.tasks import sandbox; sandbox.serve({fd}, {megabytes}, {imports!r})
+"""
 
 Outcome = Literal["result", "error", "not found"]
 
@@ -99,7 +102,9 @@ class Child:
             )
         except OSError as error:
             self.stop()
-            raise CheckerError(f"no process can be started to check answers: {error}; free memory or processes") from None
+            raise CheckerError(
+                f"no process can be started to check answers: {error}; free memory or processes"
+            ) from None
         finally:
             theirs.close()
         reason = ""

@@ -264,7 +264,8 @@ def _amount(number: str) -> Fraction:
 
 
 class _Reading(Enum):
-    """What people mean by a percent sign and a dot: 20% * 50 = 10, 100% - 80% = 20, 50 - 20% = 40, 1.000 + 500 = 1.500."""
+    """What people mean by a percent sign, and by a dot: 20% * 50 = 10, 100% - 80% = 20, 50 - 20% = 40, and
+    1.000 + 500 = 1.500."""
 
     SHARE = "20% is 0.2"
     PLAIN = "20% is 20"
