@@ -6,7 +6,7 @@ block, what cannot be seen, Markdown and the delimiters of mathematics go, LaTeX
 1. The last \\boxed{...} that holds a number counts. Without one, the last declaration does ("#### x", "answer is x",
    "answer: x", <answer>x</answer>): its first number, or the last result where it calculates ("48 + 24 = 72"), in
    its first sentence and without what explains it ("18, since ...").
-2. Otherwise the last number of the text counts; one in a remark in brackets or behind "since" only if there is no other.
+2. Otherwise the last number of the text counts; one in brackets with words or behind "since" only if there is no other.
 
 A number is digits with optional sign, currency, thousands, decimals, power of ten, denominator and scale: "-$1,234.50",
 "1 234", "12,34,567", "3,5", "1.5e3", "1.5 x 10^3", "3/4", "2 1/2", "2 million"; in a declaration also words ("five").
