@@ -57,7 +57,11 @@ def test_the_answer_of_a_text(text: str, expected: str | None) -> None:
     assert (None if answer is None else write_number(answer)) == expected
 
 
-NUMBERS = [json.loads(line) for line in (CASES / "numbers.jsonl").read_text("utf-8").splitlines()]
+NUMBERS = [
+    json.loads(line)
+    for name in ("numbers.jsonl", "answers.jsonl")
+    for line in (CASES / name).read_text("utf-8").splitlines()
+]
 
 
 @pytest.mark.parametrize("case", NUMBERS, ids=range(len(NUMBERS)))

@@ -92,7 +92,11 @@ def _forever(gold: str, given: str) -> bool:
 
 
 CASES = Path(__file__).parents[1] / "cases"
-READ = [json.loads(line) for line in (CASES / "latex.jsonl").read_text("utf-8").splitlines()]
+READ = [
+    json.loads(line)
+    for name in ("latex.jsonl", "mathematics.jsonl")
+    for line in (CASES / name).read_text("utf-8").splitlines()
+]
 GOLDS = (CASES / "golds.txt").read_text("utf-8").splitlines()
 
 

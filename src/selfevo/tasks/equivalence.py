@@ -58,6 +58,9 @@ _NORMAL: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<!\\)\\[$!,;: ]|~|\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|q?quad)(?![A-Za-z])", " "),
         (r"(?<=\\\\)\s*\[-?[0-9.]+[a-z]{2}\]|(?<!\\)\\[()\[\]]|\$", " "),
         (r"\{,\}", ","),
+        (r"\\(?:bf|it|rm|sf|em)(?![A-Za-z])|\\(?:text)?color\s*\{[^{}]*\}|(?<!\\)\\\s*$", " "),
+        (r"(?:(?<=^)|(?<=[(\[,{=]))\s*\+(?=\\infty|[0-9])", ""),
+        (r"\\mathbb\s*\{?\s*R\s*\}?|\\R(?![A-Za-z])", r"(-\\infty,\\infty)"),
         (r"\{:\}|\\colon(?![A-Za-z])", ":"),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\%", "%"),
@@ -83,6 +86,18 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox)\s*\{")
 _OR = re.compile(r",?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|(?<![A-Za-z])(?:and|or)(?![A-Za-z]))\s*,?|;")
 
 
+_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar|dot)\s*\{?([0-9]+)\}?")
+_BASES = dict(zip("two three four five six seven eight nine".split(), (f"_{n}" for n in range(2, 10)), strict=True))
+_BASE = re.compile(r"_\{?\\?(?:text)?\s*\{?\s*(" + "|".join(_BASES) + r")\s*\}?\}?", re.IGNORECASE)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    """0.1\\overline{6} as 1/6."""
+    whole, before, again = match[1] or "0", match[2], match[3]
+    value = Fraction(int(whole + before + again) - int(whole + before), 10 ** len(before) * (10 ** len(again) - 1))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
 def normal(text: str) -> str:
     """An answer without delimiters, boxes, spacing commands and the freedoms of LaTeX."""
     # LaTeX writes thousands with a thin space or a negative one: 1\,000 and 10,\!000.
@@ -92,6 +107,8 @@ def normal(text: str) -> str:
     for _ in range(2):  # an argument may have been brought to order only in the first
         for pattern, replacement in _NORMAL:
             text = pattern.sub(replacement, text)
+    text = _BASE.sub(lambda match: _BASES[match[1].lower()], _REPEATING.sub(_fraction, text))
+    text = _OR.sub(",", text)
     text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[1]), text)
     return re.sub(r"[.,;:]+$", "", text.strip()).strip()
 
@@ -142,7 +159,8 @@ _UNITS = {  # those that are mixed up: where both answers name one of these, it 
     for name in names.split()
 }
 _UNIT = re.compile(
-    r"(?<=[0-9})%!])\s*(?:\\(?:text|textrm|mbox)\s*\{(?P<text>[^{}]*)\}|(?:(?P<space>\s+)|(?<=[0-9]))(?P<bare>[A-Za-z.]+(?:\s[A-Za-z.]+)*))"
+    r"(?:(?<=[^\s(,=])\s*\\(?:text|textrm|mbox)\s*\{(?P<text>[^{}]*)\}"
+    r"|(?<=[0-9})%!])(?:(?P<space>\s+)|(?<=[0-9]))(?P<bare>[A-Za-z.]+(?:\s[A-Za-z.]+)*))"
     r"(?P<more>\s*(?:\^\{?-?[1-3]\}?|/?\\text\s*\{[^{}]*\}|/[a-z]+)*)$"
 )
 
@@ -203,13 +221,13 @@ def _split(text: str, *separators: str) -> list[str]:
 def _listed(text: str) -> tuple[str, list[str]] | None:
     """The brackets and the parts of a list, a set, a tuple or an interval; None where the text is none of them."""
     text = re.sub(r"^\s*[A-Za-z]\s*\\in(?![A-Za-z])", "", text)
-    if len(parts := _split(_OR.sub(",", text), ",")) > 1:
+    if len(parts := _split(text, ",")) > 1:
         return "", [part for part in parts if part.strip()]
     tokens = _tokens(text)
     if len(tokens) > 1 and tokens[0] in ("(", "[", "\\{", "\\langle") and tokens[-1] in (")", "]", "\\}", "\\rangle"):
         inner = text.strip()[len(tokens[0]) : -len(tokens[-1])]
         if all(depth >= 0 for depth in _depths(inner)):
-            parts = _split(_OR.sub(",", inner), ",")
+            parts = _split(inner, ",")
             if len(parts) > 1 or tokens[0] == "\\{":
                 return tokens[0] + tokens[-1], parts
     return None
