@@ -217,7 +217,7 @@ def _marked(mark: re.Match[str]) -> Choice:
 
 
 def _bare(line: str) -> str:
-    line = re.sub(r"[*_`#]+", "", " ".join(plain_characters(line).split()))
+    line = re.sub(r"[*_`#]+|-{3,}", "", " ".join(plain_characters(line).split()))
     line = re.sub(r"^(?:[-+\u2022] |[0-9]{1,3}[.)] )?", "", line.strip())
     return line.strip().removesuffix(".").removesuffix("!").strip()
 

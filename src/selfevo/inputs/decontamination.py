@@ -17,7 +17,7 @@ from selfevo.method.normal_form import without_unseen
 GRAM = 13  # words that two texts may not share in a row (Brown et al. 2020, appendix C)
 # The same in scripts without spaces: a word is some two signs of Chinese, and some four letters of Thai.
 _SIGNS, _LETTERS = 24, 44
-_SHARE, _LEAST = 0.75, 8  # of a problem in such a script, in a row, that makes it known, where that is less
+_SHARE, _LEAST = 0.7, 8  # of a problem in such a script, in a row, that makes it known, where that is less
 
 _SIGN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\u3005\u3006\u30fc"
 _LETTER = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tai_Tham}\p{Tai_Le}\p{New_Tai_Lue}"

@@ -183,7 +183,7 @@ class Acceptance:
             foreign -= {"CJK"}
         if "LATIN" in foreign:  # a name, a unit or a variable, as it stands in all scripts
             units = normal(text)
-            if 4 * sum("LATIN" in scripts(unit) for unit in units) <= len(units):
+            if 2 * sum("LATIN" in scripts(unit) for unit in units) <= len(units):
                 foreign -= {"LATIN"}
         return foreign
 

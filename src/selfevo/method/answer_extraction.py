@@ -60,7 +60,7 @@ _NUMBER = re.compile(
     rf"(?P<sign>(?<![\w)\]])[-\u2212\u2013]\ ?(?=[0-9.{CURRENCY}]))?(?:[{CURRENCY}]\ ?(?P<inner>[-\u2212\u2013])?)?"
     r"(?<![\^_])"
     rf"(?P<digits>{_DIGITS})"
-    r"(?:\ (?:and\ )?(?P<top>[0-9]+)/(?P<bottom>[0-9]+)"
+    r"(?:\ (?P<top>[0-9]+)/(?P<bottom>[0-9]+)"
     r"|(?P<ten>[eE][+-]?[0-9]{1,2}(?![0-9A-Za-z])|\ ?[x*×·]\ ?10\^[-\u2212]?[0-9]{1,2})?(?:\^(?P<power>-?[0-9]{1,2}))?"
     r"(?:\ ?/\ ?(?P<denominator>[0-9]+))?)"
     r"(?:\ (?P<scale>thousand|million|billion|trillion)\b)?"
@@ -247,7 +247,8 @@ def _vulgar(character: str) -> str:
 
 _END = re.compile(r"\.(?:\s|$)|</answer>|\n")
 _BREAK = re.compile(
-    r"[;,]?\s+\(?(?:since|because|as|where|given|not|instead|rather|out\s+of)\b|[;,]\s+|[;,]?\s+(?=(?:so|and(?! [0-9]+/)|then|thus)\b)"
+    r"[;,]?\s+\(?(?:since|because|as|where|given|not|instead|rather|out\s+of)\b"
+    r"|[;,]\s+|[;,]?\s+(?=(?:so|and|then|thus)\b)"
 )
 _GOES_ON = re.compile(r"(?:so|and|then|thus|therefore|hence|which|giving|that)\b", re.IGNORECASE)
 _REMARK = re.compile(r"\([^()\n]*\)")

@@ -64,7 +64,10 @@ def parse_verdict(feedback: str) -> Verdict:
     while lines and _FRAME.fullmatch(_line(lines[-1])):
         lines.pop()
     verdict = _read(lines[-1]) if lines and not _talks(lines[-1]) else Verdict.UNKNOWN
-    announced = {_read(line) for line in {*lines, *_unbroken(feedback)} if _announces(line)}
+    seen = {*lines, *_unbroken(feedback)}
+    announced = {_read(line) for line in seen if _announces(line)}
+    if verdict is Verdict.QUALIFIED and any(map(_denies, seen)):
+        return Verdict.UNKNOWN
     return verdict if announced <= {verdict} else Verdict.UNKNOWN
 
 
@@ -90,7 +93,8 @@ _ANNOUNCED = re.compile(
     r"(?:[^\w>\"'“”‘’«»]|_)*(?:[0-9]+[\W_]+)?(?P<talk>(?:the|my)[\W_]+)?(?:(?:final|overall)[\W_]+)?verdict[\W_]*?"
     r"(?:[:=|\u2010-\u2015-]|is\b)"
 )
-_LOOKALIKES = str.maketrans("аɑαеёεіıίιοоσсϲԁԛѵνтτгոꓵ", "aaaeeeiiiioooccdqvvttrnn")
+_DENIED = re.compile(rf"(?:[^\w>\"'“”‘’«»]|_)*{_LABEL}\b.{{0,40}}\bnot\W+qualified\W*")
+_LOOKALIKES = str.maketrans("аɑαеёεᴇіıίιɪοоσᴏсϲᴄԁᴅԛѵνᴠтτᴛгʀոɴ", "aaaeeeeiiiiioooocccddqvvvtttrrnn")
 
 
 def _line(line: str) -> str:
@@ -131,9 +135,19 @@ def _read(line: str) -> Verdict:
     return _VERDICTS[match[1].lower()] if match else Verdict.UNKNOWN
 
 
+def _bare(line: str) -> str:
+    """The letters that a line shows at a glance."""
+    text = unicodedata.normalize("NFKD", without_unseen(line)).casefold()
+    return "".join(c for c in text if not unicodedata.combining(c)).translate(_LOOKALIKES)
+
+
 def _shape(line: str) -> re.Match[str] | None:
-    text = unicodedata.normalize("NFKC", without_unseen(line)).casefold()
-    return _ANNOUNCED.match(text.translate(_LOOKALIKES))
+    return _ANNOUNCED.match(_bare(line))
+
+
+def _denies(line: str) -> bool:
+    """Whether a line says in other words that the verdict is no: "My verdict is not qualified." """
+    return _DENIED.fullmatch(_bare(line)) is not None
 
 
 def _talks(line: str) -> bool:

@@ -49,14 +49,14 @@ _FUNCTIONS = (
 _OPEN_LEFT = re.compile(
     rf"(?:\b(?:of|off|on|times|plus|minus|by|from|than|over|per|into|less|more|{_FUNCTIONS})\s*|\badd\w*\s[^.\n]*\bto\s*|[0-9]\s*and\s*|[0-9],\s"
     r"|\w[:.,^*]+|[%°\w]|\\[A-Za-z]+\s*"
-    r"|(?:step|day|week|month|year|part|question|problem|case|option|round|level|item|no\.?|number|page|class|grade)\s"
+    r"|(?:step|day|week|month|year|part|question|problem|case|option|round|level|item|no\.?|number|page|class|grade|room|chapter|lesson|section|floor|table|unit)\s"
     r"|[0-9)\]]\s*[A-Za-z]\s*"  # 5 C 2
-    r"|[0-9)\]]\s*[^\w\s.,;:?\"'“”‘’()\[\]\u2012-\u2015-]+\s*|[\^√∛∜∑∏±≈~&|\\{_]\s*|[\u00b2\u00b3\u00b9\u2070-\u2079\u00bc-\u00be\u2150-\u215e]\s*)$",
+    r"|[0-9)\]]\s*[^\w\s.,;:?\"'“”‘’()\[\]\u2012-\u2015-]+\s*|[\^√∛∜∑Σ∏±≈~&|\\{_]\s*|[\u00b2\u00b3\u00b9\u2070-\u2079\u00bc-\u00be\u2150-\u215e]\s*)$",
     re.IGNORECASE,
 )
 _OPEN_RIGHT = re.compile(
     r"[A-Za-z]\b|\s*(?:cents?\b|hundred|thousand|million|billion|dozen|k\b|r\.?\s*[0-9]|r\b|rem\b|remainder|with|and\s+(?:an?\b|[0-9]+/)"
-    r"|[:^!]|,?[0-9]|mod\b|choose\b|squared|cubed|percent|o'clock|[ap]\.?m\b|\\[A-Za-z]|[_|~²³⁰¹⁴-⁹¼-¾⅐-⅞±√∛π°×÷≈<>'\"′″‰⁄]|\*\*\s*[0-9(])"
+    r"|[:^!]|,?[0-9]|mod\b|choose\b|squared|cubed|per\s?cent|o'clock|\.\(|[ap]\.?m\b|\\[A-Za-z]|[_|~²³⁰¹⁴-⁹¼-¾⅐-⅞±√∛π°×÷≈<>'\"′″‰⁄]|\*\*\s*[0-9(])"
     r"|\s+(?!(?:and|so|then|or|but)\b)[A-Za-z]+\s+(?:and\s+|with\s+)?(?:an?\s+half|[0-9])",  # 3 hours and 20 minutes
     re.IGNORECASE,
 )
