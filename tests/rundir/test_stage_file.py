@@ -45,15 +45,12 @@ class Worker:
 
 def squares(root: Path, worker: Worker, rows: list[int] = ROWS) -> Path:
     path = root / "stages/room/square.jsonl"
-    stage.fill(
+    stage.StageFile(
         path,
-        rows,
         key=lambda row: f"k{row}",
-        work=worker,
         line=lambda row, result: {"row": row, **result, "status": "quarantined" if row % 7 == 3 else "ok"},
         marker={"model": "m"},
-        progress=Silent(),
-    )
+    ).fill(rows, worker, Silent())
     return path
 
 

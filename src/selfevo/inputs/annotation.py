@@ -21,7 +21,7 @@ from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
 from selfevo.rundir.files import read_marker, read_rows
-from selfevo.rundir.stage_file import fill
+from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace
 from selfevo.tasks.base import AnnotatedTask, Problem
 from selfevo.teachers.base import Annotation, Teacher
@@ -60,7 +60,7 @@ def annotate(
             started = now
 
     shared = [root / path.relative_to(workspace.root) for root in workspace.shared]
-    fill(path, drafts, key=teacher.key, work=work, line=line, marker={}, progress=workspace.progress, shared=shared)
+    StageFile(path, teacher.key, line, shared=shared).fill(drafts, work, workspace.progress)
     rows = list(Stored(path, Refined, read_marker(path.with_suffix(".done.json"))["rows"]["out"]))
     if not rows:
         reasons = Counter(row["reason"] for row in read_rows(path))

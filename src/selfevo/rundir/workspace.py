@@ -46,7 +46,7 @@ from selfevo.rundir.files import (
     sync,
     write_done,
 )
-from selfevo.rundir.stage_file import fill
+from selfevo.rundir.stage_file import StageFile
 
 In = TypeVar("In", bound=Prompt)
 Out = TypeVar("Out", bound=Prompt)
@@ -252,16 +252,10 @@ class StageRunner:
             record = skill.build(row, generation["text"]) if whole else Quarantined(row.id, generation["finish"])
             return {**as_row(record), "status": "ok" if whole else "quarantined", "generation": generation}
 
-        path = self._path(skill.name)
-        fill(
-            path,
-            rows,
-            key=key,
-            work=lambda window, done: self._generate(skill, sampling, window, done),
-            line=line,
-            marker={"model": self.model.id},
-            progress=self.workspace.progress,
-            shared=[root / path.relative_to(self.workspace.root) for root in self.workspace.shared],
+        path, root = self._path(skill.name), self.workspace.root
+        shared = [other / path.relative_to(root) for other in self.workspace.shared]
+        StageFile(path, key, line, {"model": self.model.id}, shared).fill(
+            rows, lambda window, done: self._generate(skill, sampling, window, done), self.workspace.progress
         )
         return path
 
