@@ -45,12 +45,13 @@ class Worker:
 
 def squares(root: Path, worker: Worker, rows: list[int] = ROWS) -> Path:
     path = root / "stages/room/square.jsonl"
-    stage.StageFile(
+    file: stage.StageFile[int] = stage.StageFile(
         path,
         key=lambda row: f"k{row}",
         line=lambda row, result: {"row": row, **result, "status": "quarantined" if row % 7 == 3 else "ok"},
         marker={"model": "m"},
-    ).fill(rows, worker, Silent())
+    )
+    file.fill(rows, worker, Silent())
     return path
 
 
