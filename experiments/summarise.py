@@ -1,4 +1,4 @@
-"""Markdown tables of docs/results.md: of runs, or of an ablation.
+"""Markdown tables of docs/results/*.md: of runs, or of an ablation.
 
 python experiments/summarise.py RUN_OR_RESULTS_JSON [...]
 python experiments/summarise.py ABLATION_JSON... [ROW ...]   # all rows, or those

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from selfevo.cli.app import TEMPLATE
 from selfevo.config.loading import load_config
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results.md"
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
+NOTEBOOK = ROOT / "experiments" / "notebook.md"
 
 
 def script(path: str) -> Any:
@@ -42,14 +42,33 @@ def test_every_file_the_readme_links_to_exists() -> None:
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    "command", re.findall(r"^    python experiments/summarise.py (.*)$", RESULTS.read_text(encoding="utf-8"), re.M)
-)
-def test_the_tables_of_the_results_are_in_their_files(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    script("experiments/summarise.py").main(shlex.split(command))
-    printed = [line for line in capsys.readouterr().out.splitlines() if line]
-    written = RESULTS.read_text(encoding="utf-8").splitlines()
-    assert printed and not [line for line in printed if line not in written]
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
+def test_the_tables_of_the_results_are_what_their_commands_print(page: Path) -> None:
+    written = page.read_text(encoding="utf-8")
+    assert script("docs/generate_results.py").render(written) == written, "run: python docs/generate_results.py"
+
+
+def test_a_table_that_is_not_what_its_command_prints_is_replaced_and_the_text_around_it_kept() -> None:
+    generate = script("docs/generate_results.py")
+    command = "    python experiments/summarise.py docs/results/questions.json dpo:meta"
+    table = generate.output("experiments/summarise.py", ["docs/results/questions.json", "dpo:meta"])
+    assert len(table) == 3 and table[2].startswith("| dpo against meta | +11.0 ")
+    wrong = f"# Title\n\n{command}\n\n| comparison |\n|---|\n| invented |\n\nseed 0: 1.0 min\n\nText.\n"
+    assert generate.render(wrong) == "\n".join(["# Title", "", command, "", *table, "", "Text.", ""])
+
+
+def test_the_results_have_tables() -> None:
+    """A pattern that matches no command any more would let every page through."""
+    command = script("docs/generate_results.py").COMMAND
+    lines = [line for page in RESULTS for line in page.read_text(encoding="utf-8").splitlines()]
+    assert sum(bool(command.fullmatch(line)) for line in lines) > 30
+
+
+@pytest.mark.parametrize("page", [*RESULTS, NOTEBOOK], ids=lambda page: page.stem)
+def test_every_place_that_results_and_notebook_link_to_exists(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        assert target.startswith("http") or linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w-]", "", h.lower().replace(" ", "-")) for h in headings], target

@@ -29,7 +29,7 @@ from selfevo.tasks.base import AnnotatedTask, Problem
 
 _SAMPLES = 3
 # Share of a large matrix product's speed that training and generation reach, measured with SmolLM2-135M on two CPU
-# cores (docs/lab-notebook.md). The estimate is meant to tell minutes from hours.
+# cores (experiments/notebook.md). The estimate is meant to tell minutes from hours.
 _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 

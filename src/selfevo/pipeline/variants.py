@@ -68,7 +68,8 @@ VARIANTS = {
     "gold": _judge("gold"),
     "one-round": _set("rounds=1"),
     "six-rounds": _set("rounds=6"),
-    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt (docs/lab-notebook.md).
+    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt
+    # (experiments/notebook.md).
     "restart": _set("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"),
     "continual-mixed": _set("policy=continual-mixed"),
     "continual-latest": _set("policy=continual-latest"),
