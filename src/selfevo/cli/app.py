@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from importlib.metadata import version as installed_version
@@ -217,14 +216,15 @@ def init(
 
 @app.command(epilog="Example: `selfevo report runs/demo-seed0`")
 def report(run_directory: Run) -> None:
-    """Prints the table of a run and writes its report.html anew."""
+    """Prints the tables of a run and writes its report.html anew."""
     from selfevo.report.console import print_results
     from selfevo.report.page import write_report
+    from selfevo.rundir.results import read_results
 
     page = write_report(run_directory)
-    results = run_directory / "results.json"
-    if results.is_file():
-        print_results(console, json.loads(results.read_text(encoding="utf-8")))
+    results = read_results(run_directory)
+    if results:
+        print_results(console, results)
     console.print(f"report: {page}", highlight=False)
 
 
@@ -290,8 +290,9 @@ def _launch(settings: RunConfig) -> None:
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
     from selfevo.report.progress import Live
+    from selfevo.rundir.results import load_results
 
     console.print(f"run directory: {settings.output}", highlight=False)
     folder = run_loop(settings, Live(console))
-    print_results(console, json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    print_results(console, load_results(folder))
     console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}", highlight=False)

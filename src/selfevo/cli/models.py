@@ -99,7 +99,7 @@ def evaluate(
     )
     print_results(console, results)
     if check_extractors:
-        print_extractors(console, results["stages"][0]["extractors"])
+        print_extractors(console, results.models[0])
 
 
 @app.command(

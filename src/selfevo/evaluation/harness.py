@@ -9,6 +9,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,17 @@ from selfevo.config.sections import EngineConfig
 from selfevo.errors import ConfigError, DataError, MissingExtraError
 from selfevo.method.answer_extraction import extract_answer, read_number
 from selfevo.rundir.files import write_atomic
-from selfevo.rundir.inspect import is_run
 from selfevo.tasks.word_problems import read_problem
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessScores:
+    """One task: the harness's scores ({"metric,filter": share}) on so many documents, and `ours`, the share that
+    answer_extraction.py finds right in the same outputs, None where an answer is not a number."""
+
+    scores: Mapping[str, float]
+    documents: int
+    ours: float | None
 
 
 def run_harness(
@@ -33,13 +43,12 @@ def run_harness(
     max_new_tokens: int = 256,
     engine: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
     output: Path | None = None,
-) -> dict[str, Any]:
+) -> dict[str, HarnessScores]:
     """Runs tasks of lm-evaluation-harness on the model folder, with its chat template, on the first `limit` documents.
 
     `path` is a JSONL file read instead of the hub's data set of one task; its few-shot examples then come from the same
-    file, the document itself left out. Returns, for each task, `scores` ({"metric,filter": share}), `documents`, and
-    `ours`: the share that answers.py finds right in the same outputs, None where an answer is not a number.
-    With `output`, results.json and every sample are written there.
+    file, the document itself left out. Returns the scores by task. With `output`, they are written there as
+    harness.json, and every sample beside them.
 
     Raises MissingExtraError without the package, ConfigError for an unknown task, DataError when its data are not had.
     """
@@ -54,8 +63,6 @@ def run_harness(
     manager = TaskManager()
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
         raise ConfigError(f"lm-evaluation-harness has no task {unknown[0]!r}; `lm-eval ls tasks` lists what there is")
-    if output is not None and is_run(output):
-        raise ConfigError(f"--output {output} is a run directory, whose results.json it would replace; give another")
     if path is not None and (len(tasks) > 1 or not path.is_file()):
         raise ConfigError(f"--path {path} must be a file with the documents of one task, and --harness one task")
     arguments = {"pretrained": str(model), "dtype": engine.dtype, "trust_remote_code": False}
@@ -79,10 +86,11 @@ def run_harness(
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DataError(f"lm-evaluation-harness failed on {', '.join(tasks)}: {reason}") from error
     assert found is not None  # we are rank 0
-    results = {name: _figures(name, found) for name in found["samples"]}
+    results = {name: _scores(name, found) for name in found["samples"]}
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        write_atomic(output / "results.json", json.dumps(results, indent=2))
+        scores = {name: asdict(own) for name, own in results.items()}
+        write_atomic(output / "harness.json", json.dumps(scores, indent=2))
         for name, samples in found["samples"].items():
             lines = (json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples)
             write_atomic(output / f"samples_{name}.jsonl", "".join(lines))
@@ -110,10 +118,10 @@ def score(document: Mapping[str, Any], response: str) -> bool | None:
     return extract_answer(response) == read_number(gold)
 
 
-def _figures(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _scores(name: str, found: Mapping[str, Any]) -> HarnessScores:
     scores = {key: value for key, value in found["results"][name].items() if isinstance(value, float)}
     samples = {sample["doc_id"]: sample for sample in found["samples"][name]}.values()  # it has one for each filter
     texts = [(sample["doc"], sample["resps"][0][0]) for sample in samples]
     ours = [score(document, text) if isinstance(text, str) else None for document, text in texts]
     known = [right for right in ours if right is not None]
-    return {"scores": scores, "documents": len(ours), "ours": sum(known) / len(known) if known else None}
+    return HarnessScores(scores, len(ours), sum(known) / len(known) if known else None)

@@ -19,9 +19,9 @@ import numpy as np
 from selfevo.data.loading import instruction
 from selfevo.data.tables import BadRow, read_table
 from selfevo.errors import DataError
-from selfevo.evaluation.statistics import natural, wilson
 from selfevo.method.protocols import Engine, Request, Sampling, generate_all
 from selfevo.method.records import Prompt, check_fields, content_id
+from selfevo.statistics import natural, wilson
 
 BY = ("category", "difficulty")
 Choice = Literal["first", "second", "tie", "unreadable"]
@@ -145,12 +145,28 @@ def parse_choice(text: str) -> Choice:
     return _CHOICES[match[1].upper()] if match else "unreadable"
 
 
-def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Win rates of a, in shares. Raises DataError when no choice could be read.
+@dataclass(frozen=True, slots=True)
+class WinRates:
+    """How often the judge prefers a, in shares of the comparisons that could be read; the rest are `unreadable`.
 
-    `win_rate`: wins, and half of the ties, over all that could be read, with a 95 % interval. `length_controlled`: the
-    same at equal length (see length_controlled). `flipped`: share in which the choice followed the order.
+    `win_rate`: wins, and half of the ties, with a 95 % interval. `length_controlled`: the same at equal length (see
+    length_controlled). `flipped`: share in which the choice followed the order. `by`: win rates by column and group.
     """
+
+    comparisons: int
+    unreadable: int
+    wins: int
+    ties: int
+    losses: int
+    win_rate: float
+    win_rate_ci: tuple[float, float]
+    length_controlled: float
+    flipped: float
+    by: Mapping[str, Mapping[str, float]]
+
+
+def summarise_comparisons(comparisons: Sequence[Comparison]) -> WinRates:
+    """The win rates of a. Raises DataError when no choice could be read."""
     scored = [(c, c.score) for c in comparisons if c.score is not None]
     if not scored:
         raise DataError(
@@ -159,24 +175,24 @@ def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     scores = [score for _, score in scored if score is not None]
     wins, ties = scores.count(1.0), scores.count(0.5)
     columns = list(dict.fromkeys(name for c in comparisons for name in c.groups))
-    return {
-        "comparisons": len(comparisons),
-        "unreadable": len(comparisons) - len(scored),
-        "wins": wins,
-        "ties": ties,
-        "losses": scores.count(0.0),
-        "win_rate": sum(scores) / len(scores),
-        "win_rate_ci": list(wilson(wins + ties / 2, len(scores))),
-        "length_controlled": length_controlled(scores, [(len(c.a), len(c.b)) for c, _ in scored]),
-        "flipped": sum(c.flipped for c, _ in scored) / len(scored),
-        "by": {
+    return WinRates(
+        comparisons=len(comparisons),
+        unreadable=len(comparisons) - len(scored),
+        wins=wins,
+        ties=ties,
+        losses=scores.count(0.0),
+        win_rate=sum(scores) / len(scores),
+        win_rate_ci=wilson(wins + ties / 2, len(scores)),
+        length_controlled=length_controlled(scores, [(len(c.a), len(c.b)) for c, _ in scored]),
+        flipped=sum(c.flipped for c, _ in scored) / len(scored),
+        by={
             column: {
                 group: _share([s for c, s in scored if c.groups.get(column) == group and s is not None])
                 for group in sorted({c.groups[column] for c in comparisons if column in c.groups}, key=natural)
             }
             for column in columns
         },
-    }
+    )
 
 
 def length_controlled(scores: Sequence[float], lengths: Sequence[tuple[int, int]]) -> float:

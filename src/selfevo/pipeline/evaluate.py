@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from selfevo.config.sections import EndpointConfig, EngineConfig, TaskConfig
-from selfevo.evaluation.evaluate import extractors, measure, summary
+from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, describe_platform
-from selfevo.rundir.files import hash_model, write_atomic
+from selfevo.rundir.files import hash_model
 from selfevo.rundir.inspect import prompts_seen
 from selfevo.rundir.ownership import claim, locked
+from selfevo.rundir.results import Results, write_results
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 
@@ -35,8 +34,8 @@ def evaluate_model(
     progress: Progress,
     endpoint: EndpointConfig | None = None,
     engine: Engine | None = None,
-) -> dict[str, Any]:
-    """Measures one model on `count` problems; returns what results.json of a run has, with one stage.
+) -> Results:
+    """Measures one model on `count` problems; returns results like those of a run, with this one model.
 
     `model` is a folder or a hub id, or stands behind `endpoint`. Of a model in a run directory no problem is asked that
     its run had to learn from. With `output`, every row is kept there and a second call goes on where the first was
@@ -76,10 +75,16 @@ def evaluate_model(
             )
             runner = workspace.runner("evaluate", subject)
             outcomes = measure(runner, load_task(task), problems, consistency)
-            stage = {"name": subject.path.name, **summary(outcomes), "extractors": extractors(outcomes)}
-            stage |= {"rows": None, "audit": None, "seconds": round(workspace.seconds(""), 1)}
-            results = {"task": task.name, "seed": seed, "policy": None, "stages": [stage], "comparisons": []}
-            write_atomic(root / "results.json", json.dumps(results, indent=2))
+            seconds = workspace.seconds("")
+            results = Results(
+                task=task.name,
+                seed=seed,
+                policy=None,
+                models=(summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes)),),
+                groups=group(problems),
+                seconds=round(seconds, 1),
+            )
+            write_results(root, results)
     return results
 
 

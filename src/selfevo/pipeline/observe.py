@@ -6,16 +6,13 @@ rounds go on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from selfevo.config.run_config import RunConfig
-from selfevo.evaluation.evaluate import Outcome, audit, measure, self_agreement, summary
+from selfevo.evaluation.evaluate import audit, group, measure, self_agreement, summarise_outcomes
 from selfevo.evaluation.gate import Gate
 from selfevo.evaluation.monitors import alarms, round_figures
-from selfevo.evaluation.statistics import compare
 from selfevo.inputs.splits import Splits
 from selfevo.method.evolution import trajectories
 from selfevo.method.filters import ByGold, Filter, Known
@@ -24,7 +21,8 @@ from selfevo.method.records import Judged, from_row
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.progress import complain
-from selfevo.rundir.files import read_marker, read_rows, write_atomic
+from selfevo.rundir.files import read_marker, read_rows
+from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, write_results
 from selfevo.rundir.workspace import StageRunner, Workspace
 from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem, Task
@@ -48,9 +46,8 @@ class Observer:
     workspace: Workspace
     sets: Splits
     stopped: str = ""
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
-    rounds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: list[ModelResults] = field(default_factory=list)
+    rounds: dict[str, RoundResults] = field(default_factory=dict)
     _gate: Gate | None = None
     _latest: Model | None = None
     _audited: dict[str, Problem] = field(init=False)
@@ -80,8 +77,8 @@ class Observer:
         if evaluation and wanted in evaluation.stages:
             task, runner = load_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
             outcomes = measure(runner, task, self.sets.evaluation, evaluation.consistency)
-            self.outcomes[model.name] = outcomes
-            self.stages.append({"name": model.name, **summary(outcomes), **self._cost(model.name)})
+            seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
+            self.models.append(summarise_outcomes(model.name, outcomes, seconds))
         if self._gate and model.name not in ("base", "sft"):
             self._gate.admit(model.name, self._scores(model))
             if model.name != f"round-{self.config.round_count}":  # after the last round there is nothing to stop
@@ -100,13 +97,10 @@ class Observer:
         found = alarms(figures, monitors)
         start = read_marker(folder / "respond.done.json")["rows"]["in"]
         judged = read_marker(folder / "filter.done.json")["rows"]
-        self.rounds[name] = {
-            "name": name,
-            "rows": {**judged, "in": start, "quarantined": start - judged["in"]},
-            "monitors": figures,
-            "alarms": found,
-            "audit": self._audit(name),
-        }
+        rows = RowCounts(kept=judged["kept"], rejected=judged["rejected"], quarantined=start - judged["in"])
+        self.rounds[name] = RoundResults(
+            name=name, rows=rows, monitors=figures, alarms=tuple(found), audit=self._audit(name)
+        )
         for alarm in found:
             complain(f"{name}: {alarm}")
         if found and monitors.on_alarm == "stop":
@@ -116,19 +110,19 @@ class Observer:
 
     def write(self) -> None:
         evaluation = self.config.evaluation
-        results = {
-            "task": evaluation.task.name if evaluation else None,
-            "seed": self.config.seed,
-            "policy": self.config.policy,
-            "stages": self.stages,
-            "rounds": list(self.rounds.values()),
-            "bounds": self.config.monitors.bounds(),
-            "comparisons": self._comparisons(),
-            "gate": self._gate.state() if self._gate else None,
-            "stopped": self.stopped or None,
-            "seconds": round(self.workspace.seconds(""), 1),
-        }
-        write_atomic(self.workspace.root / "results.json", json.dumps(results, indent=2))
+        results = Results(
+            task=evaluation.task.name if evaluation else None,
+            seed=self.config.seed,
+            policy=self.config.policy,
+            models=tuple(self.models),
+            groups=group(self.sets.evaluation),
+            rounds=tuple(self.rounds.values()),
+            bounds=self.config.monitors.bounds(),
+            gate=self._gate.results() if self._gate else None,
+            stopped=self.stopped or None,
+            seconds=round(self.workspace.seconds(""), 1),
+        )
+        write_results(self.workspace.root, results)
         write_report(self.workspace.root)
 
     def _greedy(self, name: str, model: Model) -> StageRunner:
@@ -143,12 +137,7 @@ class Observer:
         outcomes = measure(runner, load_task(gate.task), self.sets.dev)
         return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
 
-    def _cost(self, name: str) -> dict[str, Any]:
-        seconds = sum(self.workspace.seconds(stage) for stage in (name, f"evaluate-{name}"))
-        here = self.rounds.get(name, {})
-        return {"rows": here.get("rows"), "audit": here.get("audit"), "seconds": round(seconds, 1)}
-
-    def _audit(self, name: str) -> dict[str, Any] | None:
+    def _audit(self, name: str) -> Audit | None:
         """Of the rows themselves where their answers are known, or of problems that went the same way beside them."""
         problems = self._audited or self.sets.pool_answers
         if not problems:
@@ -169,17 +158,3 @@ class Observer:
     def _right(self, row: Judged) -> bool:
         problem = self.sets.pool_answers.get(row.prompt_id) or self._audited[row.prompt_id]
         return self._checker.is_correct(problem, row.refinement)
-
-    def _comparisons(self) -> list[dict[str, Any]]:
-        rounds = [name for name in self.outcomes if name.startswith("round-")]
-        if not rounds:
-            return []
-        # What a gate keeps is what the run is about.
-        best = self._gate.best if self._gate and self._gate.best in self.outcomes else rounds[-1]
-        pairs = [(best, other) for other in ("sft", "meta") if other in self.outcomes and other != best]
-        modes = (("direct", "right"), ("refined", "right_refined"))
-        return [
-            compare(a, [getattr(o, of) for o in self.outcomes[a]], b, [getattr(o, of) for o in self.outcomes[b]], mode)
-            for a, b in pairs
-            for mode, of in modes
-        ]

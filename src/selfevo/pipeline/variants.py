@@ -14,8 +14,8 @@ from selfevo.config.loading import apply_overrides, parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError
 from selfevo.method.filters import JUDGING
+from selfevo.rundir.ablation import SELF
 
-SELF = "self"
 LABELS = re.compile(r"labels-(\d+)")
 SFT = re.compile(r"sft-(\d+)")
 PROMPTS = re.compile(r"prompts-(\d+)")

@@ -14,6 +14,7 @@ from typing import Any
 from selfevo.errors import RunError
 from selfevo.rundir.files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
 from selfevo.rundir.ownership import in_use, locked
+from selfevo.rundir.results import read_results
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ def is_run(path: Path) -> bool:
 
 def summarise(root: Path) -> Summary:
     config = read_marker(_run(root) / "config.json")
-    stages = read_results(root).get("stages", [])
+    results = read_results(root)
     models = _models(root)
     events = list(_events(root))
     return Summary(
@@ -75,7 +76,7 @@ def summarise(root: Path) -> Summary:
         model=str(config.get("model")),
         seed=int(config.get("seed", 0)),
         last=models[-1].name if models else None,
-        accuracy=stages[-1]["direct"]["accuracy"] if stages else None,
+        accuracy=results.models[-1].direct.accuracy if results and results.models else None,
         seconds=sum(event["seconds"] for event in events),
         size=size_of(root),
     )
@@ -165,7 +166,8 @@ def removable(root: Path) -> list[Path]:
     scratch space."""
     models = [model for model in _models(root) if "removed" not in read_marker(model / MODEL_MARKER)]
     kept = {models[-1].name} if models else set()
-    measured = {stage["name"]: stage["direct"]["accuracy"] for stage in read_results(root).get("stages", [])}
+    results = read_results(root)
+    measured = {model.name: model.direct.correct for model in results.models} if results else {}
     if names := [model.name for model in reversed(models) if model.name in measured]:
         kept.add(max(names, key=lambda name: measured[name]))  # the latest of the best
     kept.add(_gates_best(root))
@@ -246,12 +248,6 @@ def _fault(marker: Path) -> list[str]:
     return [fault] if fault else []
 
 
-def read_results(root: Path) -> dict[str, Any]:
-    """What results.json holds; empty before it is written."""
-    path = root / "results.json"
-    return read_marker(path) if path.is_file() else {}
-
-
 def _add(entry: Entry, event: dict[str, Any]) -> None:
     entry.seconds += event["seconds"]
     entry.prompt_tokens += int(event.get("prompt_tokens", 0))
@@ -265,7 +261,8 @@ def _add(entry: Entry, event: dict[str, Any]) -> None:
 
 def _gates_best(root: Path) -> str:
     """Its name, or nothing where there is no gate."""
-    return str((read_results(root).get("gate") or {}).get("best", ""))
+    results = read_results(root)
+    return results.gate.best if results and results.gate else ""
 
 
 def _events(root: Path) -> Iterator[dict[str, Any]]:

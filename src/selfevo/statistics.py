@@ -1,55 +1,72 @@
-"""Intervals and paired tests: Wilson, Bonett-Price, McNemar, sign flips."""
+"""Rates with Wilson intervals, and paired tests: McNemar's, sign flips, the interval of Bonett and Price.
+
+Formulas alone, below everything else, because the types of results.json derive their figures with them.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many right of `n`."""
+
+    n: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """In [0, 1]; None of nothing."""
+        return self.correct / self.n if self.n else None
+
+    @property
+    def ci(self) -> tuple[float, float]:
+        """95 % Wilson interval of the accuracy; (0, 1) of nothing."""
+        return wilson(self.correct, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """Two models on the same problems: the difference of their mean scores, its 95 % interval, and a two-sided p.
+
+    `gained` counts the problems on which the first scores higher, `lost` those on which it scores lower.
+    """
+
+    difference: float
+    ci: tuple[float, float]
+    gained: int
+    lost: int
+    p_value: float
+
+
+def compare(a: Sequence[float], b: Sequence[float]) -> PairedTest:
+    """Compares two models by their scores on the same problems, at least one.
+
+    Right or wrong: McNemar's exact test, interval of Bonett and Price (2012). Scores in between: a sign-flip test of
+    the mean difference, normal interval. Raises ValueError where one has fewer scores than the other.
+    """
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    if all(value in (0, 1) for value in (*a, *b)):
+        return compare_counts(gained, lost, len(differences))
+    mean = sum(differences) / len(differences)
+    return PairedTest(mean, normal_interval(differences), gained, lost, sign_flip(differences))
+
+
+def compare_counts(gained: int, lost: int, n: int) -> PairedTest:
+    """The same from counts, where every answer of the `n` problems is right or wrong."""
+    return PairedTest((gained - lost) / n, bonett_price(gained, lost, n), gained, lost, mcnemar_exact(gained, lost))
 
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sorts numbers within names by value."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def compare(name_a: str, a: Sequence[float], name_b: str, b: Sequence[float], mode: str) -> dict[str, Any]:
-    """Paired comparison of two models on the same problems: the difference of their means, its 95 % interval, a p.
-
-    Right or wrong: McNemar's exact test, interval of Bonett and Price (2012). Scores in between: a sign-flip test of
-    the mean difference, normal interval.
-    """
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    gained, lost, n = sum(d > 0 for d in differences), sum(d < 0 for d in differences), len(differences)
-    if all(value in (0, 1) for value in (*a, *b)):
-        p_value, interval = mcnemar_exact(gained, lost), bonett_price(gained, lost, n)
-    else:
-        p_value, interval = sign_flip(differences), normal_interval(differences)
-    return {
-        "a": name_a,
-        "b": name_b,
-        "mode": mode,
-        "difference": sum(differences) / n,
-        "ci": list(interval),
-        "gained": gained,
-        "lost": lost,
-        "p_value": p_value,
-    }
-
-
-def rate(values: Sequence[bool]) -> dict[str, Any]:
-    return {
-        "n": len(values),
-        "correct": sum(values),
-        "accuracy": share(values),
-        "ci": list(wilson(sum(values), len(values))),
-    }
-
-
-def share(values: Sequence[bool]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
