@@ -29,10 +29,10 @@ def test_rounds_without_a_significant_gain_stop_the_run_and_the_best_is_kept() -
     gate, going = play(GateConfig(task=TASK), 50, 70, 73)
     assert going == [True, True, False]
     assert gate.best == "round-1"
-    assert [entry["promoted"] for entry in gate.history] == [True, False]
-    assert gate.history[1]["p_value"] == pytest.approx(0.25)
-    assert gate.history[1]["a"] == "round-2"
-    assert gate.history[1]["b"] == "round-1"
+    assert [entry.promoted for entry in gate.history] == [True, False]
+    assert gate.history[1].p_value == pytest.approx(0.25)
+    assert gate.history[1].a == "round-2"
+    assert gate.history[1].b == "round-1"
     assert gate.stopped == (
         "round-2 is not significantly better than round-1 on 100 problems of the gate (+3.0 points, -1.3 to +7.2, "
         "p = 0.25); 1 in a row, and round-1 is the best model"
@@ -67,6 +67,6 @@ def test_scores_between_right_and_wrong_are_tested_too() -> None:
     assert gate.admit("round-1", high)
     assert gate.best == "round-1"
     assert gate.admit("round-2", high[::-1])
-    assert gate.history[-1]["mode"] == "agreement"
-    assert gate.history[-1]["p_value"] == 1.0
+    assert gate.history[-1].mode == "agreement"
+    assert gate.history[-1].p_value == 1.0
     assert not gate.admit("round-3", low)

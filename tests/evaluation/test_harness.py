@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,12 @@ def test_a_model_is_measured_by_the_harness_and_by_us(tiny_model: Path, problems
     found = run_harness(
         tiny_model, ["gsm8k"], path=problems, limit=3, num_fewshot=0, max_new_tokens=4, engine=ENGINE, output=tmp_path
     )["gsm8k"]
-    assert (found["documents"], found["ours"]) == (3, 0.0)
-    assert found["scores"]["exact_match,flexible-extract"] == 0.0
+    assert (found.documents, found.ours) == (3, 0.0)
+    assert found.scores["exact_match,flexible-extract"] == 0.0
     samples = [json.loads(line) for line in (tmp_path / "samples_gsm8k.jsonl").read_text().splitlines()]
     assert len({sample["doc_id"] for sample in samples}) == 3
     assert samples[0]["arguments"][0][0].startswith("<|im_start|>user\nQuestion: How much is 0 + 0?")
-    assert json.loads((tmp_path / "results.json").read_text())["gsm8k"] == found
+    assert json.loads((tmp_path / "harness.json").read_text())["gsm8k"] == asdict(found)
 
 
 # What models write, and what the harness's rule "flexible-extract" (the last number) makes of it.

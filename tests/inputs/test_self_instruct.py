@@ -198,7 +198,7 @@ def test_a_second_round_on_prompts_of_its_own(tmp_path: Path) -> None:
     assert [row["prompt"] for row in first] == [seed.prompt for seed in SEEDS]
     assert [row["prompt"] for row in second] == [row["prompt"] for row in grown]
     assert len(second) == 5
-    assert [stage["name"] for stage in results(config)["stages"]] == ["round-1", "round-2"]
+    assert [model.name for model in results(config).models] == ["round-1", "round-2"]
     before = tree(config.output)
     engine = ScriptedEngine(student)
     run_loop(config, Silent(), engine, ScriptedTrainer())

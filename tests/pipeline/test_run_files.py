@@ -64,7 +64,7 @@ def test_files_of_ones_own_run_without_a_task_and_without_evaluation(tmp_path: P
     learnt = [[(e.turns[0], e.term) for e in examples if e.term == "self"] for _, examples in trainer.calls]
     assert learnt == [[], [("1+1", "self")], [("1+1", "self"), ("2+2", "self"), ("3+3", "self")]]
     content = results(config)
-    assert (content["task"], content["stages"], content["comparisons"]) == (None, [], [])
+    assert (content.task, content.models, content.groups, content.comparisons) == (None, (), {}, [])
     assert run(config, ScriptedEngine(plain)).calls == []
 
 

@@ -1,0 +1,125 @@
+"""Writes docs/reference/results.md and the JSON schemas beside it from the types: `python docs/generate_results_reference.py`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selfevo.rundir.ablation import Ablation
+from selfevo.rundir.results import Results, Stored
+
+FOLDER = Path(__file__).with_name("reference")
+FILES: dict[str, type[Stored]] = {"results": Results, "ablation": Ablation}
+HEADER = """# results.json and ablation.json
+
+Generated from the types in `rundir/results.py` and `rundir/ablation.py` by `python docs/generate_results_reference.py`; a test
+keeps it true. The JSON schemas are [results.schema.json](results.schema.json) and
+[ablation.schema.json](ablation.schema.json).
+
+Nothing is stored twice. Of each model the file keeps one character a problem, 1 where the answer is right; accuracies, intervals
+and paired tests are computed from them. `selfevo report RUN` prints them all, and in Python they are properties:
+
+```python
+from pathlib import Path
+
+from selfevo.rundir.results import load_results
+
+results = load_results(Path("runs/demo-seed0"))
+for model in results.models:
+    print(model.name, model.direct.accuracy, model.direct.ci, model.transitions.wrong_right)
+for test in results.comparisons:
+    print(test.a, test.b, test.mode, test.difference, test.p_value)
+```
+
+`load_results` raises RunError for a file of another version, and says of which.
+"""
+
+
+def render() -> str:
+    """The page."""
+    parts, seen = [HEADER], set[type[Stored]]()
+    for name, whole in FILES.items():
+        parts.append(f"\n## {name}.json\n")
+        for kind in nested(whole):
+            if kind not in seen:
+                seen.add(kind)
+                parts.append(section(kind))
+    return "".join(parts)
+
+
+def nested(kind: type[Stored]) -> list[type[Stored]]:
+    """A type and those that its fields hold, each once, in the order in which they are met."""
+    found = [kind]
+    for info in kind.model_fields.values():
+        for inner in held(info.annotation):
+            found += [each for each in nested(inner) if each not in found]
+    return found
+
+
+def held(annotation: Any) -> Iterator[type[Stored]]:
+    if inspect.isclass(annotation) and issubclass(annotation, Stored):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from held(argument)
+
+
+def section(kind: type[Stored]) -> str:
+    """One type: its fields, then what is computed from them."""
+    schema = kind.model_json_schema()
+    lines = [f"\n### {kind.__name__}\n\n{inspect.getdoc(kind)}\n\n| key | type | meaning |\n|---|---|---|\n"]
+    for name, info in kind.model_fields.items():
+        shown = type_name(schema["properties"][name], schema.get("$defs", {}))
+        meaning = info.description or next((first_line(each) for each in held(info.annotation)), "")
+        lines.append(f"| `{name}` | {shown} | {meaning} |\n")
+    properties = inspect.getmembers(kind, lambda value: isinstance(value, property))
+    computed = [(name, first_line(value)) for name, value in properties if name in vars_of(kind)]
+    if computed:
+        lines.append("\nComputed:\n\n")
+        lines += [f"- `{name}`: {meaning}\n" if meaning else f"- `{name}`\n" for name, meaning in computed]
+    return "".join(lines)
+
+
+def vars_of(kind: type[Stored]) -> set[str]:
+    """Names defined by our own types, not by pydantic."""
+    return {name for each in kind.__mro__ if issubclass(each, Stored) and each is not Stored for name in vars(each)}
+
+
+def first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+
+
+def type_name(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return type_name(definitions[name], definitions) if "enum" in definitions[name] else f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(type_name(each, definitions) for each in schema["anyOf"])
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return " or ".join(f"`{value}`" for value in schema["enum"])
+    if schema["type"] == "array" and "prefixItems" in schema:
+        return f"[{', '.join(type_name(each, definitions) for each in schema['prefixItems'])}]"
+    if schema["type"] == "array":
+        return f"list of {type_name(schema['items'], definitions)}"
+    if schema["type"] == "object":
+        keys = type_name(schema["propertyNames"], definitions) if "propertyNames" in schema else "string"
+        return f"{{{keys}: {type_name(schema['additionalProperties'], definitions)}}}"
+    return "string of 0 and 1" if schema.get("pattern") == "^[01]*$" else str(schema["type"])
+
+
+def schemas() -> dict[str, str]:
+    """The JSON schemas, by file name."""
+    return {
+        f"{name}.schema.json": json.dumps(kind.model_json_schema(), indent=2) + "\n" for name, kind in FILES.items()
+    }
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in {"results.md": render(), **schemas()}.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
