@@ -1,4 +1,4 @@
-"""Writes docs/reference/results.md and the JSON schemas beside it from the types: `python docs/generate_results_reference.py`."""
+"""Writes docs/reference/results.md and its JSON schemas from the types: `python docs/generate_results_reference.py`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from selfevo.rundir.results import Results, Stored
 
 FOLDER = Path(__file__).with_name("reference")
 FILES: dict[str, type[Stored]] = {"results": Results, "ablation": Ablation}
-HEADER = """# results.json and ablation.json
+HEADER = """# Results schema
 
-Generated from the types in `rundir/results.py` and `rundir/ablation.py` by `python docs/generate_results_reference.py`; a test
-keeps it true. The JSON schemas are [results.schema.json](results.schema.json) and
-[ablation.schema.json](ablation.schema.json).
+Generated from the types in `rundir/results.py` and `rundir/ablation.py` by
+`python docs/generate_results_reference.py`; a test keeps it true. The same as JSON schemas:
+[results.schema.json](results.schema.json) and [ablation.schema.json](ablation.schema.json).
 
-Nothing is stored twice. Of each model the file keeps one character a problem, 1 where the answer is right; accuracies, intervals
-and paired tests are computed from them. `selfevo report RUN` prints them all, and in Python they are properties:
+Nothing is stored twice. Of each model the file keeps one character a problem, 1 where the answer is
+right. Accuracies, intervals and paired tests are computed from them: `selfevo report RUN` prints
+them all, and in Python they are properties.
 
 ```python
 from pathlib import Path
@@ -34,7 +35,9 @@ for test in results.comparisons:
     print(test.a, test.b, test.mode, test.difference, test.p_value)
 ```
 
-`load_results` raises RunError for a file of another version, and says of which.
+A rate such as `model.direct` has `n`, `correct`, `accuracy` and its 95 % Wilson interval `ci`;
+`results.rates("kind", model, "direct")` has one for each group of problems. A file of another
+version is refused, with a message that names its version.
 """
 
 
@@ -72,30 +75,24 @@ def section(kind: type[Stored]) -> str:
     lines = [f"\n### {kind.__name__}\n\n{inspect.getdoc(kind)}\n\n| key | type | meaning |\n|---|---|---|\n"]
     for name, info in kind.model_fields.items():
         shown = type_name(schema["properties"][name], schema.get("$defs", {}))
-        meaning = info.description or next((first_line(each) for each in held(info.annotation)), "")
-        lines.append(f"| `{name}` | {shown} | {meaning} |\n")
-    properties = inspect.getmembers(kind, lambda value: isinstance(value, property))
-    computed = [(name, first_line(value)) for name, value in properties if name in vars_of(kind)]
-    if computed:
-        lines.append("\nComputed:\n\n")
-        lines += [f"- `{name}`: {meaning}\n" if meaning else f"- `{name}`\n" for name, meaning in computed]
-    return "".join(lines)
-
-
-def vars_of(kind: type[Stored]) -> set[str]:
-    """Names defined by our own types, not by pydantic."""
-    return {name for each in kind.__mro__ if issubclass(each, Stored) and each is not Stored for name in vars(each)}
-
-
-def first_line(documented: object) -> str:
-    return (inspect.getdoc(documented) or "").split("\n\n")[0].replace("\n", " ").rstrip(".")
+        lines.append(f"| `{name}` | {shown} | {info.description} |\n")
+    computed = [
+        f"- `{name}`: {' '.join((inspect.getdoc(value) or '').split()).rstrip('.')}\n"
+        for each in reversed(kind.__mro__)
+        if issubclass(each, Stored) and each is not Stored
+        for name, value in vars(each).items()
+        if isinstance(value, property)
+    ]
+    return "".join([*lines, "\nComputed:\n\n" * bool(computed), *computed])
 
 
 def type_name(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     """A JSON schema in words."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return type_name(definitions[name], definitions) if "enum" in definitions[name] else f"[{name}](#{name.lower()})"
+        if "enum" in definitions[name]:
+            return type_name(definitions[name], definitions)
+        return f"[{name}](#{name.lower()})"
     if "anyOf" in schema:
         return " or ".join(type_name(each, definitions) for each in schema["anyOf"])
     if "const" in schema:

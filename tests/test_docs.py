@@ -31,6 +31,13 @@ def test_configuration_reference_is_what_the_types_say() -> None:
     assert written == generate.render(), "run: python docs/generate_configuration.py"
 
 
+def test_results_reference_is_what_the_types_say() -> None:
+    generate = script("docs/generate_results_reference.py")
+    for name, text in {"results.md": generate.render(), **generate.schemas()}.items():
+        written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+        assert written == text, "run: python docs/generate_results_reference.py"
+
+
 def test_the_template_of_init_is_a_valid_configuration() -> None:
     config = load_config(TEMPLATE)
     assert config.policy == "restart" and config.rounds == 3

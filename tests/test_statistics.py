@@ -72,7 +72,7 @@ def test_compare_pairs_the_problems() -> None:
     b = [True, False, True, False, False, False]
     found = compare(a, b)
     assert found == compare_counts(3, 1, 6)
-    assert (found.gained, found.lost, found.difference) == (3, 1, pytest.approx(2 / 6))
+    assert (found.gained, found.lost, found.difference) == (3, 1, 2 / 6)
     # 4/8 - 2/8 -+ 1.959964 * sqrt((4/8 + 2/8 - (2/8)^2) / 8)
     assert found.ci == pytest.approx((0.25 - 0.574574, 0.25 + 0.574574), abs=1e-5)
     assert found.p_value == pytest.approx(2 * (1 + 4) / 16)

@@ -36,11 +36,11 @@ class Votes(Stored):
 class Cost(Stored):
     """What runs cost, their seeds together."""
 
-    seconds: float
+    seconds: float = Field(description="by the clock")
     device_seconds: float = Field(description="in which the device generated or trained")
-    prompt_tokens: NonNegativeInt
-    new_tokens: NonNegativeInt
-    trained_tokens: NonNegativeInt
+    prompt_tokens: NonNegativeInt = Field(description="read by models and annotators")
+    new_tokens: NonNegativeInt = Field(description="written by them")
+    trained_tokens: NonNegativeInt = Field(description="trained on")
     dollars: float = Field(description="paid to an annotator")
 
 
@@ -52,7 +52,7 @@ class AblationRow(Stored):
         description="by seed, one character a problem, in the order of the problems: 1 is right"
     )
     votes: dict[Voted, Votes] = Field({}, description="where several samples were asked for")
-    verdicts: Verdicts
+    verdicts: Verdicts = Field(description="on its own direct answers")
     rounds: tuple[int, ...] = Field(description="how many of each seed; empty of a model before the rounds")
     rows: RowCounts | None = Field(description="of all rounds; null of a model before the rounds")
     audit: AuditCounts | None = Field(description="of all rounds, where answers are known")
@@ -60,6 +60,7 @@ class AblationRow(Stored):
 
     @property
     def seeds(self) -> list[int]:
+        """Those of its runs."""
         return sorted(self.answers["direct"])
 
     def rate(self, mode: Answered, seed: int | None = None) -> Rate:
@@ -99,10 +100,11 @@ class Ablation(Stored):
     """What ablation.json holds."""
 
     version: Literal[1] = Field(1, description="of this format")
-    rows: tuple[AblationRow, ...]
+    rows: tuple[AblationRow, ...] = Field(description="base, sft, meta and self, then each variant")
 
     @property
     def seeds(self) -> list[int]:
+        """Those of any row."""
         return sorted({seed for row in self.rows for seed in row.seeds})
 
     def row(self, name: str) -> AblationRow | None:

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
 from selfevo.errors import RunError
+from selfevo.method.names import META, SFT, round_number
 from selfevo.method.prompts import Verdict
 from selfevo.rundir.files import write_atomic
+from selfevo.rundir.layout import Layout
 from selfevo.statistics import Rate, compare, wilson
 
 Mode = Literal["direct", "refined", "consistency", "both"]
@@ -132,7 +134,7 @@ class ModelResults(Stored):
 class RowCounts(Stored):
     """What became of rows: each is kept, rejected or quarantined."""
 
-    kept: NonNegativeInt
+    kept: NonNegativeInt = Field(description="by the filter, to be learnt from")
     rejected: NonNegativeInt = Field(description="by the filter")
     quarantined: NonNegativeInt = Field(description="its response, feedback, refinement or verdict did not come")
 
@@ -148,8 +150,8 @@ class AuditCounts(Stored):
     judged: NonNegativeInt = Field(description="rows that came to the filter")
     response_right: NonNegativeInt = Field(description="whose first response is right")
     right: NonNegativeInt = Field(description="whose refinement is right")
-    kept: NonNegativeInt
-    kept_right: NonNegativeInt = Field(description="kept, with a right refinement")
+    kept: NonNegativeInt = Field(description="by the filter")
+    kept_right: NonNegativeInt = Field(description="those of them whose refinement is right")
 
     @property
     def response_share(self) -> float | None:
@@ -195,7 +197,7 @@ class RoundResults(Stored):
     """One round of self-evolution."""
 
     name: str = Field(description="round-1, ...")
-    rows: RowCounts
+    rows: RowCounts = Field(description="what became of its rows")
     monitors: dict[str, float | None] = Field(description="figures of its rows that need no answers, by name")
     alarms: tuple[str, ...] = Field(description="a sentence for each figure beyond its bound")
     audit: Audit | None = Field(description="where answers are known that the method does not see")
@@ -204,8 +206,8 @@ class RoundResults(Stored):
 class ModelComparison(Stored):
     """Model `a` against model `b` on the same problems."""
 
-    a: str
-    b: str
+    a: str = Field(description="name of a model")
+    b: str = Field(description="name of another")
     mode: str = Field(description="which answers: direct, refined, ...; agreement: scores of a gate without answers")
     difference: float = Field(description="of their accuracies or mean scores, a - b")
     ci: tuple[float, float] = Field(description="its 95 % interval")
@@ -228,10 +230,10 @@ class GateRound(ModelComparison):
 class GateResults(Stored):
     """What the gate decided. Its comparisons are stored whole: the scores behind them are not kept."""
 
-    alpha: float
-    patience: int
+    alpha: float = Field(description="a gain is significant with a p below it")
+    patience: int = Field(description="so many rounds in a row without a significant gain end the run")
     best: str = Field(description="name of the best model; empty while none was compared")
-    rounds: tuple[GateRound, ...]
+    rounds: tuple[GateRound, ...] = Field(description="each against the best model before it")
 
 
 class Results(Stored):
@@ -239,15 +241,15 @@ class Results(Stored):
 
     version: Literal[1] = Field(1, description="of this format")
     task: str | None = Field(description="whose problems the models were measured on; null without an evaluation")
-    seed: int
+    seed: int = Field(description="of the run: which problems, samples, and order of training")
     policy: str | None = Field(description="what each round trains from; null of `selfevo eval`")
     models: tuple[ModelResults, ...] = Field((), description="in the order in which they were made")
     groups: dict[Split, dict[str, Bits]] = Field(
         {}, description="by kind and by difficulty: for each group one character a problem, 1 where it belongs to it"
     )
-    rounds: tuple[RoundResults, ...] = ()
+    rounds: tuple[RoundResults, ...] = Field((), description="those that have come as far as the filter")
     bounds: dict[str, float] = Field({}, description="of the monitors, such as min_entropy")
-    gate: GateResults | None = None
+    gate: GateResults | None = Field(None, description="what it decided, in a run that has one")
     stopped: str | None = Field(None, description="why the rounds ended before their number")
     seconds: float = Field(description="of work so far")
 
@@ -274,10 +276,10 @@ class Results(Stored):
     def comparisons(self) -> list[ModelComparison]:
         """Of a run with measured rounds: its best model against SFT and the model with meta-skills, and where that one
         is the best, the last round against it."""
-        best, rounds = self.best, [model for model in self.models if model.name.startswith("round-")]
+        best, rounds = self.best, [model for model in self.models if round_number(model.name)]
         if best is None or not rounds:
             return []
-        pairs = [(best, other) for name in ("sft", "meta") if name != best.name and (other := self.model(name))]
+        pairs = [(best, other) for name in (SFT, META) if name != best.name and (other := self.model(name))]
         if best not in rounds:
             pairs.append((rounds[-1], best))
         modes: tuple[Mode, ...] = ("direct", "refined")
@@ -302,16 +304,16 @@ def load_results(path: Path) -> Results:
 
     Raises RunError where there are none, or they are damaged or of another version.
     """
-    return load_stored(Results, path / "results.json" if path.is_dir() else path)
+    return load_stored(Results, Layout(path).results if path.is_dir() else path)
 
 
 def read_results(root: Path) -> Results | None:
     """The results in a run directory; None before they are written."""
-    return load_results(root) if (root / "results.json").is_file() else None
+    return load_results(root) if Layout(root).results.is_file() else None
 
 
 def write_results(root: Path, results: Results) -> None:
-    write_atomic(root / "results.json", results.model_dump_json(indent=2))
+    write_atomic(Layout(root).results, results.model_dump_json(indent=2))
 
 
 T = TypeVar("T", bound=Stored)
