@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +19,11 @@ Section = TypeVar("Section", bound=BaseModel)
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads YAML and applies `a.b=value` overrides (values are YAML). Raises ConfigError: value, key and remedy."""
+    return parse_config(apply_overrides(read_yaml(path), overrides), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a configuration file. Raises ConfigError where it is missing or holds something else."""
     if not path.is_file():
         raise ConfigError(f"configuration file {path} does not exist; `selfevo init {path}` writes one to start from")
     try:
@@ -27,7 +32,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds {type(data).__name__}, not keys and values; see `selfevo init`")
-    return parse_config(apply_overrides(data, overrides), str(path))
+    return data
+
+
+def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with `changes`: a section in both is changed key by key, everything else is replaced."""
+    result = dict(data)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
