@@ -1,4 +1,4 @@
-"""Writes docs/reference/configuration.md from the types of selfevo.config.RunConfig: `python docs/generate_configuration.py`."""
+"""Writes docs/reference/configuration.md from the types of a configuration: `python docs/generate_configuration.py`."""
 
 from __future__ import annotations
 
