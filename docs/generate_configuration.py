@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the types of selfevo.config.RunConfig: `python docs/generate_configuration.py`."""
+"""Writes docs/reference/configuration.md from the types of a configuration: `python docs/generate_configuration.py`."""
 
 from __future__ import annotations
 
@@ -77,4 +77,4 @@ def show(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("configuration.md").write_text(render(), encoding="utf-8")
+    Path(__file__).with_name("reference").joinpath("configuration.md").write_text(render(), encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from selfevo.config.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
-NOTEBOOK = ROOT / "experiments" / "notebook.md"
 
 
 def script(path: str) -> Any:
@@ -27,7 +25,7 @@ def script(path: str) -> Any:
 
 def test_configuration_reference_is_what_the_types_say() -> None:
     generate = script("docs/generate_configuration.py")
-    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
     assert written == generate.render(), "run: python docs/generate_configuration.py"
 
 
@@ -38,15 +36,15 @@ def test_results_reference_is_what_the_types_say() -> None:
         assert written == text, "run: python docs/generate_results_reference.py"
 
 
+def test_command_line_reference_is_what_the_commands_say() -> None:
+    generate = script("docs/generate_command_line.py")
+    written = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    assert written == generate.render(), "run: python docs/generate_command_line.py"
+
+
 def test_the_template_of_init_is_a_valid_configuration() -> None:
     config = load_config(TEMPLATE)
     assert config.policy == "restart" and config.rounds == 3
-
-
-def test_every_file_the_readme_links_to_exists() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in (part.split(")")[0] for part in readme.split("](")[1:]):
-        assert target.startswith("http") or (ROOT / target).exists(), target
 
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
@@ -69,13 +67,3 @@ def test_the_results_have_tables() -> None:
     command = script("docs/generate_results.py").COMMAND
     lines = [line for page in RESULTS for line in page.read_text(encoding="utf-8").splitlines()]
     assert sum(bool(command.fullmatch(line)) for line in lines) > 30
-
-
-@pytest.mark.parametrize("page", [*RESULTS, NOTEBOOK], ids=lambda page: page.stem)
-def test_every_place_that_results_and_notebook_link_to_exists(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
-        name, _, anchor = target.partition("#")
-        linked = page.parent / name if name else page
-        assert target.startswith("http") or linked.exists(), target
-        headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M) if anchor else []
-        assert not anchor or anchor in [re.sub(r"[^\w-]", "", h.lower().replace(" ", "-")) for h in headings], target

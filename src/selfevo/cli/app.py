@@ -169,7 +169,7 @@ def ablate(
     config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with an evaluation.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="A variant, repeatable; by default all without a number: docs/ablations.md."),
+        typer.Option(help="A variant, repeatable; by default all without a number: docs/guides/ablations.md."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="With commas between them.")] = "0,1,2",
     output: Annotated[Path | None, typer.Option(help="Folder of the runs; the same one resumes.")] = None,

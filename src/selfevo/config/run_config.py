@@ -76,7 +76,9 @@ class RunConfig(Strict):
     samples_per_prompt: Positive = Field(
         1, description="responses to each prompt of a round, each criticised and refined"
     )
-    filter: Filters = Field((ByVerdict(),), description="one, or several that each row has to pass: docs/evidence.md")
+    filter: Filters = Field(
+        (ByVerdict(),), description="one, or several that each row has to pass: docs/guides/filters.md"
+    )
     gate: GateConfig | None = Field(
         None, description="stop when rounds bring no significant gain; default: run them all"
     )

@@ -1,7 +1,7 @@
 """The sections of a configuration (config.py has the whole).
 
-Hyper-parameters carry the names that transformers, TRL and PEFT give them. docs/configuration.md is generated from
-these types (`python docs/generate_configuration.py`).
+Hyper-parameters carry the names that transformers, TRL and PEFT give them. docs/reference/configuration.md is
+generated from these types (`python docs/generate_configuration.py`).
 """
 
 from __future__ import annotations

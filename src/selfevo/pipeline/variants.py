@@ -1,6 +1,6 @@
 """One thing changed: the variants of a run that `selfevo ablate` knows, each a change of its configuration.
 
-docs/ablations.md says what each asks of the method.
+docs/guides/ablations.md says what each asks of the method.
 """
 
 from __future__ import annotations
