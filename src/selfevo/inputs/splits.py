@@ -105,7 +105,7 @@ def draw_splits(config: RunConfig) -> Splits:
 
 
 class _Draws:
-    """Draws one set after the other. Each has a stream of its own, so that the size of one changes no other."""
+    """Draws one set after the other, each from a stream of random numbers of its own."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config

@@ -25,7 +25,7 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
     """The task a configuration names. Raises ConfigError with the close names when there is none."""
     name = config.name
     if config.own:
-        task: AnnotatedTask = make_part(name, config.options, AnnotatedTask, "a task that annotates")
+        task: AnnotatedTask = make_part(name, config.options, AnnotatedTask, "a task that writes D_meta")
         return task
     if name == "demo":
         return steps.StepsTask(name, tuple(steps.KINDS))
