@@ -25,7 +25,7 @@ def script(path: str) -> Any:
 
 def test_configuration_reference_is_what_the_types_say() -> None:
     generate = script("docs/generate_configuration.py")
-    written = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    written = generate.TARGET.read_text(encoding="utf-8")
     assert written == generate.render(), "run: python docs/generate_configuration.py"
 
 

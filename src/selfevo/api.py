@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from selfevo.checks.doctor import examine
 from selfevo.config.loading import merged, parse, parse_config, read_yaml
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import EngineConfig, TaskConfig
+from selfevo.config.sections import MeasureConfig
 from selfevo.errors import ConfigError, RunError
 from selfevo.method.protocols import Engine, Progress, Trainer
 from selfevo.method.records import Judged, from_row
@@ -28,6 +28,8 @@ from selfevo.rundir.files import read_rows
 from selfevo.rundir.inspect import best_model, is_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, load_results
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,9 @@ def run(
     Raises ConfigError, DataError, RunError, EngineError, TrainingError or BudgetError, each with a message that names
     the value, the place and the remedy.
     """
-    sections = {"engine": engine, "trainer": trainer}
-    changes = {name: section for name, section in sections.items() if isinstance(section, Mapping)}
-    settings = _settings(config, {**overrides, **changes})
-    own_engine = None if isinstance(engine, Mapping) else engine
-    own_trainer = None if isinstance(trainer, Mapping) else trainer
+    (engine_section, own_engine), (trainer_section, own_trainer) = _apart(engine), _apart(trainer)
+    sections = {"engine": engine_section, "trainer": trainer_section}
+    settings = _settings(config, {**overrides, **{name: section for name, section in sections.items() if section}})
     if check and not is_run(settings.output):
         failed = [f"{each.name}: {each.finding}" for each in examine(settings, own_engine) if each.status == "fail"]
         if failed:
@@ -122,7 +122,7 @@ def evaluate(
     max_new_tokens: int | None = None,
     output: str | Path | None = None,
     progress: bool | Progress = True,
-    engine: Engine | None = None,
+    engine: Engine | Mapping[str, Any] | None = None,
 ) -> Results:
     """Measures a model on `count` problems of a task: its first answers, and the refined ones.
 
@@ -134,18 +134,18 @@ def evaluate(
     Raises ConfigError where there is no such model or task, DataError where the problems cannot be had.
     """
     named = {"name": task} if isinstance(task, str) else dict(task)
-    return evaluate_model(
-        str(model),
-        parse(TaskConfig, {**named, **({"path": str(path)} if path else {})}, "evaluate"),
-        count=count,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        consistency=consistency,
-        engine_config=EngineConfig(),
-        output=Path(output) if output else None,
-        progress=_shown(progress),
-        engine=engine,
-    )
+    section, own = _apart(engine)
+    asked = {
+        "task": {**named, **({"path": str(path)} if path else {})},
+        "count": count,
+        "seed": seed,
+        "consistency": consistency,
+        "max_new_tokens": max_new_tokens,
+        **({"engine": section} if section else {}),
+    }
+    measure = parse(MeasureConfig, asked, "evaluate")
+    folder = Path(output) if output else None
+    return evaluate_model(str(model), measure, output=folder, progress=_shown(progress), engine=own)
 
 
 def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
@@ -157,6 +157,11 @@ def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Map
         given = read_yaml(Path(config))
     source = str(config) if isinstance(config, str | Path) else "the configuration"
     return parse_config(merged(given, overrides), source)
+
+
+def _apart(part: Part | Mapping[str, Any] | None) -> tuple[Mapping[str, Any], Part | None]:
+    """A section of the configuration, or a part of the caller's own."""
+    return (part, None) if isinstance(part, Mapping) else ({}, part)
 
 
 def _shown(progress: bool | Progress) -> Progress:

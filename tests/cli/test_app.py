@@ -65,7 +65,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
 
     engine = ScriptedEngine(answer)
     monkeypatch.setattr("selfevo.checks.doctor.examine", lambda config: [])  # it would want a real model
-    monkeypatch.setattr("selfevo.pipeline.build.TransformersEngine", lambda *settings: engine)
+    monkeypatch.setattr("selfevo.engines.transformers.TransformersEngine", lambda **settings: engine)
     monkeypatch.setattr("selfevo.pipeline.run.build_trainer", lambda *settings: ScriptedTrainer())
     return engine
 

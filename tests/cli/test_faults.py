@@ -152,7 +152,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import yaml
-import selfevo.pipeline.build, selfevo.pipeline.run
+import selfevo.engines.transformers, selfevo.pipeline.run
 from runs import student
 from selfevo.cli import app as cli
 from selfevo.config.loading import load_config
@@ -165,7 +165,7 @@ class Slow(ScriptedEngine):
         return super().generate(*arguments)
 
 answer = student(load_config(Path(sys.argv[2])))
-selfevo.pipeline.build.TransformersEngine = lambda *settings: Slow(answer, batch_size={batch})
+selfevo.engines.transformers.TransformersEngine = lambda **settings: Slow(answer, batch_size={batch})
 selfevo.pipeline.run.build_trainer = lambda *settings: ScriptedTrainer()
 cli.main()
 """

@@ -10,12 +10,12 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from selfevo.cli import app as cli
-from selfevo.config.sections import EngineConfig
+from selfevo.config.sections import TransformersSettings
 from selfevo.errors import ConfigError, MissingExtraError
 from selfevo.evaluation import harness
 from selfevo.evaluation.harness import own_data, run_harness, score
 
-ENGINE = EngineConfig(batch_size=2, device="cpu")
+ENGINE = TransformersSettings(batch_size=2, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runs import MODEL, open_run, results, small_demo, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import SelfInstructConfig
+from selfevo.config.sources import SelfInstructConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.decontamination import Decontaminator, normal
@@ -178,7 +178,7 @@ def configured(folder: Path, **changes: Any) -> RunConfig:
         "model": str(base),
         "output": str(folder / "run"),
         "corpus": {"path": str(folder / "d_meta.jsonl")},
-        "evaluation": {"task": {"name": "demo"}, "count": 4, "stages": ["rounds"]},
+        "evaluation": {"task": {"name": "demo"}, "count": 4, "models": ["rounds"]},
         "rounds": [{"prompts": str(folder / "pool.jsonl")}, {"self_instruct": {"count": 5}}],
     }
     return parse_config({**settings, **changes}, "test")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runs import small_demo, student
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import CorpusConfig, MonitorsConfig
+from selfevo.config.sections import AblationConfig, MonitorsConfig
+from selfevo.config.sources import TaskCorpus
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, RunError, TrainingError
-from selfevo.inputs.annotation import altered
+from selfevo.inputs.annotation import altered, taken
 from selfevo.method.filters import ByVerdict, KeepAll, Length
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.records import Example, Refined
@@ -201,8 +201,9 @@ def test_fewer_labels_train_for_as_many_steps(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
     half, few = (settings(config, name, 0, tmp_path) for name in ("half-labels", "labels-4"))
     for own, share in ((half, 1 / 2), (few, 4 / 16)):
-        assert own.corpus.share == share
+        assert own.ablation.label_share == share
         assert own.trainer.num_train_epochs * share == config.trainer.num_train_epochs
+        assert isinstance(own.corpus, TaskCorpus) and isinstance(config.corpus, TaskCorpus)
         assert own.corpus.warmup_epochs * share == config.corpus.warmup_epochs
         assert own.trainer.round_epochs == (config.trainer.round_epochs or config.trainer.num_train_epochs)
 
@@ -277,24 +278,20 @@ ROWS = [
 ]
 
 
-def corpus(**settings: Any) -> CorpusConfig:
-    return CorpusConfig(path="d_meta.jsonl", **settings)
-
-
 def test_d_meta_is_as_it_is_by_default() -> None:
-    assert altered(ROWS, corpus(), 0) == ROWS
+    assert altered(ROWS, AblationConfig(), 0) == ROWS
 
 
 def test_half_of_the_prompts_hold_the_quarter() -> None:
-    half, quarter = (altered(ROWS, corpus(share=share), 0) for share in (0.5, 0.25))
+    half, quarter = (taken(ROWS, share, 0) for share in (0.5, 0.25))
     assert (len(half), len(quarter)) == (20, 10)
     assert {row.id for row in quarter} < {row.id for row in half}
-    assert altered(ROWS, corpus(share=0.5), 1) != half
+    assert taken(ROWS, 0.5, 1) != half
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])
 def test_a_share_of_the_verdicts_is_turned_round_and_the_words_stay(share: float) -> None:
-    changed = altered(ROWS, corpus(flipped=share), 0)
+    changed = altered(ROWS, AblationConfig(flipped_verdicts=share), 0)
     differing = [(a, b) for a, b in zip(ROWS, changed, strict=True) if a != b]
     assert len(differing) == share * 40
     for before, after in differing:
@@ -306,11 +303,11 @@ def test_a_share_of_the_verdicts_is_turned_round_and_the_words_stay(share: float
 
 
 def test_without_words_only_the_verdict_is_left() -> None:
-    assert {row.feedback for row in altered(ROWS, corpus(words=False), 0)} == {
+    assert {row.feedback for row in altered(ROWS, AblationConfig(verdict_only=True), 0)} == {
         "Verdict: qualified",
         "Verdict: not qualified",
     }
-    both = altered(ROWS, corpus(words=False, flipped=1.0), 0)
+    both = altered(ROWS, AblationConfig(verdict_only=True, flipped_verdicts=1.0), 0)
     assert [parse_verdict(row.feedback) for row in both] != [parse_verdict(row.feedback) for row in ROWS]
 
 
@@ -335,7 +332,9 @@ def test_what_does_not_go_with_a_configuration_is_left_out_and_named(tmp_path: P
         ["variant continual-mixed: the configuration is so already, it would be self again"],
     )
     data = config.model_dump(mode="json")
-    names, refused = applicable(parse_config({**data, "prompts": {"path": "p.jsonl"}, "refine": False}, "x"))
+    names, refused = applicable(
+        parse_config({**data, "prompts": {"path": "p.jsonl"}, "ablation": {"refine": False}}, "x")
+    )
     assert set(VARIANTS) - set(names) == {"gold", "dpo", "no-refinement", "continual-mixed"}
     assert len(refused) == 4
     assert "variant dpo: objective dpo prefers r^ to r" in " ".join(refused)

@@ -14,7 +14,7 @@ from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import ConfigError, DataError
+from selfevo.errors import ConfigError, DataError, TrainingError
 from selfevo.inputs.splits import Repeated, draw_splits
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
@@ -26,18 +26,19 @@ from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 
 YES, NO = "Verdict: qualified", "Verdict: not qualified"
+DEMO = TaskConfig(name="demo")
 TASK = {"task": {"name": "demo"}, "count": 60}
 
 
 def changed(tmp_path: Path, **settings: Any) -> RunConfig:
     data = small_demo(tmp_path, tmp_path / "run").model_dump(mode="json")
-    data["evaluation"]["stages"] = ["meta", "rounds"]
+    data["evaluation"]["models"] = ["meta", "rounds"]
     return parse_config({**data, **settings}, "test")
 
 
 def student(config: RunConfig, skill: dict[str, float]) -> Callable[[Path, Turns], str]:
     """Right as often as its model's share says; criticises well."""
-    task = load_task(config.corpus.task)  # type: ignore[arg-type]
+    task = load_task(DEMO)
     sets = draw_splits(config)
     problems = {p.prompt.prompt: p for p in [*everything(config).values(), *sets.dev, *sets.audit]}
 
@@ -129,11 +130,11 @@ def test_without_a_gate_all_rounds_are_run(tmp_path: Path) -> None:
 
 
 def test_a_gate_without_answers_counts_agreement_and_verdicts(tmp_path: Path) -> None:
-    dev = load_task(changed(tmp_path).corpus.task).problems(40, 77, frozenset())  # type: ignore[arg-type]
+    dev = load_task(DEMO).problems(40, 77, frozenset())
     (tmp_path / "dev.jsonl").write_text("".join(f'{{"prompt": "{p.prompt.prompt}"}}\n' for p in dev))
     config = changed(tmp_path, gate={"prompts": str(tmp_path / "dev.jsonl"), "samples": 2, "count": 40})
     known = {p.prompt.prompt: p for p in dev}
-    inner, task = student(config, {}), load_task(config.corpus.task)  # type: ignore[arg-type]
+    inner, task = student(config, {}), load_task(DEMO)
 
     def answer(model: Path, turns: Turns) -> str:
         if turns[0] not in known:
@@ -198,14 +199,29 @@ def test_problems_that_pass_beside_the_pool_audit_the_filter_and_are_never_train
         assert not hidden & {row["turns"][0] for row in read_rows(path)}
 
 
-def test_the_filter_gold_keeps_what_is_right(tmp_path: Path) -> None:
-    config = changed(tmp_path, filter="gold")
+@pytest.mark.parametrize("beside", [{}, {"audit": TASK}])
+def test_the_gold_filter_keeps_what_is_right_in_place_of_the_filters_that_judge(
+    tmp_path: Path, beside: dict[str, Any]
+) -> None:
+    by_form = {"kind": "length", "max_characters": 1000}
+    config = changed(tmp_path, ablation={"gold_filter": True}, filter=["verdict", by_form], **beside)
     content = play(config, student(config, {}))
     for entry in content.rounds:
         assert entry.audit is not None
         assert entry.audit.precision == entry.audit.recall == 1.0
-    with pytest.raises(ConfigError, match="filter gold needs known answers"):
-        changed(tmp_path, filter=["gold"], prompts={"path": "p.jsonl"})
+    reasons = {row["reason"] for row in read_rows(config.output / "stages/round-1/filter.jsonl")}
+    assert reasons == {None, "wrong"}, "no verdict was asked for"
+    with pytest.raises(ConfigError, match=r"ablation\.gold_filter needs known answers"):
+        changed(tmp_path, ablation={"gold_filter": True}, prompts={"path": "p.jsonl"})
+
+
+def test_the_gold_filter_leaves_filters_of_form_in_place(tmp_path: Path) -> None:
+    by_form = {"kind": "length", "max_characters": 3}
+    config = changed(tmp_path, ablation={"gold_filter": True}, filter=["verdict", by_form])
+    with pytest.raises(TrainingError, match="no kept row"):
+        play(config.model_copy(update={"policy": "continual-latest"}), student(config, {}))
+    reasons = {row["reason"] for row in read_rows(config.output / "stages/round-1/filter.jsonl")}
+    assert reasons == {"wrong", "longer than 3 characters"}
 
 
 def test_several_responses_to_a_prompt_are_rows_of_their_own(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from runs import KilledError, everything, results, small_demo, student, timeless, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import EngineConfig, TaskConfig
+from selfevo.config.sections import MeasureConfig, TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.inputs.splits import draw_splits
@@ -287,11 +287,7 @@ def test_a_label_whose_responses_were_all_cut_off_is_still_spent(config: RunConf
 def evaluate(model: str, task: TaskConfig, count: int, engine: ScriptedEngine, output: Path | None) -> Results:
     return evaluate_model(
         model,
-        task,
-        count=count,
-        seed=0,
-        max_new_tokens=32,
-        engine_config=EngineConfig(),
+        MeasureConfig(task=task, count=count, max_new_tokens=32),
         output=output,
         progress=Silent(),
         engine=engine,

@@ -225,6 +225,12 @@ def test_a_model_without_problems_has_no_point(run: Path) -> None:
     assert html.html.count("<circle") == 1
 
 
+def test_a_run_with_the_gold_filter_says_so(run: Path) -> None:
+    assert "gold answers" not in page(run).text
+    write_json(run / "config.json", {**CONFIG, "ablation": {"gold_filter": True}})
+    assert "verdict, distinct, gold answers in place of those that judge (ablation)" in page(run).text
+
+
 @pytest.mark.parametrize("evaluation", [None, CONFIG["evaluation"]])
 def test_run_without_evaluation_still_shows_what_it_did(run: Path, evaluation: Any) -> None:
     write_json(run / "config.json", {**CONFIG, "evaluation": evaluation})

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from runs import PROMPTS, open_run, scripted
 from selfevo.errors import RunError
-from selfevo.rundir.files import read_rows
-from selfevo.rundir.ownership import claim, differing_keys, locked
+from selfevo.rundir.files import hash_file, read_rows
+from selfevo.rundir.ownership import changed_parts, claim, differing_keys, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
 
@@ -65,6 +65,25 @@ def test_differing_keys_finds_a_difference_exactly_where_there_is_one(a: object,
     assert differing_keys(a, a) == []
     # A key that is absent and one that is null mean the same in a configuration; no null is drawn here.
     assert bool(differing_keys(a, b)) == (a != b)
+
+
+def test_the_source_of_a_part_from_outside_belongs_to_the_run(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("first")
+    parts = {"mine:Filter": file}
+    claim(root, CONFIG, {}, "", parts=parts)
+    claim(root, CONFIG, {}, "", parts=parts)
+    assert json.loads((root / "config.json").read_text())["parts"] == {"mine:Filter": hash_file(file)}
+    assert changed_parts(root, parts) == []
+    file.write_text("second")
+    with pytest.raises(RunError) as refused:
+        claim(root, CONFIG, {}, "", parts=parts)
+    assert str(refused.value) == (
+        f"{root} was started with another mine:Filter: {file} was changed since; restore it to resume, or give a new "
+        "--output"
+    )
+    assert changed_parts(root, {**parts, "other:Filter": file}) == ["mine:Filter"]
+    assert changed_parts(tmp_path / "nowhere", parts) == []
 
 
 def test_one_process_per_run_directory(root: Path) -> None:

@@ -14,6 +14,8 @@ from rich.text import Text
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfevo.config.run_config import RunConfig
+from selfevo.config.sources import FileCorpus, TaskCorpus
+from selfevo.config.strict import OwnPart
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.examples import answer_examples, meta_examples
@@ -39,7 +41,7 @@ def preview(config: RunConfig, console: Console) -> None:
     chat = Chat(load_tokenizer(folder))
     sets = draw_splits(config)
     d_meta = lessons_of(config, sets)
-    if config.corpus.task:
+    if isinstance(config.corpus, TaskCorpus):
         console.print(
             "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
         )
@@ -66,20 +68,23 @@ def preview(config: RunConfig, console: Console) -> None:
 def preview_annotation(config: RunConfig, console: Console) -> None:
     """Prints how much an annotator would be asked, what it can cost, and the first call. Asks nobody."""
     corpus = config.corpus
-    if corpus.path:
+    if isinstance(corpus, FileCorpus):
         raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
     sets = draw_splits(config)
     prompts = sets.to_annotate()
-    calls = len(prompts) * (2 if corpus.task else 1)
+    calls = len(prompts) * (2 if isinstance(corpus, TaskCorpus) else 1)
     console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate", highlight=False)
-    if corpus.annotator is None:
+    annotator = corpus.annotator
+    if annotator is None:
         console.print("by a program that holds the answers: costs nothing", highlight=False)
+        return
+    if isinstance(annotator, OwnPart):
+        console.print(f"by {annotator.kind}, which is your own: what it costs is not known here", highlight=False)
         return
     from selfevo.models.endpoint import Endpoint, most, price  # an extra
     from selfevo.teachers.openai import OpenAITeacher
 
-    annotator = corpus.annotator
-    task = load_task(corpus.task) if corpus.task else None
+    task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in sets.labelled})
     # The responses are not known yet: as long as they may be.
     asks = [teacher.ask(Drafted(p.id, p.prompt, "x" * 4 * config.skills.respond.max_new_tokens)) for p in prompts]
@@ -97,7 +102,7 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
 
 def lessons_of(config: RunConfig, sets: Splits) -> list[Refined]:
     """D_meta, or what can be said of it before it is written: gold answers as responses, else words that stand in."""
-    if config.corpus.task:
+    if isinstance(config.corpus, TaskCorpus):
         return solved(load_task(config.corpus.task), sets.labelled)
     feedback = f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}"
     return sets.d_meta or [
@@ -163,9 +168,9 @@ def estimate(config: RunConfig, parameters: int, chat: Chat, sets: Splits, d_met
     kept = 0.5 * pool / config.round_count  # nobody knows before the run; half is a start
     answer = one * 0.3
     training = known * trainer_of(config, "meta").num_train_epochs
-    if config.corpus.task:
-        training += one * config.corpus.labels * config.corpus.warmup_share * 0.3 * config.corpus.warmup_epochs
-    if config.evaluation and "sft" in config.evaluation.stages:
+    if isinstance(corpus := config.corpus, TaskCorpus):
+        training += one * corpus.labels * corpus.warmup_share * 0.3 * corpus.warmup_epochs
+    if config.evaluation and "sft" in config.evaluation.models:
         labels = len(sets.labelled) + len(sets.sft)
         training += max(known, answer * labels) * trainer_of(config, "sft").num_train_epochs
     for t in range(1, config.round_count + 1):

@@ -93,7 +93,9 @@ def demo(
     if write_config.exists():
         raise ConfigError(f"{write_config} exists; give another name")
     write_config.parent.mkdir(parents=True, exist_ok=True)
-    write_config.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    write_config.write_text(
+        yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False), encoding="utf-8"
+    )
     console.print(f"wrote {write_config}", highlight=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from selfevo.config.sections import GateConfig
+from selfevo.config.sources import GateConfig, TaskGate
 from selfevo.rundir.results import GateResults, GateRound, ModelComparison
 
 
@@ -29,7 +29,7 @@ class Gate:
         if not self.best:
             self.best, self._to_beat = name, scores
             return True
-        mode = self.config.mode if self.config.task else "agreement"
+        mode = self.config.mode if isinstance(self.config, TaskGate) else "agreement"
         compared = ModelComparison.of(name, scores, self.best, self._to_beat, mode)
         significant = compared.p_value < self.config.alpha
         promoted = significant and compared.difference > 0

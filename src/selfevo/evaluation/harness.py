@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from selfevo.config.sections import EngineConfig
+from selfevo.config.sections import TransformersSettings, VLLMSettings
 from selfevo.errors import ConfigError, DataError, MissingExtraError
 from selfevo.method.answer_extraction import extract_answer, read_number
 from selfevo.rundir.files import write_atomic
@@ -41,7 +41,7 @@ def run_harness(
     limit: int | None = None,
     num_fewshot: int | None = None,
     max_new_tokens: int = 256,
-    engine: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+    engine: TransformersSettings | VLLMSettings = TransformersSettings(),  # noqa: B008  (frozen)
     output: Path | None = None,
 ) -> dict[str, HarnessScores]:
     """Runs tasks of lm-evaluation-harness on the model folder, with its chat template, on the first `limit` documents.
@@ -71,12 +71,12 @@ def run_harness(
             specs = [own_data(name, path.resolve(), manager, Path(folder)) if path else name for name in tasks]
             loaded = list(manager.load(specs)["tasks"].values())
         found = lm_eval.simple_evaluate(
-            model="vllm" if engine.kind == "vllm" else "hf",
+            model="vllm" if isinstance(engine, VLLMSettings) else "hf",
             model_args=arguments,
             tasks=loaded,
             num_fewshot=num_fewshot,
             batch_size=engine.batch_size,
-            device=str(pick_device(engine.device)),
+            device=str(pick_device("auto" if isinstance(engine, VLLMSettings) else engine.device)),
             limit=limit,
             apply_chat_template=True,
             gen_kwargs={"max_gen_toks": max_new_tokens},

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from selfevo.config.sections import CorpusConfig
+from selfevo.config.sections import AblationConfig
+from selfevo.config.sources import PromptsCorpus, TaskCorpus
 from selfevo.errors import DataError
 from selfevo.method.examples import answer_examples
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
@@ -33,7 +34,7 @@ AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
 def annotate(
     workspace: Workspace,
     base: Model,
-    corpus: CorpusConfig,
+    corpus: TaskCorpus | PromptsCorpus,
     prompts: Sequence[Prompt],
     teacher: Teacher,
     task: AnnotatedTask | None,
@@ -79,22 +80,20 @@ def taken(rows: Sequence[AnyPrompt], share: float, seed: int) -> list[AnyPrompt]
     return [row for row in rows if row.id in chosen]
 
 
-def altered(rows: Sequence[Refined], corpus: CorpusConfig, seed: int) -> list[Refined]:
-    """D_meta as it is used: less of it, with some verdicts turned round, or without words, as ablations ask.
+def altered(rows: Sequence[Refined], ablation: AblationConfig, seed: int) -> list[Refined]:
+    """D_meta as it is used: with some verdicts turned round, or without words, as ablations ask.
 
     Which rows are changed hangs on their ids and the seed.
     """
-    if corpus.path:  # else the share was taken before anybody was asked
-        rows = taken(rows, corpus.share, seed)
     by_chance = sorted(rows, key=lambda row: content_id(seed, "flipped", row.id, row.response))
-    flipped = {(row.id, row.response) for row in by_chance[: round(corpus.flipped * len(rows))]}
+    flipped = {(row.id, row.response) for row in by_chance[: round(ablation.flipped_verdicts * len(rows))]}
     result = []
     for row in rows:
         words, _, last = row.feedback.strip().rpartition("\n")
         if (row.id, row.response) in flipped:
             qualified = parse_verdict(row.feedback) is Verdict.QUALIFIED
             last = verdict_line(Verdict.NOT_QUALIFIED if qualified else Verdict.QUALIFIED)
-        result.append(replace(row, feedback=f"{words}\n{last}".strip() if corpus.words else last))
+        result.append(replace(row, feedback=last if ablation.verdict_only else f"{words}\n{last}".strip()))
     return result
 
 
@@ -116,7 +115,7 @@ def balance(rows: Iterable[Refined]) -> Counter[str]:
 def _chosen(
     workspace: Workspace,
     base: Model,
-    corpus: CorpusConfig,
+    corpus: TaskCorpus | PromptsCorpus,
     prompts: Sequence[Prompt],
     task: AnnotatedTask | None,
     problems: Mapping[str, Problem],
@@ -128,7 +127,7 @@ def _chosen(
     on the rest mostly wrong, and D_meta gets both. No label is spent twice: SFT is given the same ones.
     """
     author, samples = base, 1
-    if task is not None:
+    if task is not None and isinstance(corpus, TaskCorpus):
         samples = corpus.samples_per_prompt
         taught = random.Random(workspace.seed).sample(prompts, round(len(prompts) * corpus.warmup_share))
         lessons = gold_examples(task, [problems[prompt.id] for prompt in taught])

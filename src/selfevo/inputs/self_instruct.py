@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selfevo.config.sections import SelfInstructConfig
+from selfevo.config.sources import SelfInstructConfig
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.inputs.decontamination import Decontaminator, normal
 from selfevo.method.protocols import Model

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from selfevo.config.sections import EndpointConfig, EngineConfig, TaskConfig
+from selfevo.config.parts import part_files
+from selfevo.config.sections import MeasureConfig
 from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
@@ -18,30 +19,24 @@ from selfevo.rundir.inspect import prompts_seen
 from selfevo.rundir.ownership import claim, locked
 from selfevo.rundir.results import Results, write_results
 from selfevo.rundir.workspace import Workspace
-from selfevo.tasks import load_task
+from selfevo.tasks import load_checked_task
 
 
 def evaluate_model(
     model: str,
-    task: TaskConfig,
+    config: MeasureConfig,
     *,
-    count: int,
-    seed: int,
-    max_new_tokens: int | None = None,
-    consistency: int = 1,
-    engine_config: EngineConfig,
     output: Path | None,
     progress: Progress,
-    endpoint: EndpointConfig | None = None,
     engine: Engine | None = None,
 ) -> Results:
-    """Measures one model on `count` problems; returns results like those of a run, with this one model.
+    """Measures one model as `config` says; returns results like those of a run, with this one model.
 
-    `model` is a folder or a hub id, or stands behind `endpoint`. Of a model in a run directory no problem is asked that
-    its run had to learn from. With `output`, every row is kept there and a second call goes on where the first was
-    stopped.
+    `model` is a folder or a hub id, or stands behind the endpoint. Of a model in a run directory no problem is asked
+    that its run had to learn from. With `output`, every row is kept there and a second call goes on where the first was
+    stopped. `engine` takes the place of the one that is configured.
     """
-    if endpoint is not None:
+    if (endpoint := config.endpoint) is not None:
         from selfevo.engines.openai import OpenAIEngine  # an extra
 
         subject = Model("model", Path(model), content_id(endpoint.base_url, model))
@@ -50,35 +45,36 @@ def evaluate_model(
     else:
         folder = resolve_model(model)
         subject = Model("model", folder, hash_model(folder))
-        engine = engine or build_engine(engine_config)
+        engine = engine or build_engine(config.engine)
         seen = prompts_seen(folder)
-    problems = load_task(task).problems(count, 1000 * seed + 1, seen)
-    sampling = build_sampling(subject.path, max_new_tokens)
+    task = load_checked_task(config.task)
+    problems = task.problems(config.count, 1000 * config.seed + 1, seen)
+    sampling = build_sampling(subject.path, config.max_new_tokens)
     with tempfile.TemporaryDirectory() as scratch:
         root = output or Path(scratch)
         with locked(root):
-            settings = {"model": model, "task": task.model_dump(mode="json"), "count": count, "seed": seed}
-            settings |= {
+            settings = {
+                "model": model,
+                **config.model_dump(mode="json", exclude={"endpoint"}),
                 "max_new_tokens": {name: limits.max_new_tokens for name, limits in sampling.items()},
-                "consistency": consistency,
-                "engine": engine_config.model_dump(mode="json"),
+                "base_url": endpoint.base_url if endpoint else None,
             }
-            settings["base_url"] = endpoint.base_url if endpoint else None
-            claim(root, settings, {"platform": describe_platform()}, yaml.safe_dump(settings, sort_keys=False))
+            text = yaml.safe_dump(settings, sort_keys=False)
+            claim(root, settings, {"platform": describe_platform()}, text, parts=part_files(config))
             workspace = Workspace(
                 root=root,
                 engine=engine,
                 trainer=_nobody,
                 sampling=sampling,
-                seed=seed,
+                seed=config.seed,
                 progress=progress,
             )
             runner = workspace.runner("evaluate", subject)
-            outcomes = measure(runner, load_task(task), problems, consistency)
+            outcomes = measure(runner, task, problems, config.consistency)
             seconds = workspace.seconds("")
             results = Results(
-                task=task.name,
-                seed=seed,
+                task=config.task.name,
+                seed=config.seed,
                 policy=None,
                 models=(summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes)),),
                 groups=group(problems),

@@ -6,36 +6,29 @@ rounds go on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from selfevo.config.run_config import RunConfig
+from selfevo.config.sources import PromptsGate
 from selfevo.evaluation.evaluate import audit, group, measure, self_agreement, summarise_outcomes
 from selfevo.evaluation.gate import Gate
 from selfevo.evaluation.monitors import alarms, round_figures
 from selfevo.inputs.splits import Splits
+from selfevo.method import evolution
 from selfevo.method.evolution import trajectories
-from selfevo.method.filters import ByGold, Filter, Known
+from selfevo.method.filters import Filter
 from selfevo.method.protocols import Model
 from selfevo.method.records import Judged, from_row
+from selfevo.pipeline.gold import GoldWorkspace, KnownAnswers
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.progress import complain
 from selfevo.rundir.files import read_marker, read_rows
 from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, write_results
 from selfevo.rundir.workspace import StageRunner, Workspace
-from selfevo.tasks import load_task
-from selfevo.tasks.base import Problem, Task
-
-
-@dataclass(frozen=True, slots=True)
-class ByPrompt:
-    """Each problem checked by the task that it comes from; `tasks` by prompt id."""
-
-    tasks: Mapping[str, Task]
-
-    def is_correct(self, problem: Problem, response: str) -> bool:
-        return self.tasks[problem.prompt.id].is_correct(problem, response)
+from selfevo.tasks import load_checked_task
+from selfevo.tasks.base import Problem
 
 
 @dataclass(slots=True)
@@ -45,37 +38,34 @@ class Observer:
     config: RunConfig
     workspace: Workspace
     sets: Splits
+    filters: Sequence[Filter]
     stopped: str = ""
     models: list[ModelResults] = field(default_factory=list)
     rounds: dict[str, RoundResults] = field(default_factory=dict)
     _gate: Gate | None = None
+    evolving: evolution.Workspace = field(init=False)  # in which rounds run, and what is audited beside them
     _latest: Model | None = None
     _audited: dict[str, Problem] = field(init=False)
-    _checker: ByPrompt = field(init=False)
+    _answers: KnownAnswers = field(init=False)
 
     def __post_init__(self) -> None:
         self._gate = Gate(self.config.gate) if self.config.gate else None
         self._audited = {problem.prompt.id: problem for problem in self.sets.audit}
-        tasks = dict(self.sets.pool_tasks)
-        if self.config.audit:
-            tasks |= dict.fromkeys(self._audited, load_task(self.config.audit.task))
-        self._checker = ByPrompt(tasks)
+        self._answers = KnownAnswers.of(self.config, self.sets)
+        gold = self.config.ablation.gold_filter
+        self.evolving = GoldWorkspace(self.workspace, self._answers) if gold else self.workspace
 
     @property
     def alarmed(self) -> bool:
         """Whether an alarm ended the rounds: they go on when a bound is changed."""
         return bool(self.stopped) and not (self._gate and self._gate.stopped)
 
-    def filters(self) -> Sequence[Filter]:
-        """Those of the configuration, `gold` being told what is right."""
-        return [Known(self._right) if isinstance(each, ByGold) else each for each in self.config.filter]
-
     def measure(self, model: Model) -> bool:
         """Measures a model; False where the gate says that the rounds bring nothing more."""
         evaluation = self.config.evaluation
         wanted = "rounds" if model.name.startswith("round-") else model.name
-        if evaluation and wanted in evaluation.stages:
-            task, runner = load_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
+        if evaluation and wanted in evaluation.models:
+            task, runner = load_checked_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
             outcomes = measure(runner, task, self.sets.evaluation, evaluation.consistency)
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
             self.models.append(summarise_outcomes(model.name, outcomes, seconds))
@@ -132,9 +122,9 @@ class Observer:
     def _scores(self, model: Model) -> list[float]:
         gate, runner = self.config.gate, self._greedy(f"gate-{model.name}", model)
         assert gate is not None
-        if gate.task is None:
+        if isinstance(gate, PromptsGate):
             return self_agreement(runner, self.sets.dev_prompts, gate.samples, gate.temperature)
-        outcomes = measure(runner, load_task(gate.task), self.sets.dev)
+        outcomes = measure(runner, load_checked_task(gate.task), self.sets.dev)
         return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
 
     def _audit(self, name: str) -> Audit | None:
@@ -144,17 +134,13 @@ class Observer:
             return None
         if self._audited:
             assert self._latest is not None
-            runner = self.workspace.runner(f"audit-{name}", self._latest)
+            name = f"audit-{name}"
+            runner = self.evolving.runner(name, self._latest)
             prompts = [problem.prompt for problem in self.sets.audit]
-            runner.filter(trajectories(runner, prompts, self.config.refine), self.filters())
-            name = runner.name
+            runner.filter(trajectories(runner, prompts, self.config.ablation.refine), self.filters)
         rows = read_rows(self.workspace.root / "stages" / name / "filter.jsonl")
         judged = [(from_row(Judged, row), row["kept"]) for row in rows]
         known = [(row, kept) for row, kept in judged if row.prompt_id in problems]  # not a model's own prompts
         if not known:
             return None
-        return audit(self._checker, problems, [row for row, _ in known], [kept for _, kept in known])
-
-    def _right(self, row: Judged) -> bool:
-        problem = self.sets.pool_answers.get(row.prompt_id) or self._audited[row.prompt_id]
-        return self._checker.is_correct(problem, row.refinement)
+        return audit(self._answers, problems, [row for row, _ in known], [kept for _, kept in known])

@@ -60,8 +60,8 @@ def write_card(root: Path, name: str) -> None:
         f"---\n{data.to_yaml()}\n---",
         f"# {title}",
         f"Made by selfevo {manifest.get('selfevo', '')}, an implementation of SELF (arXiv 2310.00533): policy "
-        f"`{config['policy']}`, objective of the rounds `{config['objective']}`, seed {config['seed']}. A plain "
-        "transformers folder; `selfevo answer` uses its self-refinement too.",
+        f"`{config['policy']}`, objective of the rounds `{config['objective']['kind']}`, seed {config['seed']}. "
+        "A plain transformers folder; `selfevo answer` uses its self-refinement too.",
         "## Lineage\n\n| model | trained from | SHA-256 of weights and tokenizer |\n|---|---|---|\n"
         + "\n".join(f"| {a} | {b} | `{sha}` |" for a, b, sha in lineage(root, name)),
         "## Learnt from\n\n"

@@ -90,7 +90,10 @@ def write_report(run: Path) -> Path:
     rounds = [_read_round(run, path) for path in sorted(folders, key=by_stage)]
     markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: by_stage(path.parent))
     models = [_read_json(path) for path in markers]
-    evaluation = config.get("evaluation") or {}
+    evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
+    filters = [str(each.get("kind", each)) for each in config.get("filter", [])]
+    if ablation.get("gold_filter"):
+        filters.append("gold answers in place of those that judge (ablation)")
     measured = results.models if results else ()
     audits = {each.name: each.audit for each in results.rounds if each.audit} if results else {}
     page = _template().render(
@@ -104,12 +107,12 @@ def write_report(run: Path) -> Path:
             rounds,
             [str(model["name"]) for model in models],
             evaluated=bool(evaluation),
-            sft_labels=evaluation.get("sft_labels"),
+            sft_labels=ablation.get("sft_labels"),
         ),
         splits={by: _split(results, by) for by in get_args(Split)} if results else {},
         chart=draw(measured) if measured else None,
         rounds=rounds,
-        filters=", ".join(str(each.get("kind", each)) for each in config.get("filter", [])),
+        filters=", ".join(filters),
         audits=audits,
         monitored=[each for each in results.rounds if each.monitors] if results else [],
         labels={name: label for name, (label, _) in MEANING.items()},

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from selfevo.errors import RunError
-from selfevo.rundir.files import read_marker, space_for, write_atomic
+from selfevo.rundir.files import hash_file, read_marker, space_for, write_atomic
 
 TRIES = 3
 
@@ -59,18 +60,31 @@ def in_use(root: Path) -> bool:
 
 
 def claim(
-    root: Path, config: dict[str, Any], manifest: dict[str, Any], config_text: str, may_change: Collection[str] = ()
+    root: Path,
+    config: dict[str, Any],
+    manifest: dict[str, Any],
+    config_text: str,
+    may_change: Collection[str] = (),
+    parts: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Makes `root` the run directory of this configuration, or checks that it already is.
 
-    `may_change`: dotted keys whose values decide no row.
+    `may_change`: dotted keys whose values decide no row. `parts`: the source files of parts from outside this package,
+    by the name that the configuration gives them; their SHA-256 is kept under "parts" of config.json.
 
-    Raises RunError when it belongs to another configuration (the message lists the keys) or to something else.
+    Raises RunError when it belongs to another configuration (the message lists the keys), when the source of a part
+    was changed, or when it is something else.
     """
     path = root / "config.json"
     if path.exists():
         # Where it stands is no part of a run: one that was moved or copied goes on.
         old = {**read_marker(path), "output": config.get("output")}
+        if changed := changed_parts(root, parts):
+            raise RunError(
+                f"{root} was started with another {changed[0]}: {parts[changed[0]]} was changed since; restore it to "
+                "resume, or give a new --output"
+            )
+        old.pop("parts", None)
         differences = [line for line in differing_keys(old, config) if line.partition(":")[0] not in may_change]
         if differences:
             raise RunError(
@@ -84,7 +98,15 @@ def claim(
         raise RunError(f"{root} is not empty and not a selfevo run; give a new --output")
     write_atomic(root / "config.yaml", config_text)
     write_atomic(root / "manifest.json", json.dumps(manifest, indent=2))
-    write_atomic(path, json.dumps(config, indent=2))
+    hashes = {"parts": {name: hash_file(file) for name, file in parts.items()}} if parts else {}
+    write_atomic(path, json.dumps({**config, **hashes}, indent=2))
+
+
+def changed_parts(root: Path, parts: Mapping[str, Path]) -> list[str]:
+    """Which of `parts`, source files by name, were other files when the run in `root` was started with them."""
+    path = root / "config.json"
+    before = read_marker(path).get("parts", {}) if path.exists() else {}
+    return [name for name, file in parts.items() if name in before and before[name] != hash_file(file)]
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
