@@ -29,6 +29,7 @@ from pathlib import Path
 from selfevo.rundir.results import load_results
 
 results = load_results(Path("runs/demo-seed0"))
+print(results.table())
 for model in results.models:
     print(model.name, model.direct.accuracy, model.direct.ci, model.transitions.wrong_right)
 for test in results.comparisons:

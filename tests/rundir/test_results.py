@@ -56,6 +56,17 @@ def test_the_figures_of_a_model_come_from_its_bits() -> None:
     assert found.rates("difficulty", measured, "direct") == {}
 
 
+def test_results_are_a_table_of_text() -> None:
+    silent = model("round-1", "1111").model_copy(
+        update={"verdicts": Verdicts(qualified=0, qualified_right=0, unparsed=4)}
+    )
+    assert run(model("base", "1100", "1110"), silent).table().splitlines() == [
+        "model    direct                 refined                verdict precision",
+        "base     50.0 (15.0 to 85.0)    75.0 (30.1 to 95.4)    50.0 (9.5 to 90.5)",
+        "round-1  100.0 (51.0 to 100.0)  100.0 (51.0 to 100.0)  -",
+    ]
+
+
 def test_no_figure_that_follows_from_others_is_stored(tmp_path: Path) -> None:
     write_results(tmp_path, run(model("meta", "0110"), model("round-1", "0111")))
     text = (tmp_path / "results.json").read_text(encoding="utf-8")
