@@ -44,6 +44,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     written = run(model("base", "0110", "0111"), groups={"kind": {"sums": "1100"}})
     write_results(tmp_path, written)
     assert load_results(tmp_path) == load_results(tmp_path / "results.json") == read_results(tmp_path) == written
+    assert load_results(str(tmp_path)) == written
 
 
 def test_the_figures_of_a_model_come_from_its_bits() -> None:
