@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from selfevo.rundir.ablation import Ablation
 from selfevo.rundir.results import Results, Stored
 
+WIDTH = 100
 FOLDER = Path(__file__).with_name("reference")
 FILES: dict[str, type[Stored]] = {"results": Results, "ablation": Ablation}
 HEADER = """# Results schema
@@ -24,11 +26,10 @@ right. Accuracies, intervals and paired tests are computed from them: `selfevo r
 them all, and in Python they are properties.
 
 ```python
-from pathlib import Path
+import selfevo
 
-from selfevo.rundir.results import load_results
-
-results = load_results(Path("runs/demo-seed0"))
+results = selfevo.load_results("runs/demo-seed0")
+print(results.table())
 for model in results.models:
     print(model.name, model.direct.accuracy, model.direct.ci, model.transitions.wrong_right)
 for test in results.comparisons:
@@ -72,12 +73,16 @@ def held(annotation: Any) -> Iterator[type[Stored]]:
 def section(kind: type[Stored]) -> str:
     """One type: its fields, then what is computed from them."""
     schema = kind.model_json_schema()
-    lines = [f"\n### {kind.__name__}\n\n{inspect.getdoc(kind)}\n\n| key | type | meaning |\n|---|---|---|\n"]
+    meaning = textwrap.fill(" ".join((inspect.getdoc(kind) or "").split()), WIDTH, break_on_hyphens=False)
+    lines = [f"\n### {kind.__name__}\n\n{meaning}\n\n| key | type | meaning |\n|---|---|---|\n"]
     for name, info in kind.model_fields.items():
         shown = type_name(schema["properties"][name], schema.get("$defs", {}))
         lines.append(f"| `{name}` | {shown} | {info.description} |\n")
     computed = [
-        f"- `{name}`: {' '.join((inspect.getdoc(value) or '').split()).rstrip('.')}\n"
+        textwrap.fill(
+            f"- `{name}`: {inspect.getdoc(value)}".rstrip("."), WIDTH, subsequent_indent="  ", break_on_hyphens=False
+        )
+        + "\n"
         for each in reversed(kind.__mro__)
         if issubclass(each, Stored) and each is not Stored
         for name, value in vars(each).items()

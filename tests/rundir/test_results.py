@@ -44,6 +44,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     written = run(model("base", "0110", "0111"), groups={"kind": {"sums": "1100"}})
     write_results(tmp_path, written)
     assert load_results(tmp_path) == load_results(tmp_path / "results.json") == read_results(tmp_path) == written
+    assert load_results(str(tmp_path)) == written
 
 
 def test_the_figures_of_a_model_come_from_its_bits() -> None:
@@ -54,6 +55,17 @@ def test_the_figures_of_a_model_come_from_its_bits() -> None:
     found = run(measured, groups={"kind": {"sums": "1010", "words": "0100"}})
     assert found.rates("kind", measured, "refined") == {"sums": Rate(2, 2), "words": Rate(1, 0)}
     assert found.rates("difficulty", measured, "direct") == {}
+
+
+def test_results_are_a_table_of_text() -> None:
+    silent = model("round-1", "1111").model_copy(
+        update={"verdicts": Verdicts(qualified=0, qualified_right=0, unparsed=4)}
+    )
+    assert run(model("base", "1100", "1110"), silent).table().splitlines() == [
+        "model    direct                 refined                verdict precision",
+        "base     50.0 (15.0 to 85.0)    75.0 (30.1 to 95.4)    50.0 (9.5 to 90.5)",
+        "round-1  100.0 (51.0 to 100.0)  100.0 (51.0 to 100.0)  -",
+    ]
 
 
 def test_no_figure_that_follows_from_others_is_stored(tmp_path: Path) -> None:

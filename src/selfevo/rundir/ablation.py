@@ -116,9 +116,10 @@ class Ablation(Stored):
         return None if reference is None or row.name == SELF else row.against(reference, mode)
 
 
-def load_ablation(path: Path) -> Ablation:
+def load_ablation(path: str | Path) -> Ablation:
     """The table in a folder that `selfevo ablate` wrote, or in a file.
 
     Raises RunError where there is none, or it is damaged or of another version.
     """
-    return load_stored(Ablation, path / "ablation.json" if path.is_dir() else path)
+    place = Path(path)
+    return load_stored(Ablation, place / "ablation.json" if place.is_dir() else place)

@@ -298,13 +298,30 @@ class Results(Stored):
         }
         return {name: Rate(len(bits), bits.count("1")) for name, bits in chosen.items()}
 
+    def table(self) -> str:
+        """The models as lines of text: accuracies and the precision of the verdicts, in percent with 95 % intervals."""
+        lines: list[tuple[str, ...]] = [("model", "direct", "refined", "verdict precision")]
+        for model in self.models:
+            verdicts = Rate(model.verdicts.qualified, model.verdicts.qualified_right)
+            lines.append((model.name, *(_percent(rate) for rate in (model.direct, model.refined, verdicts))))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
+        return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
-def load_results(path: Path) -> Results:
+
+def _percent(rate: Rate) -> str:
+    if rate.accuracy is None:
+        return "-"
+    return f"{100 * rate.accuracy:.1f} ({100 * rate.ci[0]:.1f} to {100 * rate.ci[1]:.1f})"
+
+
+def load_results(path: str | Path) -> Results:
     """The results of a run directory, or those in a file.
 
     Raises RunError where there are none, or they are damaged or of another version.
     """
-    return load_stored(Results, Layout(path).results if path.is_dir() else path)
+    place = Path(path)
+    return load_stored(Results, Layout(place).results if place.is_dir() else place)
 
 
 def read_results(root: Path) -> Results | None:
