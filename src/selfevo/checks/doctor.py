@@ -26,6 +26,7 @@ from selfevo.config.strict import OwnPart
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
 from selfevo.method.examples import meta_examples
+from selfevo.method.names import SFT
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.method.records import Example, Refined
 from selfevo.models.chat import Chat, messages
@@ -88,7 +89,7 @@ def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     measured = config.evaluation.models if config.evaluation else ()
     warm_up = isinstance(config.corpus, TaskCorpus) and config.corpus.warmup_share > 0
-    models = 1 + config.round_count + ("sft" in measured) + warm_up
+    models = 1 + config.round_count + (SFT in measured) + warm_up
     checkpoint = 0 if config.trainer.lora else 12 * parameters
     need = models * weights + checkpoint
     place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())

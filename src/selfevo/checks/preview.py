@@ -19,6 +19,7 @@ from selfevo.config.strict import OwnPart
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.examples import answer_examples, meta_examples
+from selfevo.method.names import META, SFT, round_name
 from selfevo.method.prompts import Verdict, verdict_line
 from selfevo.method.records import Drafted, Example, Refined, as_row
 from selfevo.method.skills import SKILLS
@@ -167,16 +168,16 @@ def estimate(config: RunConfig, parameters: int, chat: Chat, sets: Splits, d_met
     pool = len(sets.pool) * config.samples_per_prompt
     kept = 0.5 * pool / config.round_count  # nobody knows before the run; half is a start
     answer = one * 0.3
-    training = known * trainer_of(config, "meta").num_train_epochs
+    training = known * trainer_of(config, META).num_train_epochs
     if isinstance(corpus := config.corpus, TaskCorpus):
         training += one * corpus.labels * corpus.warmup_share * 0.3 * corpus.warmup_epochs
-    if config.evaluation and "sft" in config.evaluation.models:
+    if config.evaluation and SFT in config.evaluation.models:
         labels = len(sets.labelled) + len(sets.sft)
-        training += max(known, answer * labels) * trainer_of(config, "sft").num_train_epochs
+        training += max(known, answer * labels) * trainer_of(config, SFT).num_train_epochs
     for t in range(1, config.round_count + 1):
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
-        training += rows * trainer_of(config, f"round-{t}").num_train_epochs
+        training += rows * trainer_of(config, round_name(t)).num_train_epochs
     measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
     generated = (pool * 1.5 + measured) * one
     return Estimate(parameters, lengths, training, generated, measure_flops(config))

@@ -119,7 +119,9 @@ def run(
 
         preview(settings, console)
         return
-    if check and not (settings.output / "config.json").exists():
+    from selfevo.rundir.inspect import is_run
+
+    if check and not is_run(settings.output):
         _examine(settings)
     _launch(settings)
 

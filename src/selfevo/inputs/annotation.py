@@ -17,11 +17,13 @@ from selfevo.config.sections import AblationConfig
 from selfevo.config.sources import PromptsCorpus, TaskCorpus
 from selfevo.errors import DataError
 from selfevo.method.examples import answer_examples
+from selfevo.method.names import WARM_UP
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
 from selfevo.rundir.files import read_marker, read_rows
+from selfevo.rundir.layout import done
 from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace
 from selfevo.tasks.base import AnnotatedTask, Problem
@@ -42,7 +44,7 @@ def annotate(
 ) -> list[Refined]:
     """The rows of D_meta for `prompts`. Raises DataError when not one of them could be annotated."""
     drafts = list(_chosen(workspace, base, corpus, prompts, task, problems))
-    path = workspace.root / "stages" / FOLDER / "annotate.jsonl"
+    path = workspace.layout.stage(FOLDER, "annotate")
 
     def line(draft: Drafted, result: Mapping[str, Any]) -> dict[str, Any]:
         row = as_row(Refined(**as_row(draft), feedback=result["feedback"], refinement=result["refinement"]))
@@ -62,7 +64,7 @@ def annotate(
 
     shared = [root / path.relative_to(workspace.root) for root in workspace.shared]
     StageFile(path, teacher.key, line, shared=shared).fill(drafts, work, workspace.progress)
-    rows = list(Stored(path, Refined, read_marker(path.with_suffix(".done.json"))["rows"]["out"]))
+    rows = list(Stored(path, Refined, read_marker(done(path))["rows"]["out"]))
     if not rows:
         reasons = Counter(row["reason"] for row in read_rows(path))
         raise DataError(
@@ -99,7 +101,7 @@ def altered(rows: Sequence[Refined], ablation: AblationConfig, seed: int) -> lis
 
 def spent(workspace: Workspace) -> tuple[int, float]:
     """Tokens and dollars that annotation has cost this run so far, over all its processes."""
-    path = workspace.root / "events.jsonl"
+    path = workspace.layout.events
     events = [event for event in read_rows(path) if event["event"] == "annotate"] if path.exists() else []
     return (
         sum(event["prompt_tokens"] + event["new_tokens"] for event in events),
@@ -131,7 +133,7 @@ def _chosen(
         samples = corpus.samples_per_prompt
         taught = random.Random(workspace.seed).sample(prompts, round(len(prompts) * corpus.warmup_share))
         lessons = gold_examples(task, [problems[prompt.id] for prompt in taught])
-        author = workspace.train("warm-up", base, lessons) if lessons else base
+        author = workspace.train(WARM_UP, base, lessons) if lessons else base
     limit = workspace.sampling[RESPOND.name].max_new_tokens
     warm = {RESPOND.name: Sampling(limit, corpus.temperature)}
     drafts: dict[str, dict[str, Drafted]] = {prompt.id: {} for prompt in prompts}

@@ -23,6 +23,7 @@ from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, as_row, content_id
 from selfevo.method.skills import RESPOND
 from selfevo.rundir.files import read_marker, read_rows, write_done
+from selfevo.rundir.layout import done
 from selfevo.rundir.workspace import Stored, Workspace
 
 _PERMUTATIONS = 128
@@ -40,8 +41,8 @@ def grow(
 
     `seeds` are shown as examples, a few at a time, and may not be repeated.
     """
-    path = workspace.root / "stages" / name / "filter.jsonl"
-    marker = path.with_suffix(".done.json")
+    path = workspace.layout.filtered(name)
+    marker = done(path)
     if not marker.exists():
         _propose(workspace, name, model, seeds, blocked, config, path)
     kept = read_marker(marker)["rows"]["kept"]

@@ -13,10 +13,12 @@ from typing import TypeVar, get_args
 
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, DataError, EngineError, RunError, TrainingError
+from selfevo.method.names import round_number
 from selfevo.pipeline.variants import SFT, VARIANTS, is_variant, settings
 from selfevo.rundir.ablation import SELF, Ablation, AblationRow, Answered, Cost, Voted, Votes
 from selfevo.rundir.files import MODEL_MARKER, read_marker, write_atomic
 from selfevo.rundir.inspect import costs, is_finished
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.ownership import locked
 from selfevo.rundir.results import (
     AuditCounts,
@@ -107,7 +109,7 @@ def _models(run: Path, name: str, plain: Path | None) -> dict[str, _Measured]:
     only_sft = SFT.fullmatch(name)  # its rounds are those of `self`, and its SFT is all that it costs
     models = {}
     for model in results.models:
-        if model.name.startswith("round-"):
+        if round_number(model.name):
             models[name] = _Measured(model, results.rounds, cost)
             continue
         theirs = measured.model(model.name) if measured else None
@@ -123,7 +125,7 @@ def _models(run: Path, name: str, plain: Path | None) -> dict[str, _Measured]:
 
 def _lineage(run: Path, model: str) -> str | None:
     """None of the base, which no run has made."""
-    marker = run / "models" / model / MODEL_MARKER
+    marker = Layout(run).model(model) / MODEL_MARKER
     return read_marker(marker)["lineage"] if marker.exists() else None
 
 

@@ -22,6 +22,7 @@ from selfevo.config.sources import PromptsCorpus, TaskCorpus
 from selfevo.config.strict import OwnPart
 from selfevo.method.examples import preference_examples, prompt_examples, self_examples
 from selfevo.method.filters import Filter
+from selfevo.method.names import WARM_UP, round_number
 from selfevo.method.protocols import Engine, Sampling, Trainer
 from selfevo.method.records import Example, Judged
 from selfevo.method.rows import Rows
@@ -75,7 +76,7 @@ def build_objective(config: RunConfig) -> Objective:
 def build_trainer(config: RunConfig, name: str) -> Trainer:
     """The trainer of the model `name`, imported here: who only asks a model need not wait for TRL."""
     settings, objective = trainer_of(config, name), config.objective
-    if name.startswith("round-"):
+    if round_number(name):
         if isinstance(objective, DPOObjective):
             from selfevo.trainers.dpo import PreferenceTrainer
 
@@ -121,9 +122,9 @@ def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
     """
     trainer = config.trainer
     own: dict[str, float | None] = {}
-    if name == "warm-up" and isinstance(config.corpus, TaskCorpus):
+    if name == WARM_UP and isinstance(config.corpus, TaskCorpus):
         own = {"num_train_epochs": config.corpus.warmup_epochs}
-    elif name.startswith("round-"):
+    elif round_number(name):
         own = {"num_train_epochs": trainer.round_epochs, "learning_rate": trainer.round_learning_rate}
     used = {key: value for key, value in own.items() if value is not None}
     return trainer.model_copy(update={**used, "round_epochs": None, "round_learning_rate": None})

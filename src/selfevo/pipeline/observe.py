@@ -18,13 +18,16 @@ from selfevo.inputs.splits import Splits
 from selfevo.method import evolution
 from selfevo.method.evolution import trajectories
 from selfevo.method.filters import Filter
+from selfevo.method.names import BASE, SFT, round_name, round_number
 from selfevo.method.protocols import Model
 from selfevo.method.records import Judged, from_row
+from selfevo.method.skills import RESPOND
 from selfevo.pipeline.gold import GoldWorkspace, KnownAnswers
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.progress import complain
 from selfevo.rundir.files import read_marker, read_rows
+from selfevo.rundir.layout import done
 from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, write_results
 from selfevo.rundir.workspace import StageRunner, Workspace
 from selfevo.tasks import load_checked_task
@@ -63,30 +66,30 @@ class Observer:
     def measure(self, model: Model) -> bool:
         """Measures a model; False where the gate says that the rounds bring nothing more."""
         evaluation = self.config.evaluation
-        wanted = "rounds" if model.name.startswith("round-") else model.name
+        wanted = "rounds" if round_number(model.name) else model.name
         if evaluation and wanted in evaluation.models:
             task, runner = load_checked_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
             outcomes = measure(runner, task, self.sets.evaluation, evaluation.consistency)
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
             self.models.append(summarise_outcomes(model.name, outcomes, seconds))
-        if self._gate and model.name not in ("base", "sft"):
+        if self._gate and model.name not in (BASE, SFT):
             self._gate.admit(model.name, self._scores(model))
-            if model.name != f"round-{self.config.round_count}":  # after the last round there is nothing to stop
+            if model.name != round_name(self.config.round_count):  # after the last round there is nothing to stop
                 self.stopped = self._gate.stopped
         self._latest = model
         self.write()
-        if model.path.parent == self.workspace.root / "models":
+        if model.path.parent == self.workspace.layout.models:
             write_card(self.workspace.root, model.name)
         return not self.stopped
 
     def monitor(self, name: str) -> bool:
         """Monitors the filtered rows of a round; False where an alarm is to stop the run."""
         monitors = self.config.monitors
-        folder = self.workspace.root / "stages" / name
-        figures = round_figures(folder)
+        layout = self.workspace.layout
+        figures = round_figures(layout.stages / name)
         found = alarms(figures, monitors)
-        start = read_marker(folder / "respond.done.json")["rows"]["in"]
-        judged = read_marker(folder / "filter.done.json")["rows"]
+        start = read_marker(done(layout.stage(name, RESPOND.name)))["rows"]["in"]
+        judged = read_marker(done(layout.filtered(name)))["rows"]
         rows = RowCounts(kept=judged["kept"], rejected=judged["rejected"], quarantined=start - judged["in"])
         self.rounds[name] = RoundResults(
             name=name, rows=rows, monitors=figures, alarms=tuple(found), audit=self._audit(name)
@@ -138,7 +141,7 @@ class Observer:
             runner = self.evolving.runner(name, self._latest)
             prompts = [problem.prompt for problem in self.sets.audit]
             runner.filter(trajectories(runner, prompts, self.config.ablation.refine), self.filters)
-        rows = read_rows(self.workspace.root / "stages" / name / "filter.jsonl")
+        rows = read_rows(self.workspace.layout.filtered(name))
         judged = [(from_row(Judged, row), row["kept"]) for row in rows]
         known = [(row, kept) for row, kept in judged if row.prompt_id in problems]  # not a model's own prompts
         if not known:

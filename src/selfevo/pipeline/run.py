@@ -25,6 +25,7 @@ from selfevo.inputs.annotation import altered, annotate, gold_examples, spent, t
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
 from selfevo.method.examples import answer_examples, meta_examples
+from selfevo.method.names import BASE, SFT
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import Example, Refined
 from selfevo.models.resolve import resolve_model
@@ -71,14 +72,14 @@ def run_loop(
         workspace.save_rows("d_meta", d_meta)
         observer = Observer(config, workspace, sets, filters)
         measured = config.evaluation.models if config.evaluation else ()
-        if "base" in measured:
+        if BASE in measured:
             observer.measure(base)
-        if "sft" in measured:
+        if SFT in measured:
             further = (
                 gold_examples(load_task(config.corpus.task), sets.sft) if isinstance(config.corpus, TaskCorpus) else []
             )
-            examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer("sft"))
-            observer.measure(workspace.train("sft", base, examples))
+            examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer(SFT))
+            observer.measure(workspace.train(SFT, base, examples))
         evolve(
             observer.evolving,
             base,
@@ -95,7 +96,7 @@ def run_loop(
         if not observer.alarmed:  # else it goes on when a bound is changed
             workspace.finish()
         write_cards(config.output)
-        path = config.output / "manifest.json"
+        path = workspace.layout.manifest
         write_atomic(path, json.dumps({**read_marker(path), "costs": costs(config.output)}, indent=2))
         return config.output
 
@@ -107,7 +108,7 @@ def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = 
     with open_run(config, progress, engine, None) as (workspace, base, sets):
         d_meta = altered(write_d_meta(config, workspace, base, sets), config.ablation, config.seed)
         workspace.save_rows("d_meta", d_meta)
-        return config.output / "data" / "d_meta.jsonl", d_meta
+        return workspace.layout.data("d_meta"), d_meta
 
 
 @contextmanager
@@ -133,7 +134,7 @@ def open_run(
             progress=progress,
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
-        base = Model("base", base_path, hash_model(base_path))
+        base = Model(BASE, base_path, hash_model(base_path))
         sets = draw_splits(config)
         for name, rows in sets.everything():
             workspace.save_rows(name, rows)

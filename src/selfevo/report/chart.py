@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from selfevo.method.names import META, SFT, round_number
 from selfevo.report.wording import percent
 from selfevo.rundir.results import Mode, ModelResults
 
@@ -65,10 +66,10 @@ def draw(models: Sequence[ModelResults]) -> Chart:
             hint = f"{name}, {mode}: {percent(accuracy)}, 95 % interval {percent(low)} to {percent(high)}"
             point = Point(x + offset, height(accuracy), height(low), height(high), f"{100 * accuracy:.1f}", hint)
             series[mode].append(point)
-            if name == "meta" or name.startswith("round-"):
+            if name == META or round_number(name):
                 path.append(f"{point.x},{point.y}")
         lines[mode] = " ".join(path)
-    sft = next((model.direct.accuracy for model in models if model.name == "sft"), None)
+    sft = next((model.direct.accuracy for model in models if model.name == SFT), None)
     return Chart(
         width=LEFT + step * len(models) + 8,
         height=bottom + BELOW,

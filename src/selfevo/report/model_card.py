@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from selfevo.report.wording import duration, number, percent
 from selfevo.rundir.files import MODEL_MARKER, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import MODES, Mode, ModelResults, read_results
 
 TERMS = {
@@ -36,10 +37,9 @@ ANSWERS: dict[Mode, str] = {
 def write_card(root: Path, name: str) -> None:
     """Writes README.md of the model `name` of the run in `root`, from what the run directory holds so far; not of one
     that was removed."""
-    folder = root / "models" / name
-    marker, config, manifest = (
-        read_marker(path) for path in (folder / MODEL_MARKER, root / "config.json", root / "manifest.json")
-    )
+    layout = Layout(root)
+    folder = layout.model(name)
+    marker, config, manifest = (read_marker(path) for path in (folder / MODEL_MARKER, layout.config, layout.manifest))
     if "removed" in marker:
         return
     results = read_results(root)
@@ -82,11 +82,11 @@ def write_cards(root: Path) -> None:
 
 def lineage(root: Path, name: str) -> list[tuple[str, str, str]]:
     """From a model back to the base: name, what it was trained from, hash."""
-    rows = []
+    rows, models = [], Layout(root).models
     while True:
-        marker = read_marker(root / "models" / name / MODEL_MARKER)
+        marker = read_marker(models / name / MODEL_MARKER)
         rows.append((name, str(marker["start"]), str(marker["weights"])))
-        if not (root / "models" / str(marker["start"]) / MODEL_MARKER).is_file():
+        if not (models / str(marker["start"]) / MODEL_MARKER).is_file():
             return [*rows, (str(marker["start"]), "", str(marker["start_weights"]))]
         name = str(marker["start"])
 

@@ -7,7 +7,6 @@ the page forbids itself scripts and network by its content security policy.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +21,9 @@ from selfevo.evaluation.monitors import MEANING
 from selfevo.method.prompts import parse_verdict
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
-from selfevo.rundir.files import read_rows, write_atomic
-from selfevo.rundir.inspect import by_stage, costs, is_run
+from selfevo.rundir.files import MODEL_MARKER, read_rows, write_atomic
+from selfevo.rundir.inspect import costs, is_run
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, Split, read_results
 from selfevo.statistics import Rate
 
@@ -82,14 +82,13 @@ def write_report(run: Path) -> Path:
 
     Raises RunError when `run` is not a run directory or one of its JSON files is damaged.
     """
-    if not (run / "config.json").is_file():
+    layout = Layout(run)
+    if not layout.config.is_file():
         raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the --output folder of one")
-    config, manifest = (_read_json(run / f"{name}.json") for name in ("config", "manifest"))
+    config, manifest = (_read_json(path) for path in (layout.config, layout.manifest))
     results = read_results(run)
-    folders = [path for path in run.glob("stages/round-*") if re.fullmatch(r"round-\d+", path.name)]
-    rounds = [_read_round(run, path) for path in sorted(folders, key=by_stage)]
-    markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: by_stage(path.parent))
-    models = [_read_json(path) for path in markers]
+    rounds = [_read_round(run, path) for path in layout.rounds()]
+    models = [_read_json(path / MODEL_MARKER) for path in layout.finished_models()]
     evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
     filters = [str(each.get("kind", each)) for each in config.get("filter", [])]
     if ablation.get("gold_filter"):
@@ -119,11 +118,11 @@ def write_report(run: Path) -> Path:
         costs=costs(run) if is_run(run) else {},
         models=models,
         terms=sorted({term for model in models for term in model["examples"]}),
-        corpus=_read_corpus(run / "data" / "d_meta.jsonl"),
+        corpus=_read_corpus(layout.data("d_meta")),
     )
     # A lone surrogate is legal in JSON and not in UTF-8; it must not cost the reader the page.
-    write_atomic(run / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
-    return run / "report.html"
+    write_atomic(layout.report, page.encode("utf-8", "replace").decode("utf-8"))
+    return layout.report
 
 
 def _split(results: Results, by: Split) -> dict[str, list[tuple[Rate, Rate]]]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
+from selfevo.method.names import BASE, META, SFT
 from selfevo.rundir.results import ModelResults, Results
 from selfevo.statistics import mcnemar_exact
 
@@ -18,14 +19,14 @@ SIGNIFICANT = 0.05
 NONE = "\u2013"
 MINUS = "\u2212"
 REFERENCES = {
-    "sft": "plain SFT on the same labels",
-    "meta": "the model with meta-skills only",
-    "base": "the base model",
+    SFT: "plain SFT on the same labels",
+    META: "the model with meta-skills only",
+    BASE: "the base model",
 }
 STARTS = {
-    "base": "The base model answers",
-    "sft": "Plain SFT answers",
-    "meta": "With meta-skills only, before any round, the model answers",
+    BASE: "The base model answers",
+    SFT: "Plain SFT answers",
+    META: "With meta-skills only, before any round, the model answers",
 }
 
 
@@ -102,7 +103,7 @@ def _accuracy_sentence(last: ModelResults, results: Results, sft_labels: int | N
     reference = next((other for other in REFERENCES if accuracies.get(other) is not None), None)
     if reference is None:
         return f"{sentence}."
-    called = f"plain SFT on {sft_labels} labels" if reference == "sft" and sft_labels else REFERENCES[reference]
+    called = f"plain SFT on {sft_labels} labels" if reference == SFT and sft_labels else REFERENCES[reference]
     against = f"{percent(accuracies[reference])} for {called}"
     pair = (name, reference, "direct")
     compared = next((c for c in results.comparisons if (c.a, c.b, c.mode) == pair), None)

@@ -35,6 +35,7 @@ from selfevo.rundir.files import (
     sync,
     write_atomic,
 )
+from selfevo.rundir.layout import done
 
 WINDOW = 4096
 
@@ -66,9 +67,9 @@ class StageFile(Generic[T]):
         Raises RunError when it is finished and holds other rows, or was changed since.
         """
         name = f"{self.path.parent.name} {self.path.stem}"
-        if not self.path.with_suffix(".done.json").exists():
+        if not done(self.path).exists():
             self._take_over(rows)
-        if self.path.with_suffix(".done.json").exists():
+        if done(self.path).exists():
             self._check(rows)
             self.path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
             return
@@ -88,16 +89,16 @@ class StageFile(Generic[T]):
                     place += sum(map(len, lines))
                     continue
                 by_key = dict(zip(keys, window, strict=True))
-                done = _results(partial, by_key)
+                known = _results(partial, by_key)
                 if not started:
                     os.truncate(growing, place)
-                    progress.start(name, len(rows), counts.total() + sum(k in done for k in keys))
+                    progress.start(name, len(rows), counts.total() + sum(k in known for k in keys))
                     started = True
-                for results, detail in work(by_key, done):
+                for results, detail in work(by_key, known):
                     append(partial, "".join(_partial_line(k, result) for k, result in results.items()))
-                    done |= results
+                    known |= results
                     progress.advance(len(results), detail)
-                written = [{**self.line(row, done[k]), "key": k} for k, row in zip(keys, window, strict=True)]
+                written = [{**self.line(row, known[k]), "key": k} for k, row in zip(keys, window, strict=True)]
                 append(growing, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written))
                 counts.update(row["status"] for row in written)
                 partial.unlink()
@@ -109,22 +110,22 @@ class StageFile(Generic[T]):
             progress.finish(f"{total['in']} in, {total['out']} out, {total['quarantined']} quarantined")
 
     def _take_over(self, rows: Iterable[T]) -> None:
-        finished = [other for other in self.shared if other.with_suffix(".done.json").is_file()]
+        finished = [other for other in self.shared if done(other).is_file()]
         if not finished:
             return
         digest = _digest(map(self.key, rows))
         for other in finished:
             with suppress(RunError):  # what is damaged there is made anew here
-                marker = read_marker(other.with_suffix(".done.json"))
+                marker = read_marker(done(other))
                 if marker.get("keys") == digest and not file_fault(other, marker["sha256"]):
                     self.path.with_suffix(".growing.jsonl").unlink(missing_ok=True)
                     # The marker last: it makes the rows count.
-                    for name in (self.path, self.path.with_suffix(".done.json")):
+                    for name in (self.path, done(self.path)):
                         link(other.with_name(name.name), name)
                     return
 
     def _check(self, rows: Iterable[T]) -> None:
-        marker = self.path.with_suffix(".done.json")
+        marker = done(self.path)
         expected = read_marker(marker)
         if fault := file_fault(self.path, expected["sha256"]):
             raise RunError(f"{fault}; restore it, or delete it and {marker} to have its rows made again")
