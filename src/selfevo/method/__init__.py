@@ -1,1 +1,1 @@
-"""SELF itself: the loop, its skills and records, the losses, the filters, the one rule of inference. Sees no gold answer."""
+"""SELF itself: the loop, its skills, records and losses, filters, the one rule of inference. Sees no gold answer."""
