@@ -11,6 +11,7 @@ import yaml
 
 import selfevo
 from runs import small_demo, student, tree
+from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.trainers.scripted import ScriptedTrainer
@@ -80,6 +81,17 @@ def test_keywords_replace_keys_and_change_sections_key_by_key(settings: RunConfi
     assert written["rounds"] == 1
     assert written["skills"]["respond"] == {**settings.model_dump()["skills"]["respond"], "max_new_tokens": 50}
     assert written["skills"]["critique"] == settings.model_dump()["skills"]["critique"]
+
+
+def test_a_section_of_an_object_is_changed_to_another_kind(
+    settings: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The defaults of its own kind, such as the device, are none of the other's keys."""
+    given = parse_config(settings.model_dump(mode="json", exclude={"engine"}), "test")
+    monkeypatch.setattr("selfevo.engines.vllm.VLLMEngine", lambda **_: ScriptedEngine(student(settings)))
+    done = run(given, settings, engine={"kind": "vllm", "batch_size": 9}, rounds=1)
+    written = json.loads((done.root / "config.json").read_text(encoding="utf-8"))
+    assert (written["engine"]["kind"], written["engine"]["batch_size"]) == ("vllm", 9)
 
 
 def test_the_same_call_goes_on_where_a_run_was_stopped(settings: RunConfig, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfevo.checks.doctor import examine
-from selfevo.config.loading import merged, parse, parse_config, read_yaml
+from selfevo.config.loading import parse, parse_config, read_yaml
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MeasureConfig
+from selfevo.config.strict import merged
 from selfevo.errors import ConfigError, RunError
 from selfevo.method.protocols import Engine, Progress, Trainer
 from selfevo.method.records import Judged, from_row
@@ -150,7 +151,8 @@ def evaluate(
 
 def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     if isinstance(config, RunConfig):
-        given: Mapping[str, Any] = config.model_dump(mode="json")
+        # What is a default stays unsaid, so that a section can be changed to another kind.
+        given: Mapping[str, Any] = config.model_dump(mode="json", exclude_unset=True)
     elif isinstance(config, Mapping):
         given = config
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -45,15 +45,13 @@ class OwnPart(Strict):
         return value
 
 
-def merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """`given`, with what `defaults` has beyond it, at every depth."""
-    both = {
-        name: merged(defaults[name], value)
-        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
-        else value
-        for name, value in given.items()
-    }
-    return {**defaults, **both}
+def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with `changes`: a section in both is changed key by key, everything else is replaced."""
+    result = dict(data)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def check_source(value: Any, names: Sequence[str]) -> Any:
