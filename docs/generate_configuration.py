@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
-from selfevo.config.strict import OwnPart
 
 TARGET = Path(__file__).parent / "reference" / "configuration.md"
 HEADER = """# Configuration

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from selfevo.rundir.ablation import Ablation, AblationRow, Answered, Voted, load_ablation
-from selfevo.rundir.files import read_marker
+from selfevo.rundir.atomic_files import read_marker
 from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, load_results
 from selfevo.statistics import Rate
 

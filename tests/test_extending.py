@@ -14,15 +14,15 @@ from rich.console import Console
 from runs import results
 from selfevo.checks.doctor import examine
 from selfevo.checks.preview import preview_annotation
+from selfevo.config.base import OwnPart
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MeasureConfig, TaskConfig
-from selfevo.config.strict import OwnPart
 from selfevo.errors import ConfigError, RunError
-from selfevo.pipeline.evaluate import evaluate_model
+from selfevo.pipeline.evaluate_model import evaluate_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import hash_file, read_rows
+from selfevo.rundir.atomic_files import hash_file, read_rows
 from selfevo.trainers.scripted import ScriptedTrainer
 
 PAGE = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def test_an_objective_may_bring_its_own_trainer(folder: Path) -> None:
     from selfevo.pipeline.build import build_trainer
 
     (folder / "my_package/trained.py").write_text(
-        "from selfevo.method.examples import self_examples\n"
+        "from selfevo.method.training_examples import self_examples\n"
         "from selfevo.trainers.scripted import ScriptedTrainer\n"
         "class Mine:\n"
         "    def __call__(self, rows): return self_examples(rows)\n"

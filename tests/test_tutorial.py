@@ -18,7 +18,7 @@ from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.records import Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_marker
+from selfevo.rundir.atomic_files import read_marker
 from selfevo.tasks.word_problems import check_equations
 from selfevo.trainers.scripted import ScriptedTrainer
 

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfevo.checks.doctor import examine
+from selfevo.config.base import merged
 from selfevo.config.loading import parse, parse_config, read_yaml
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MeasureConfig
-from selfevo.config.strict import merged
 from selfevo.errors import ConfigError, RunError
 from selfevo.method.protocols import Engine, Progress, Trainer
 from selfevo.method.records import Judged, from_row
-from selfevo.pipeline.evaluate import evaluate_model
+from selfevo.pipeline.evaluate_model import evaluate_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Live, Silent, console
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model, is_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, load_results

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from selfevo.config.base import OwnPart, Strict
 from selfevo.config.loading import parse_config, parse_engine
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import (
@@ -17,7 +18,6 @@ from selfevo.config.sections import (
     VLLMSettings,
 )
 from selfevo.config.sources import FilePrompts, PromptsCorpus, PromptsGate, TaskCorpus, TaskGate, TaskPrompts
-from selfevo.config.strict import OwnPart, Strict
 from selfevo.errors import ConfigError
 from selfevo.method.filters import ByVerdict, ByVotes, KeepAll, Length
 

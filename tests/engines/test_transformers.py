@@ -18,7 +18,7 @@ from selfevo.errors import ConfigError, DataError, EngineError
 from selfevo.method.protocols import Request, Sampling
 from selfevo.method.records import Drafted, Prompt, extended
 from selfevo.method.skills import CRITIQUE, RESPOND
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 
 LENGTHS = [1, 40, 3, 17, 9, 60, 2, 25, 5, 11, 33, 7, 50, 4, 21, 13, 6, 45, 8, 29, 10, 37, 15, 19]
 PROMPTS = [("sort 12 7 " * length + str(length)).strip() for length in LENGTHS]

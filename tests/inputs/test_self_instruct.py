@@ -23,7 +23,7 @@ from selfevo.inputs.splits import draw_splits
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.trainers.scripted import ScriptedTrainer
 
 WORDS = "lamp river door bridge apple horse window letter mountain candle ship garden clock basket tower mirror".split()

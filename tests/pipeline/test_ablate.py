@@ -25,7 +25,7 @@ from selfevo.pipeline.run import run_loop
 from selfevo.pipeline.variants import VARIANTS, applicable, find, settings
 from selfevo.report.progress import Silent
 from selfevo.rundir.ablation import Ablation, AblationRow, Voted, load_ablation
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model
 from selfevo.rundir.results import ModelComparison, from_bits, load_results
 from selfevo.statistics import mcnemar_exact

@@ -19,7 +19,7 @@ from selfevo.inputs.splits import Repeated, draw_splits
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import summarise
 from selfevo.rundir.results import Results
 from selfevo.tasks import load_task

@@ -18,10 +18,10 @@ from selfevo.errors import RunError
 from selfevo.inputs.splits import draw_splits
 from selfevo.method.protocols import Generation, Request, Sampling
 from selfevo.method.records import Example, Turns
-from selfevo.pipeline.evaluate import evaluate_model
+from selfevo.pipeline.evaluate_model import evaluate_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import prompts_seen
 from selfevo.rundir.results import Results, load_results
 from selfevo.tasks import load_task

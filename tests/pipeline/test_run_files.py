@@ -18,7 +18,7 @@ from selfevo.method.prompts import REFINE
 from selfevo.method.records import Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 

@@ -14,7 +14,7 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.pipeline.run import run_loop
 from selfevo.report.model_card import lineage
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import hash_model, read_marker, read_rows
+from selfevo.rundir.atomic_files import hash_model, read_marker, read_rows
 from selfevo.rundir.inspect import collect, costs, verify
 from selfevo.rundir.results import load_results
 from selfevo.trainers.scripted import ScriptedTrainer

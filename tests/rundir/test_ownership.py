@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from runs import PROMPTS, open_run, scripted
 from selfevo.errors import RunError
-from selfevo.rundir.files import hash_file, read_rows
+from selfevo.rundir.atomic_files import hash_file, read_rows
 from selfevo.rundir.ownership import changed_parts, claim, differing_keys, in_use, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}

@@ -16,7 +16,7 @@ from runs import KilledError, tree
 from selfevo.errors import RunError
 from selfevo.report.progress import Silent
 from selfevo.rundir import stage_file as stage
-from selfevo.rundir.files import read_marker, read_rows
+from selfevo.rundir.atomic_files import read_marker, read_rows
 
 ROWS = list(range(23))
 

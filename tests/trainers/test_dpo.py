@@ -10,9 +10,9 @@ import pytest
 from selfevo.config.loading import parse_config
 from selfevo.config.sections import DPOObjective, TrainerConfig
 from selfevo.errors import ConfigError, TrainingError
-from selfevo.method.examples import preference_examples, self_examples
 from selfevo.method.records import Example, Judged
-from selfevo.models.chat import Chat
+from selfevo.method.training_examples import preference_examples, self_examples
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.pipeline.build import build_trainer
 from selfevo.report.progress import Silent

@@ -10,10 +10,10 @@ import pytest
 from selfevo.config.loading import parse_config
 from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.method.examples import prompt_examples
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Turns
-from selfevo.models.chat import Chat
+from selfevo.method.training_examples import prompt_examples
+from selfevo.models.chat_template import Chat
 from selfevo.pipeline.build import build_trainer
 from selfevo.report.progress import Silent
 from selfevo.trainers.grpo import VerdictRewardTrainer, at_once

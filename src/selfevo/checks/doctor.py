@@ -20,16 +20,16 @@ from packaging.requirements import Requirement
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from selfevo.checks.preview import count_parameters, estimate, lessons_of
+from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
-from selfevo.config.strict import OwnPart
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
-from selfevo.method.examples import meta_examples
 from selfevo.method.names import SFT
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.method.records import Example, Refined
-from selfevo.models.chat import Chat, messages
+from selfevo.method.training_examples import meta_examples
+from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine

@@ -13,17 +13,17 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import FileCorpus, TaskCorpus
-from selfevo.config.strict import OwnPart
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import Splits, draw_splits
-from selfevo.method.examples import answer_examples, meta_examples
 from selfevo.method.names import META, SFT, round_name
 from selfevo.method.prompts import Verdict, verdict_line
 from selfevo.method.records import Drafted, Example, Refined, as_row
 from selfevo.method.skills import SKILLS
-from selfevo.models.chat import Chat
+from selfevo.method.training_examples import answer_examples, meta_examples
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import trainer_of

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfevo.config.base import OwnPart
 from selfevo.config.loading import parse, parse_engine
 from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig
-from selfevo.config.strict import OwnPart
 from selfevo.errors import ConfigError
 from selfevo.report.progress import Live, complain, console
 
@@ -66,7 +66,7 @@ def evaluate(
 ) -> None:
     """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
     from selfevo.models.resolve import resolve_model
-    from selfevo.pipeline.evaluate import evaluate_model
+    from selfevo.pipeline.evaluate_model import evaluate_model
     from selfevo.report.console import print_extractors, print_harness, print_results
 
     if (task is None) == (harness is None):
@@ -78,7 +78,7 @@ def evaluate(
                 "--harness loads the model itself; leave out --base-url and an --engine of your own, or call lm-eval "
                 "with the server"
             )
-        from selfevo.evaluation.harness import run_harness
+        from selfevo.evaluation.lm_eval_harness import run_harness
         from selfevo.pipeline.build import build_sampling
 
         folder = resolve_model(model)
@@ -212,7 +212,7 @@ def compare(
     from selfevo.models.resolve import resolve_model
     from selfevo.pipeline.build import build_engine
     from selfevo.report.console import print_comparisons
-    from selfevo.rundir.files import write_atomic
+    from selfevo.rundir.atomic_files import write_atomic
 
     pairs, left_out = read_pairs(str(a), str(b), column, str(questions or ""), by or ())
     if left_out:

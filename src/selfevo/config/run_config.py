@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from selfevo.config.base import Positive, Strict
 from selfevo.config.sections import (
     AblationConfig,
     AuditConfig,
@@ -24,7 +25,6 @@ from selfevo.config.sections import (
     VLLMSettings,
 )
 from selfevo.config.sources import CorpusConfig, GateConfig, PromptsConfig, Rounds, TaskCorpus, TaskPrompts
-from selfevo.config.strict import Positive, Strict
 from selfevo.method.filters import ByVerdict
 
 

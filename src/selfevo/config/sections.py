@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from selfevo.config.strict import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, kind_or, own_or_built_in
+from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, kind_or, own_or_built_in
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
 from selfevo.method.protocols import Sampling
 

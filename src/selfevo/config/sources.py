@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from selfevo.config.base import Positive, Share, Strict, check_source, exactly_one, source_of
 from selfevo.config.sections import AnnotatorConfig, TaskConfig
-from selfevo.config.strict import Positive, Share, Strict, check_source, exactly_one, source_of
 from selfevo.data.loading import MAX_BAD_SHARE
 
 

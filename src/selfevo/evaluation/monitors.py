@@ -15,7 +15,7 @@ from typing import Any
 from selfevo.config.sections import MonitorsConfig
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.prompts import Verdict, parse_verdict
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 
 SAMPLE = 1000  # texts for distinct-n: the share of distinct n-grams falls with the length of what is looked at
 BLEU_SAMPLE = 100

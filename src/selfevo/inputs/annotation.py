@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 from selfevo.config.sections import AblationConfig
 from selfevo.config.sources import PromptsCorpus, TaskCorpus
 from selfevo.errors import DataError
-from selfevo.method.examples import answer_examples
 from selfevo.method.names import WARM_UP
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
-from selfevo.rundir.files import read_marker, read_rows
+from selfevo.method.training_examples import answer_examples
+from selfevo.rundir.atomic_files import read_marker, read_rows
 from selfevo.rundir.layout import done
 from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace

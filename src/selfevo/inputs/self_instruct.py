@@ -22,7 +22,7 @@ from selfevo.inputs.decontamination import Decontaminator, normal
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, as_row, content_id
 from selfevo.method.skills import RESPOND
-from selfevo.rundir.files import read_marker, read_rows, write_done
+from selfevo.rundir.atomic_files import read_marker, read_rows, write_done
 from selfevo.rundir.layout import done
 from selfevo.rundir.workspace import Stored, Workspace
 

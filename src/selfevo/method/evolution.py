@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from selfevo.method.examples import meta_examples, self_examples
 from selfevo.method.names import META, round_name
 from selfevo.method.protocols import Model
 from selfevo.method.records import Critiqued, Example, Judged, Prompt, Refined, extended
 from selfevo.method.rows import Mapped, Rows
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
+from selfevo.method.training_examples import meta_examples, self_examples
 
 if TYPE_CHECKING:  # filters are checked settings too, and importing selfevo should not wait for pydantic
     from selfevo.method.filters import Filter

@@ -16,7 +16,7 @@ from selfevo.errors import ConfigError, DataError, EngineError, RunError, Traini
 from selfevo.method.names import round_number
 from selfevo.pipeline.variants import SFT, VARIANTS, is_variant, settings
 from selfevo.rundir.ablation import SELF, Ablation, AblationRow, Answered, Cost, Voted, Votes
-from selfevo.rundir.files import MODEL_MARKER, read_marker, write_atomic
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, write_atomic
 from selfevo.rundir.inspect import costs, is_finished
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.ownership import locked

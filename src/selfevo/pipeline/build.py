@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from selfevo.config.parts import make_part
+from selfevo.config.base import OwnPart
+from selfevo.config.own_parts import make_part
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import (
     DPOObjective,
@@ -19,13 +20,12 @@ from selfevo.config.sections import (
     TransformersSettings,
 )
 from selfevo.config.sources import PromptsCorpus, TaskCorpus
-from selfevo.config.strict import OwnPart
-from selfevo.method.examples import preference_examples, prompt_examples, self_examples
 from selfevo.method.filters import Filter
 from selfevo.method.names import WARM_UP, round_number
 from selfevo.method.protocols import Engine, Sampling, Trainer
 from selfevo.method.records import Example, Judged
 from selfevo.method.rows import Rows
+from selfevo.method.training_examples import preference_examples, prompt_examples, self_examples
 from selfevo.rundir.inspect import run_settings
 from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem

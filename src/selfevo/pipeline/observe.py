@@ -22,11 +22,11 @@ from selfevo.method.names import BASE, SFT, round_name, round_number
 from selfevo.method.protocols import Model
 from selfevo.method.records import Judged, from_row
 from selfevo.method.skills import RESPOND
-from selfevo.pipeline.gold import GoldWorkspace, KnownAnswers
+from selfevo.pipeline.gold_filter import GoldWorkspace, KnownAnswers
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.progress import complain
-from selfevo.rundir.files import read_marker, read_rows
+from selfevo.rundir.atomic_files import read_marker, read_rows
 from selfevo.rundir.layout import done
 from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, write_results
 from selfevo.rundir.workspace import StageRunner, Workspace

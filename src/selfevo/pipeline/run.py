@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from selfevo.config.parts import part_files
+from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MonitorsConfig
 from selfevo.config.sources import FileCorpus, TaskCorpus
@@ -24,10 +24,10 @@ from selfevo.errors import ConfigError
 from selfevo.inputs.annotation import altered, annotate, gold_examples, spent, taken
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
-from selfevo.method.examples import answer_examples, meta_examples
 from selfevo.method.names import BASE, SFT
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import Example, Refined
+from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import (
     build_engine,
@@ -39,7 +39,7 @@ from selfevo.pipeline.build import (
 )
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
-from selfevo.rundir.files import hash_model, read_marker, write_atomic
+from selfevo.rundir.atomic_files import hash_model, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.ownership import changed_parts, claim, locked
 from selfevo.rundir.workspace import Workspace

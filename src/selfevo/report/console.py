@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from selfevo.evaluation.harness import HarnessScores
+from selfevo.evaluation.lm_eval_harness import HarnessScores
 from selfevo.evaluation.pairwise import WinRates
 from selfevo.rundir.ablation import Ablation, Answered, Voted
 from selfevo.rundir.inspect import Entry, Summary

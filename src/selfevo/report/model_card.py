@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from selfevo.report.wording import duration, number, percent
-from selfevo.rundir.files import MODEL_MARKER, read_marker, write_atomic
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import MODES, Mode, ModelResults, read_results

@@ -21,7 +21,7 @@ from selfevo.evaluation.monitors import MEANING
 from selfevo.method.prompts import parse_verdict
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
-from selfevo.rundir.files import MODEL_MARKER, read_rows, write_atomic
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_rows, write_atomic
 from selfevo.rundir.inspect import costs, is_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, Split, read_results

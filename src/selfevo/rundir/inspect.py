@@ -12,7 +12,7 @@ from typing import Any
 
 from selfevo.errors import RunError
 from selfevo.method.names import META, round_number
-from selfevo.rundir.files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
+from selfevo.rundir.atomic_files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
 from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ownership import in_use, locked
 from selfevo.rundir.results import read_results

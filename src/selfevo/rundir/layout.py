@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfevo.method.names import in_order, round_number
-from selfevo.rundir.files import MODEL_MARKER
+from selfevo.rundir.atomic_files import MODEL_MARKER
 
 
 @dataclass(frozen=True, slots=True)

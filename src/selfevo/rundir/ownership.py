@@ -14,7 +14,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from selfevo.errors import RunError
-from selfevo.rundir.files import hash_file, read_marker, write_atomic
+from selfevo.rundir.atomic_files import hash_file, read_marker, write_atomic
 from selfevo.rundir.layout import Layout
 
 PATIENCE = 0.2  # seconds; whoever asks whether a directory is in use holds the lock for a moment

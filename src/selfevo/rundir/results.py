@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, StringConstra
 from selfevo.errors import RunError
 from selfevo.method.names import META, SFT, round_number
 from selfevo.method.prompts import Verdict
-from selfevo.rundir.files import write_atomic
+from selfevo.rundir.atomic_files import write_atomic
 from selfevo.rundir.layout import Layout
 from selfevo.statistics import Rate, compare, wilson
 

@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 from selfevo.errors import RunError
 from selfevo.method.protocols import Progress
 from selfevo.method.rows import Rows
-from selfevo.rundir.files import (
+from selfevo.rundir.atomic_files import (
     append,
     file_fault,
     hash_file,

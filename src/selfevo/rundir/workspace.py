@@ -24,7 +24,7 @@ from selfevo.method.protocols import Engine, Generation, Model, Progress, Reques
 from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
-from selfevo.rundir.files import (
+from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
     file_fault,
     folder_faults,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from selfevo.config.parts import make_part
+from selfevo.config.own_parts import make_part
 from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError
 from selfevo.tasks import steps

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from selfevo.config.sections import OpenAIAnnotator
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.method.records import Drafted, content_id
-from selfevo.models.chat import messages
+from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
 from selfevo.tasks.base import AnnotatedTask, Problem
 from selfevo.teachers.base import Annotation

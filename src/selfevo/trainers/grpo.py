@@ -21,7 +21,7 @@ from selfevo.method import prompts
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.protocols import Engine, Progress, Request
 from selfevo.method.records import Example, Prompt, content_id
-from selfevo.models.chat import Chat, messages
+from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from selfevo.config.loading import parse_config
-from selfevo.config.parts import find_part, make_part, part_files
+from selfevo.config.own_parts import find_part, make_part, part_files
 from selfevo.errors import ConfigError, DataError
 
 SOURCE = """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from conftest import CHAT_TEMPLATE
 from selfevo.errors import DataError
-from selfevo.models.chat import Chat, messages
+from selfevo.models.chat_template import Chat, messages
 
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ue000\ue001"), max_size=20)

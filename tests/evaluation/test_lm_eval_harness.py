@@ -12,8 +12,8 @@ from lm_eval.tasks import TaskManager
 from selfevo.cli import app as cli
 from selfevo.config.sections import TransformersSettings
 from selfevo.errors import ConfigError, MissingExtraError
-from selfevo.evaluation import harness
-from selfevo.evaluation.harness import own_data, run_harness, score
+from selfevo.evaluation import lm_eval_harness as harness
+from selfevo.evaluation.lm_eval_harness import own_data, run_harness, score
 
 ENGINE = TransformersSettings(batch_size=2, device="cpu")
 

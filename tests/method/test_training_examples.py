@@ -6,11 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.method.examples import answer_examples, meta_examples, preference_examples, prompt_examples, self_examples
 from selfevo.method.prompts import CRITIQUE as ASK_CRITIQUE
 from selfevo.method.prompts import REFINE as ASK_REFINE
 from selfevo.method.records import Example, Judged, Refined
 from selfevo.method.skills import CRITIQUE, REFINE, RESPOND
+from selfevo.method.training_examples import (
+    answer_examples,
+    meta_examples,
+    preference_examples,
+    prompt_examples,
+    self_examples,
+)
 
 ONE = Refined("1", "p1", "r1", "f1", "s1")
 OTHER_DRAFT = Refined("1", "p1", "r1b", "f1b", "s1b")

@@ -19,10 +19,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from selfevo.config.base import OwnPart
 from selfevo.config.sections import TaskConfig
-from selfevo.config.strict import OwnPart
 from selfevo.errors import ConfigError, SelfevoError
-from selfevo.rundir.files import hash_file
+from selfevo.rundir.atomic_files import hash_file
 
 _READ: dict[str, tuple[ModuleType, str]] = {}  # modules of own parts, and the SHA-256 of what was imported
 

@@ -19,7 +19,7 @@ import yaml
 from selfevo.config.sections import TransformersSettings, VLLMSettings
 from selfevo.errors import ConfigError, DataError, MissingExtraError
 from selfevo.method.answer_extraction import extract_answer, read_number
-from selfevo.rundir.files import write_atomic
+from selfevo.rundir.atomic_files import write_atomic
 from selfevo.tasks.word_problems import read_problem
 
 

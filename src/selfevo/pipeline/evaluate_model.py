@@ -7,14 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from selfevo.config.parts import part_files
+from selfevo.config.own_parts import part_files
 from selfevo.config.sections import MeasureConfig
 from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, describe_platform
-from selfevo.rundir.files import hash_model
+from selfevo.rundir.atomic_files import hash_model
 from selfevo.rundir.inspect import prompts_seen
 from selfevo.rundir.ownership import claim, locked
 from selfevo.rundir.results import Results, write_results
