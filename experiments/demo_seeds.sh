@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo with seeds 0, 1 and 2, and the table of docs/results.md: experiments/demo_seeds.sh [FOLDER]
+# The demo with seeds 0, 1 and 2, and the tables of docs/results/demo.md: experiments/demo_seeds.sh [FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:-runs}

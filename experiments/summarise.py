@@ -1,4 +1,4 @@
-"""Markdown tables of docs/results.md: of runs, or of an ablation.
+"""Markdown tables of docs/results/*.md: of runs, or of an ablation.
 
 python experiments/summarise.py RUN_OR_RESULTS_JSON [...]
 python experiments/summarise.py ABLATION_JSON... [ROW ...]   # all rows, or those
@@ -8,13 +8,15 @@ python experiments/summarise.py MANIFEST_JSON [...]          # what runs cost
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
-from selfevo.evaluation.statistics import compare
+from selfevo.rundir.ablation import Ablation, AblationRow, Answered, Voted, load_ablation
+from selfevo.rundir.atomic_files import read_marker
+from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, load_results
+from selfevo.statistics import Rate
 
 
 def percent(value: float | None) -> str:
@@ -22,26 +24,21 @@ def percent(value: float | None) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    first = read(arguments[0])
+    paths = [Path(name) for name in arguments]
+    first = {} if paths[0].is_dir() else read_marker(paths[0])
     if "rows" in first:
-        files = [name for name in arguments if name.endswith(".json")]
-        rows = [row for found in (first, *map(read, files[1:])) for row in found["rows"]]
+        files = [path for path in paths if path.suffix == ".json"]
         wanted = arguments[len(files) :]
-        (pairs if any(":" in each for each in wanted) else ablation)(rows, wanted)
+        tables = [load_ablation(path) for path in files]
+        (pairs if any(":" in each for each in wanted) else ablation)(tables, wanted)
     elif "costs" in first:
-        costs([first["costs"], *(read(name)["costs"] for name in arguments[1:])])
+        costs([read_marker(path)["costs"] for path in paths])
     else:
-        several([first, *map(read, arguments[1:])])
+        several([load_results(path) for path in paths])
 
 
-def read(name: str) -> dict[str, Any]:
-    path = Path(name)
-    found: dict[str, Any] = json.loads((path / "results.json" if path.is_dir() else path).read_text(encoding="utf-8"))
-    return found
-
-
-def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
-    rows = chosen(rows, wanted) if wanted else rows
+def ablation(tables: list[Ablation], wanted: list[str]) -> None:
+    rows = chosen(tables, wanted)
     head(
         *(
             "model",
@@ -56,44 +53,46 @@ def ablation(rows: list[dict[str, Any]], wanted: list[str]) -> None:
         ),
         *("verdict precision", "kept", "of them right", "min, all seeds"),
     )
-    for row in rows:
-        cells = [row["name"], f"{percent(row['direct']['accuracy'])} ({bounds(row['direct']['ci'])})"]
-        cells += [each_seed(row["direct"]), *against(row["direct"])]
-        cells += [percent(row["refined"]["accuracy"]), each_seed(row["refined"]), *against(row["refined"])]
-        audit = row["audit"] or {"kept": 0}
-        right = percent(audit["kept_right"] / audit["kept"]) if audit["kept"] else "-"
-        cells += [percent(row["verdict"]["precision"]), percent(row["kept"]), right]
-        cells.append(f"{row['cost']['seconds'] / 60:.0f}" if row["cost"] else "")
+    for table, row in rows:
+        direct, refined = row.rate("direct"), row.rate("refined")
+        cells = [row.name, f"{percent(direct.accuracy)} ({bounds(direct.ci)})", each_seed(row, "direct")]
+        cells += [*against(table.against_self(row, "direct")), percent(refined.accuracy), each_seed(row, "refined")]
+        cells += [*against(table.against_self(row, "refined")), percent(row.verdicts.precision)]
+        cells.append(percent(row.rows.kept / row.rows.entered if row.rows else None))
+        cells.append(percent(row.audit.precision if row.audit else None))
+        cells.append(f"{row.cost.seconds / 60:.0f}" if row.cost else "")
         print(f"| {' | '.join(cells)} |")
-    voting = [row for row in rows if "both" in row]
+    voting = [row for _, row in rows if row.votes]
     if voting:
         head("model", "direct", "refined", "consistency", "against refined", "p", "both", "against refined", "p")
     for row in voting:
-        cells = [row["name"], percent(row["direct"]["accuracy"]), percent(row["refined"]["accuracy"])]
-        for mode in ("consistency", "both"):
-            cells += [percent(row[mode]["accuracy"]), *against(row[mode])]
+        cells = [row.name, percent(row.rate("direct").accuracy), percent(row.rate("refined").accuracy)]
+        for mode in get_args(Voted):
+            rate, compared = row.voted(mode) or (Rate(0, 0), None)
+            cells += [percent(rate.accuracy), *against(compared)]
         print(f"| {' | '.join(cells)} |")
 
 
-def pairs(rows: list[dict[str, Any]], wanted: list[str]) -> None:
+def pairs(tables: list[Ablation], wanted: list[str]) -> None:
     head("comparison", "direct", "gained", "lost", "McNemar p", "refined", "gained", "lost", "McNemar p")
     for each in wanted:
-        names = each.split(":")
-        a, b = (chosen(rows, [name])[0] for name in names)
-        cells = [" against ".join(names)]
-        for mode in ("direct", "refined"):
-            ours, theirs = a[mode]["by_seed"], b[mode]["by_seed"]
-            bits = [[bit == "1" for s in ours if s in theirs for bit in row[s]["answers"]] for row in (ours, theirs)]
-            pair = compare(names[0], bits[0], names[1], bits[1], mode)
-            difference, p_value = against({"against": pair})
-            cells += [difference, str(pair["gained"]), str(pair["lost"]), p_value]
+        a, b = (chosen(tables, [name])[0][1] for name in each.split(":"))
+        cells = [f"{a.name} against {b.name}"]
+        for mode in get_args(Answered):
+            pair = a.against(b, mode)
+            if pair is None:
+                sys.exit(f"{a.name} and {b.name} have no seed in common")
+            difference, p_value = against(pair)
+            cells += [difference, str(pair.gained), str(pair.lost), p_value]
         print(f"| {' | '.join(cells)} |")
 
 
-def chosen(rows: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    if missing := set(names) - {row["name"] for row in rows}:
-        sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(row['name'] for row in rows)}")
-    return [row for row in rows if row["name"] in names]
+def chosen(tables: list[Ablation], names: list[str]) -> list[tuple[Ablation, AblationRow]]:
+    """Rows of these names, each with its table; without names all."""
+    rows = [(table, row) for table in tables for row in table.rows]
+    if missing := set(names) - {row.name for _, row in rows}:
+        sys.exit(f"no such row: {', '.join(sorted(missing))}; there are {', '.join(row.name for _, row in rows)}")
+    return [(table, row) for table, row in rows if not names or row.name in names]
 
 
 def costs(runs: list[dict[str, dict[str, float]]]) -> None:
@@ -117,62 +116,61 @@ def costs(runs: list[dict[str, dict[str, float]]]) -> None:
         print(f"| {model.removeprefix('evaluate-')} | {' | '.join(f'{value:,.0f}' for value in cells)} |")
 
 
-def each_seed(mode: dict[str, Any]) -> str:
-    return ", ".join(percent(each["accuracy"]) for each in mode["by_seed"].values())
+def each_seed(row: AblationRow, mode: Answered) -> str:
+    return ", ".join(percent(row.rate(mode, seed).accuracy) for seed in row.seeds)
 
 
-def against(mode: dict[str, Any]) -> tuple[str, str]:
-    pair = mode.get("against")
+def against(pair: ModelComparison | None) -> tuple[str, str]:
     if pair is None:
         return "", ""
-    return f"{100 * pair['difference']:+.1f} ({bounds(pair['ci'], signed=True)})", f"{pair['p_value']:.2g}"
+    return f"{100 * pair.difference:+.1f} ({bounds(pair.ci, signed=True)})", f"{pair.p_value:.2g}"
 
 
-def bounds(interval: list[float], signed: bool = False) -> str:
+def bounds(interval: tuple[float, float], signed: bool = False) -> str:
     return " to ".join(f"{100 * x:+.1f}" if signed else f"{100 * x:.1f}" for x in interval)
 
 
-def several(runs: list[dict[str, Any]]) -> None:
+def several(runs: list[Results]) -> None:
     head(
-        *("seed", "stage", "direct (95 %)", "refined", "w->r", "r->w"),
+        *("seed", "model", "direct (95 %)", "refined", "w->r", "r->w"),
         *("verdict precision (95 %)", "recall", "unparsed", "kept", "s"),
     )
     for run in runs:
-        for stage in run["stages"]:
-            print(f"| {run['seed']} | {row(stage)} |")
+        for model in run.models:
+            print(f"| {run.seed} | {row(run, model)} |")
     head("seed", "comparison", "difference", "gained", "lost", "McNemar p")
     for run in runs:
-        for c in run["comparisons"]:
+        for c in run.comparisons:
             print(
-                f"| {run['seed']} | {c['a']} against {c['b']}, {c['mode']} | {100 * c['difference']:+.1f} | "
-                f"{c['gained']} | {c['lost']} | {c['p_value']:.2g} |"
+                f"| {run.seed} | {c.a} against {c.b}, {c.mode} | {100 * c.difference:+.1f} | "
+                f"{c.gained} | {c.lost} | {c.p_value:.2g} |"
             )
     head("seed", "round", "pool answers right", "refined right", "kept", "of them right", "audit recall")
     for run in runs:
-        for stage in run["stages"]:
-            a = stage["audit"]
+        for each in run.rounds:
+            a = each.audit
             if a:
                 print(
-                    f"| {run['seed']} | {stage['name']} | {percent(a['response_right'] / a['judged'])} | "
-                    f"{percent(a['right'] / a['judged'])} | {a['kept']} of {a['judged']} | {percent(a['precision'])} | "
-                    f"{percent(a['recall'])} |"
+                    f"| {run.seed} | {each.name} | {percent(a.response_share)} | {percent(a.right_share)} | "
+                    f"{a.kept} of {a.judged} | {percent(a.precision)} | {percent(a.recall)} |"
                 )
-    if all(stage.get("consistency") for run in runs for stage in run["stages"]):
+    if all("consistency" in model.answers for run in runs for model in run.models):
         as_in_the_paper(runs)
-    print("\n" + ", ".join(f"seed {run['seed']}: {run['seconds'] / 60:.1f} min" for run in runs))
+    print("\n" + ", ".join(f"seed {run.seed}: {run.seconds / 60:.1f} min" for run in runs))
 
 
-def as_in_the_paper(runs: list[dict[str, Any]]) -> None:
+def as_in_the_paper(runs: list[Results]) -> None:
     """All seeds together, and in brackets each."""
     named = {"sft": "base + D_QA", "meta": "base + D_meta"}
-    modes = ("direct", "refined", "consistency", "both")
+    modes: tuple[Mode, ...] = ("direct", "refined", "consistency", "both")
     head("model", "direct", "self-refinement", "self-consistency", "both")
-    for name in dict.fromkeys(stage["name"] for run in runs for stage in run["stages"]):
-        stages = [stage for run in runs for stage in run["stages"] if stage["name"] == name]
+    for name in dict.fromkeys(model.name for run in runs for model in run.models):
+        models = [model for run in runs if (model := run.model(name))]
         cells = []
         for mode in modes:
-            pooled = sum(stage[mode]["correct"] for stage in stages) / sum(stage[mode]["n"] for stage in stages)
-            cells.append(f"{percent(pooled)} ({', '.join(percent(stage[mode]['accuracy']) for stage in stages)})")
+            rates = [rate for model in models if (rate := model.rate(mode))]
+            pooled = Rate(sum(rate.n for rate in rates), sum(rate.correct for rate in rates))
+            cells.append(f"{percent(pooled.accuracy)} ({', '.join(percent(rate.accuracy) for rate in rates)})")
         print(f"| {named.get(name, name)} | {' | '.join(cells)} |")
 
 
@@ -180,21 +178,21 @@ def head(*names: str) -> None:
     print(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
 
 
-def row(stage: dict[str, Any]) -> str:
-    verdict, moves, rows = stage["verdict"], stage["transitions"], stage["rows"]
-    interval = "-".join(percent(x) for x in stage["direct"]["ci"])
-    sure = "-".join(percent(x) for x in verdict["precision_ci"])
+def row(run: Results, model: ModelResults) -> str:
+    verdicts, moves, round_ = model.verdicts, model.transitions, run.round(model.name)
+    interval = "-".join(percent(x) for x in model.direct.ci)
+    sure = "-".join(percent(x) for x in verdicts.precision_ci)
     cells = (
-        stage["name"],
-        f"{percent(stage['direct']['accuracy'])} ({interval})",
-        percent(stage["refined"]["accuracy"]),
-        str(moves["wrong_right"]),
-        str(moves["right_wrong"]),
-        f"{percent(verdict['precision'])} ({sure})" if verdict["precision"] is not None else "-",
-        percent(verdict["recall"]),
-        str(verdict["unparsed"]),
-        f"{rows['kept']} of {rows['in']}" if rows else "",
-        f"{stage['seconds']:.0f}",
+        model.name,
+        f"{percent(model.direct.accuracy)} ({interval})",
+        percent(model.refined.accuracy),
+        str(moves.wrong_right),
+        str(moves.right_wrong),
+        f"{percent(verdicts.precision)} ({sure})" if verdicts.precision is not None else "-",
+        percent(model.recall),
+        str(verdicts.unparsed),
+        f"{round_.rows.kept} of {round_.rows.entered}" if round_ else "",
+        f"{model.seconds:.0f}",
     )
     return " | ".join(cells)
 

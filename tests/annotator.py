@@ -12,7 +12,7 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.records import Refined
 from selfevo.pipeline.run import build_d_meta
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from server import Answer, completion
 
 CANARY = "sk-canary-0123456789"

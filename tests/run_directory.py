@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from selfevo.evaluation.statistics import compare, wilson
+from selfevo.method.prompts import Verdict
 from selfevo.report.page import write_report
+from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, Verdicts, write_results
 
 GOOD, BAD = "It holds.\nVerdict: qualified", "Wrong sum.\nVerdict: not qualified"
 HOSTILE = """<script>alert(1)</script> "double" 'single' & <img src=x onerror="alert(2)"> {{ config }} </pre>"""
@@ -57,53 +59,42 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def rate(correct: int, n: int = 300) -> dict[str, Any]:
-    return {"n": n, "correct": correct, "accuracy": correct / n if n else None, "ci": list(wilson(correct, n))}
+def model(name: str, direct: int, gained: int = 0, lost: int = 0, n: int = 300) -> ModelResults:
+    """Right on the first `direct` problems; refinement spoils the first `lost` and mends the next `gained`."""
+    refined = "0" * lost + "1" * (direct + gained - lost) + "0" * (n - direct - gained)
+    return ModelResults(
+        name=name,
+        answers={"direct": "1" * direct + "0" * (n - direct), "refined": refined},
+        verdicts=Verdicts(qualified=min(240, n), qualified_right=min(210, direct), unparsed=min(4, n)),
+        seconds=75.0,
+    )
 
 
-def stage(name: str, direct: int, gained: int = 0, lost: int = 0, **extra: Any) -> dict[str, Any]:
-    rates: dict[str, Any] = {"direct": rate(direct), "refined": rate(direct + gained - lost)}
-    return {
-        "name": name,
-        **rates,
-        "transitions": {
-            "right_right": direct - lost,
-            "right_wrong": lost,
-            "wrong_right": gained,
-            "wrong_wrong": 300 - direct - gained,
-        },
-        "verdict": {"precision": 0.875, "precision_ci": [0.8, 0.9], "recall": 0.93, "qualified": 240, "unparsed": 4},
-        "by_kind": {"sort-numbers": rates},
-        "by_difficulty": {"2 steps": rates},
-        "rows": None,
-        "audit": None,
-        "seconds": 75.0,
-        **extra,
-    }
+def results(*models: ModelResults, rounds: Sequence[RoundResults] = (), n: int = 300) -> Results:
+    return Results(
+        task="demo",
+        seed=7,
+        policy="restart",
+        models=tuple(models),
+        groups={"kind": {"sort-numbers": "1" * n}, "difficulty": {"2 steps": "1" * n}} if models else {},
+        rounds=tuple(rounds),
+        seconds=8100.0,
+    )
 
 
-def results(*stages: dict[str, Any], comparisons: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    return {
-        "task": "demo",
-        "seed": 7,
-        "policy": "restart",
-        "stages": list(stages),
-        "comparisons": comparisons or [],
-        "seconds": 8100.0,
-    }
-
-
-def pair(a: str, b: str, difference: float, p: float) -> dict[str, Any]:
-    return {
-        "a": a,
-        "b": b,
-        "mode": "direct",
-        "difference": difference,
-        "ci": [-0.05, 0.01],
-        "gained": 10,
-        "lost": 16,
-        "p_value": p,
-    }
+def watched(name: str) -> RoundResults:
+    """Eleven rows, of which nine are judged and five kept."""
+    audit = Audit(
+        judged=9,
+        response_right=3,
+        right=6,
+        both_right=3,
+        kept=5,
+        kept_right=4,
+        verdicts={Verdict.QUALIFIED: (5, 4), Verdict.NOT_QUALIFIED: (2, 1), Verdict.UNKNOWN: (2, 1)},
+    )
+    rows = RowCounts(kept=5, rejected=4, quarantined=2)
+    return RoundResults(name=name, rows=rows, monitors={}, alarms=(), audit=audit)
 
 
 def judged(i: int, *, kept: bool, changed: bool, **texts: str) -> dict[str, Any]:
@@ -141,37 +132,18 @@ def write_round(run: Path, name: str, rows: list[dict[str, Any]], quarantined: l
     write_rows(folder / "filter.jsonl", rows)
 
 
-def rewrite_results(run: Path, content: dict[str, Any]) -> None:
-    write_json(run / "results.json", content)
-
-
 def write_run(root: Path) -> None:
     write_json(root / "config.json", CONFIG)
     write_json(root / "manifest.json", {"python": "3.11.2", "versions": {"transformers": "4.57.0"}})
-    audit = {
-        "judged": 9,
-        "right": 6,
-        "kept": 5,
-        "kept_right": 4,
-        "precision": 0.8,
-        "recall": 4 / 6,
-        "response_right": 3,
-        "transitions": {"right_right": 3, "right_wrong": 0, "wrong_right": 3, "wrong_wrong": 3},
-        "verdicts": {"qualified": [5, 4], "not qualified": [2, 1], "unknown": [2, 1]},
-    }
-    counts = {"in": 11, "kept": 5, "rejected": 4, "quarantined": 2}
-    write_json(
-        root / "results.json",
+    write_results(
+        root,
         results(
-            stage("base", 30),
-            stage("sft", 166),
-            stage("meta", 160, gained=12, lost=4),
-            stage("round-1", 210, gained=9, lost=2, rows=counts, audit=audit),
-            stage("round-2", 243, gained=9, lost=5, rows=counts, audit=audit),
-            comparisons=[
-                compare("round-2", [True] * 300, "sft", [True] * 223 + [False] * 77, "direct"),
-                pair("meta", "sft", -0.02, 0.3269),
-            ],
+            model("base", 30),
+            model("sft", 166),
+            model("meta", 160, gained=12, lost=4),
+            model("round-1", 210, gained=9, lost=2),
+            model("round-2", 243, gained=9, lost=5),
+            rounds=[watched("round-1"), watched("round-2")],
         ),
     )
     rows = [judged(i, kept=True, changed=True) for i in range(1, 4)]

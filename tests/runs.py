@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from selfevo.cli.demo import demo_config
 from selfevo.config.loading import parse_config
@@ -16,6 +14,7 @@ from selfevo.inputs.splits import draw_splits
 from selfevo.method.protocols import Engine, Generation, Model, Sampling
 from selfevo.method.records import Judged, Prompt, Turns
 from selfevo.report.progress import Silent
+from selfevo.rundir.results import Results, load_results
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem
@@ -48,9 +47,14 @@ def small_demo(folder: Path, output: Path, seed: int = 0) -> RunConfig:
     return parse_config(settings, "test")
 
 
-def results(config: RunConfig) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((config.output / "results.json").read_text(encoding="utf-8"))
-    return content
+def results(config: RunConfig) -> Results:
+    return load_results(config.output)
+
+
+def timeless(found: Results) -> Results:
+    """Without what the clock says, which is another thing in every run."""
+    models = tuple(model.model_copy(update={"seconds": 0}) for model in found.models)
+    return found.model_copy(update={"models": models, "seconds": 0})
 
 
 SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "round-2": 0.8, "round-3": 0.9}

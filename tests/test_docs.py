@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from selfevo.cli.app import TEMPLATE
 from selfevo.config.loading import load_config
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results.md"
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
 
 
 def script(path: str) -> Any:
@@ -27,8 +25,21 @@ def script(path: str) -> Any:
 
 def test_configuration_reference_is_what_the_types_say() -> None:
     generate = script("docs/generate_configuration.py")
-    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    written = generate.TARGET.read_text(encoding="utf-8")
     assert written == generate.render(), "run: python docs/generate_configuration.py"
+
+
+def test_results_reference_is_what_the_types_say() -> None:
+    generate = script("docs/generate_results_reference.py")
+    for name, text in {"results.md": generate.render(), **generate.schemas()}.items():
+        written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+        assert written == text, "run: python docs/generate_results_reference.py"
+
+
+def test_command_line_reference_is_what_the_commands_say() -> None:
+    generate = script("docs/generate_command_line.py")
+    written = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    assert written == generate.render(), "run: python docs/generate_command_line.py"
 
 
 def test_the_template_of_init_is_a_valid_configuration() -> None:
@@ -36,20 +47,23 @@ def test_the_template_of_init_is_a_valid_configuration() -> None:
     assert config.policy == "restart" and config.rounds == 3
 
 
-def test_every_file_the_readme_links_to_exists() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in (part.split(")")[0] for part in readme.split("](")[1:]):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
+def test_the_tables_of_the_results_are_what_their_commands_print(page: Path) -> None:
+    written = page.read_text(encoding="utf-8")
+    assert script("docs/generate_results.py").render(written) == written, "run: python docs/generate_results.py"
 
 
-@pytest.mark.parametrize(
-    "command", re.findall(r"^    python experiments/summarise.py (.*)$", RESULTS.read_text(encoding="utf-8"), re.M)
-)
-def test_the_tables_of_the_results_are_in_their_files(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    script("experiments/summarise.py").main(shlex.split(command))
-    printed = [line for line in capsys.readouterr().out.splitlines() if line]
-    written = RESULTS.read_text(encoding="utf-8").splitlines()
-    assert printed and not [line for line in printed if line not in written]
+def test_a_table_that_is_not_what_its_command_prints_is_replaced_and_the_text_around_it_kept() -> None:
+    generate = script("docs/generate_results.py")
+    command = "    python experiments/summarise.py docs/results/questions.json dpo:meta"
+    table = generate.output("experiments/summarise.py", ["docs/results/questions.json", "dpo:meta"])
+    assert len(table) == 3 and table[2].startswith("| dpo against meta | +11.0 ")
+    wrong = f"# Title\n\n{command}\n\n| comparison |\n|---|\n| invented |\n\nseed 0: 1.0 min\n\nText.\n"
+    assert generate.render(wrong) == "\n".join(["# Title", "", command, "", *table, "", "Text.", ""])
+
+
+def test_the_results_have_tables() -> None:
+    """A pattern that matches no command any more would let every page through."""
+    command = script("docs/generate_results.py").COMMAND
+    lines = [line for page in RESULTS for line in page.read_text(encoding="utf-8").splitlines()]
+    assert sum(bool(command.fullmatch(line)) for line in lines) > 30

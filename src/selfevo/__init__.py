@@ -20,19 +20,23 @@ from selfevo.errors import (
 )
 
 if TYPE_CHECKING:
+    from selfevo.api import FilteredRow, RunResult, evaluate, run
     from selfevo.method.evolution import evolve
     from selfevo.method.prompts import Verdict, parse_verdict
     from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
     from selfevo.method.records import Critiqued, Drafted, Example, Judged, Prompt, Refined
+    from selfevo.rundir.results import Results, load_results
     from selfevo.serving.refiner import Answer, Refiner
     from selfevo.tasks.base import Problem, Task
     from selfevo.teachers.base import Annotation, Teacher
 
 _WHERE = {
+    "selfevo.api": ("FilteredRow", "RunResult", "evaluate", "run"),
     "selfevo.method.evolution": ("evolve",),
     "selfevo.method.prompts": ("Verdict", "parse_verdict"),
     "selfevo.method.protocols": ("Engine", "Generation", "Model", "Progress", "Request", "Sampling", "Trainer"),
     "selfevo.method.records": ("Critiqued", "Drafted", "Example", "Judged", "Prompt", "Refined"),
+    "selfevo.rundir.results": ("Results", "load_results"),
     "selfevo.serving.refiner": ("Answer", "Refiner"),
     "selfevo.tasks.base": ("Problem", "Task"),
     "selfevo.teachers.base": ("Annotation", "Teacher"),
@@ -50,6 +54,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Example",
+    "FilteredRow",
     "Generation",
     "Judged",
     "MissingExtraError",
@@ -60,7 +65,9 @@ __all__ = [
     "Refined",
     "Refiner",
     "Request",
+    "Results",
     "RunError",
+    "RunResult",
     "Sampling",
     "SelfevoError",
     "Task",
@@ -68,8 +75,11 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "Verdict",
+    "evaluate",
     "evolve",
+    "load_results",
     "parse_verdict",
+    "run",
 ]
 
 

@@ -20,7 +20,7 @@ from selfevo.config.run_config import RunConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.method.records import Refined
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 
 ROW = Refined("1", "Sort: 3 2", "3 2", "Wrong order.\nVerdict: not qualified", "2 3")
 

@@ -23,6 +23,7 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.prompts import REFINE
 from selfevo.method.records import Turns
 from selfevo.report.progress import console
+from selfevo.rundir.results import load_results
 from selfevo.trainers.scripted import ScriptedTrainer
 
 COMMANDS = typer.main.get_group(cli.app).commands
@@ -64,7 +65,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
 
     engine = ScriptedEngine(answer)
     monkeypatch.setattr("selfevo.checks.doctor.examine", lambda config: [])  # it would want a real model
-    monkeypatch.setattr("selfevo.pipeline.build.TransformersEngine", lambda *settings: engine)
+    monkeypatch.setattr("selfevo.engines.transformers.TransformersEngine", lambda **settings: engine)
     monkeypatch.setattr("selfevo.pipeline.run.build_trainer", lambda *settings: ScriptedTrainer())
     return engine
 
@@ -326,7 +327,7 @@ def test_eval_prints_the_table_of_one_model(selfevo: Selfevo, scripted: Scripted
     code, out, _ = selfevo("eval", "base", "--task", "demo", "--count", 6, "--output", "measured")
     assert code == 0
     assert "base" in out
-    assert json.loads((tmp_path / "measured/results.json").read_text())["stages"][0]["direct"]["n"] == 6
+    assert load_results(tmp_path / "measured").models[0].direct.n == 6
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from selfevo.config.sections import EndpointConfig
 from selfevo.engines.openai import OpenAIEngine
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.models import endpoint
+from selfevo.rundir.results import load_results
 from selfevo.tasks.steps import StepsTask
 from server import Answer, completion, error, serving
 
@@ -66,6 +66,5 @@ def test_a_served_model_is_measured(
         with pytest.raises(SystemExit) as ended:
             cli.main()
         assert ended.value.code == 0
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results["stages"][0]["direct"]["accuracy"] == 1.0
+    assert load_results(tmp_path / "out").models[0].direct.accuracy == 1.0
     assert "some-name" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from selfevo.errors import ConfigError, DataError, EngineError
 from selfevo.method.protocols import Request, Sampling
 from selfevo.method.records import Drafted, Prompt, extended
 from selfevo.method.skills import CRITIQUE, RESPOND
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 
 LENGTHS = [1, 40, 3, 17, 9, 60, 2, 25, 5, 11, 33, 7, 50, 4, 21, 13, 6, 45, 8, 29, 10, 37, 15, 19]
 PROMPTS = [("sort 12 7 " * length + str(length)).strip() for length in LENGTHS]
@@ -301,9 +301,9 @@ def test_states_are_found_by_the_whole_prompt_and_not_by_its_first_turn(stopping
         for end in histories
     ]
     engine, without = engine_of(), TransformersEngine(24, "float32", "cpu", kv_cache_gib=0)
-    for skill, text in ((RESPOND, ""), (CRITIQUE, "7 12")):
-        rows = [extended(Drafted, prompt, text) if text else prompt for prompt in prompts]
-        requests = [Request(skill.turns(row), 0, row.system, len(row.history) + 1) for row in rows]
+    drafted = [extended(Drafted, prompt, "7 12") for prompt in prompts]
+    for conversations in (map(RESPOND.turns, prompts), map(CRITIQUE.turns, drafted)):
+        requests = [Request(turns, 0, prompts[0].system, 5) for turns in conversations]
         before = engine.prefilled
         written = engine.generate(stopping, requests, GREEDY)
         assert written == without.generate(stopping, requests, GREEDY)

@@ -1,25 +1,23 @@
-"""The numbers of a run, against values worked out by hand or taken from the literature."""
+"""What a model is measured by, against values worked out by hand."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from runs import MODEL, open_run
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.evaluation.evaluate import Outcome, audit, extractors, measure, summary
-from selfevo.evaluation.statistics import bonett_price, compare, mcnemar_exact, wilson
+from selfevo.evaluation.evaluate import Outcome, audit, extract, group, measure, summarise_outcomes
 from selfevo.method.prompts import Verdict
 from selfevo.method.protocols import Generation, Model, Sampling
 from selfevo.method.records import Judged, Prompt
 from selfevo.report.progress import Silent
+from selfevo.rundir.results import Extractors, ModelResults, Results, Transitions, Verdicts
 from selfevo.rundir.workspace import Workspace
+from selfevo.statistics import Rate, wilson
 from selfevo.tasks.base import Problem
 from selfevo.tasks.scripted import ScriptedTask
 from selfevo.trainers.scripted import ScriptedTrainer
@@ -32,57 +30,6 @@ TASK = ScriptedTask({})  # a response is right if it is the answer; measuring dr
 
 def problem(text: str, answer: str = "right", kind: str = "kind") -> Problem:
     return Problem(Prompt.of(text), answer, kind)
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [
-        # Newcombe 1998, table I, method 3, to four places.
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        # By hand: z^2 = 3.841459; p = 0.5, n = 10: 0.5 -+ 1.959964 * sqrt(0.025 + 0.00960365) / 1.3841459.
-        (5, 10, 0.2366, 0.7634),
-        (20, 20, 0.8389, 1.0),
-        (0, 0, 0.0, 1.0),
-    ],
-)
-def test_wilson_interval(successes: int, n: int, low: float, high: float) -> None:
-    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_is_a_mirrored_interval_around_the_share(counts: tuple[int, int]) -> None:
-    successes, n = counts
-    low, high = wilson(successes, n)
-    assert 0 <= low <= successes / n + 1e-12
-    assert successes / n - 1e-12 <= high <= 1
-    assert low < high
-    mirrored = wilson(n - successes, n)
-    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"),
-    [
-        (0, 0, 1.0),
-        (1, 0, 1.0),
-        (5, 5, 1.0),
-        (6, 0, 2 / 64),
-        (0, 6, 2 / 64),
-        (9, 1, 2 * (1 + 10) / 1024),
-        (3, 8, 2 * (1 + 11 + 55 + 165) / 2048),
-        (2, 3, 1.0),
-    ],
-)
-def test_mcnemar_is_a_fair_coin_over_the_discordant_pairs(gained: int, lost: int, p: float) -> None:
-    assert mcnemar_exact(gained, lost) == pytest.approx(p)
-
-
-def test_mcnemar_stands_large_counts() -> None:
-    assert mcnemar_exact(3000, 1000) < 1e-200
-    assert not math.isnan(mcnemar_exact(3000, 3000))
 
 
 def outcome(verdict: Verdict, right: bool, refined: bool, kind: str = "kind") -> Outcome:
@@ -100,80 +47,45 @@ OUTCOMES = [
 ]
 
 
-def test_results_are_split_by_difficulty_in_natural_order() -> None:
-    def at(difficulty: str, right: bool) -> Outcome:
-        return replace(outcome(YES, right, right), problem=Problem(Prompt.of("p"), "", "kind", difficulty))
+def test_problems_are_grouped_in_natural_order() -> None:
+    def at(difficulty: str) -> Outcome:
+        return replace(outcome(YES, True, True), problem=Problem(Prompt.of("p"), "", "kind", difficulty))
 
-    numbers = summary([at("10 steps", False), at("2 steps", True), at("2 steps", False), at("", True)])["by_difficulty"]
-    assert {name: rates["direct"]["accuracy"] for name, rates in numbers.items()} == {"2 steps": 0.5, "10 steps": 0.0}
-    assert list(numbers) == ["2 steps", "10 steps"]
-    assert summary(OUTCOMES)["by_difficulty"] == {}
+    groups = group([at("10 steps").problem, at("2 steps").problem, at("2 steps").problem, at("").problem])
+    assert groups == {"kind": {"kind": "1111"}, "difficulty": {"2 steps": "0110", "10 steps": "1000"}}
+    assert list(groups["difficulty"]) == ["2 steps", "10 steps"]
+    assert group([o.problem for o in OUTCOMES]).keys() == {"kind"}
+    assert group([]) == {}
 
 
-def test_summary_counts_every_problem_once() -> None:
-    numbers = summary(OUTCOMES)
-    assert (numbers["direct"]["n"], numbers["direct"]["correct"]) == (14, 7)
-    assert numbers["direct"]["accuracy"] == 0.5
-    assert numbers["direct"]["ci"] == pytest.approx(wilson(7, 14))
-    assert (numbers["refined"]["n"], numbers["refined"]["correct"]) == (14, 8)
-    assert numbers["transitions"] == {"right_right": 5, "right_wrong": 2, "wrong_right": 3, "wrong_wrong": 4}
-    assert {kind: rates["direct"]["n"] for kind, rates in numbers["by_kind"].items()} == {"a": 5, "b": 9}
-    assert numbers["by_kind"]["b"]["refined"]["correct"] == 4
+def counted(outcomes: Sequence[Outcome]) -> ModelResults:
+    return summarise_outcomes("m", outcomes, 1.25)
+
+
+def test_every_problem_is_counted_once() -> None:
+    model = counted(OUTCOMES)
+    assert (model.name, model.seconds) == ("m", 1.2)
+    assert model.answers == {"direct": "11110000110100", "refined": "11110111000100"}
+    assert model.direct == Rate(14, 7)
+    assert model.refined == Rate(14, 8)
+    assert model.transitions == Transitions(right_right=5, right_wrong=2, wrong_right=3, wrong_wrong=4)
+    groups = group([o.problem for o in OUTCOMES])
+    results = Results(task="t", seed=0, policy=None, models=(model,), groups=groups, seconds=1)
+    assert {kind: rate.n for kind, rate in results.rates("kind", model, "direct").items()} == {"a": 5, "b": 9}
+    assert results.rates("kind", model, "refined")["b"].correct == 4
 
 
 def test_a_verdict_that_cannot_be_read_is_neither_a_yes_nor_a_no() -> None:
-    verdict = summary(OUTCOMES)["verdict"]
-    assert verdict["precision"] == pytest.approx(4 / 5)
-    assert verdict["precision_ci"] == pytest.approx(wilson(4, 5))
-    assert verdict["recall"] == pytest.approx(4 / 7)
-    assert (verdict["qualified"], verdict["unparsed"]) == (5, 3)
+    model = counted(OUTCOMES)
+    assert model.verdicts == Verdicts(qualified=5, qualified_right=4, unparsed=3)
+    assert model.verdicts.precision == pytest.approx(4 / 5)
+    assert model.verdicts.precision_ci == pytest.approx(wilson(4, 5))
+    assert model.recall == pytest.approx(4 / 7)
 
 
 def test_a_share_of_nothing_is_not_a_number() -> None:
-    verdict = summary([outcome(NO, False, False)])["verdict"]
-    assert verdict["precision"] is None
-    assert verdict["precision_ci"] == [0.0, 1.0]
-    assert verdict["recall"] is None
-
-
-def test_compare_pairs_the_problems() -> None:
-    a = [True, True, False, True, False, True]
-    b = [True, False, True, False, False, False]
-    assert compare("a", a, "b", b, "direct") == {
-        "a": "a",
-        "b": "b",
-        "mode": "direct",
-        "difference": pytest.approx(2 / 6),
-        # 4/8 - 2/8 -+ 1.959964 * sqrt((4/8 + 2/8 - (2/8)^2) / 8)
-        "ci": [pytest.approx(0.25 - 0.574574, abs=1e-5), pytest.approx(0.25 + 0.574574, abs=1e-5)],
-        "gained": 3,
-        "lost": 1,
-        "p_value": pytest.approx(2 * (1 + 4) / 16),
-    }
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
-        compare("a", a, "b", b[:-1], "direct")
-
-
-def test_scores_between_right_and_wrong_are_compared_by_flipping_signs() -> None:
-    found = compare("a", [0.6] * 6, "b", [0.5] * 6, "agreement")
-    assert found["difference"] == pytest.approx(0.1)
-    assert found["ci"] == [pytest.approx(0.1), pytest.approx(0.1)]
-    assert found["p_value"] == pytest.approx(2 / 2**6, abs=0.01)  # all six one way or the other
-    assert compare("a", [0.5, 0.1], "b", [0.1, 0.5], "agreement")["p_value"] == 1.0
-    assert compare("a", [0.5], "b", [0.5], "agreement")["p_value"] == 1.0
-
-
-def test_bonett_price_by_hand() -> None:
-    """Wald's interval with one more pair gained and one more lost, for 10 and 2 of 50."""
-    half = 1.959964 * math.sqrt((14 / 52 - (8 / 52) ** 2) / 52)
-    assert bonett_price(10, 2, 50) == pytest.approx((8 / 52 - half, 8 / 52 + half))
-
-
-@given(st.integers(0, 50), st.integers(0, 50))
-def test_the_interval_of_a_difference_mirrors(gained: int, lost: int) -> None:
-    low, high = bonett_price(gained, lost, 100)
-    assert -1 <= low < (gained - lost + 0) / 102 + 1e-9 < high + 1e-9 <= 1 + 1e-9
-    assert bonett_price(lost, gained, 100) == pytest.approx((-high, -low))
+    model = counted([outcome(NO, False, False)])
+    assert (model.verdicts.precision, model.verdicts.precision_ci, model.recall) == (None, (0.0, 1.0), None)
 
 
 def test_audit_of_a_filter() -> None:
@@ -190,19 +102,13 @@ def test_audit_of_a_filter() -> None:
         judged("3", "right", "wrong"),
         judged("4", "wrong", "right"),
     ]
-    assert audit(TASK, problems, rows, [True, False, True, False]) == {
-        "judged": 4,
-        "right": 3,
-        "kept": 2,
-        "kept_right": 1,
-        "precision": 0.5,
-        "recall": pytest.approx(1 / 3),
-        "response_right": 2,
-        "transitions": {"right_right": 1, "right_wrong": 1, "wrong_right": 2, "wrong_wrong": 0},
-        "verdicts": {"qualified": [2, 1], "not qualified": [1, 1], "unknown": [1, 1]},
-    }
+    found = audit(TASK, problems, rows, [True, False, True, False])
+    assert (found.judged, found.response_right, found.right, found.kept, found.kept_right) == (4, 2, 3, 2, 1)
+    assert (found.precision, found.recall) == (0.5, 1 / 3)
+    assert found.transitions == Transitions(right_right=1, right_wrong=1, wrong_right=2, wrong_wrong=0)
+    assert found.verdicts == {YES: (2, 1), NO: (1, 1), UNKNOWN: (1, 1)}
     nothing = audit(TASK, problems, [], [])
-    assert (nothing["precision"], nothing["recall"]) == (None, None)
+    assert (nothing.precision, nothing.recall) == (None, None)
 
 
 def measured(folder: Path, problems: Sequence[Problem], script: dict[tuple[str, int], str | Generation]) -> object:
@@ -271,13 +177,11 @@ def test_extractors_agree_or_are_told_apart() -> None:
     texts = ["The answer is 3. I had 5 before.", "#### 3", "so 3", "#### 4", "nothing, my answer is none"]
     problem = Problem(Prompt.of("1 + 2"), "3", "sum")
     outcomes = [Outcome(problem, text, "", text, Verdict.UNKNOWN, i < 3, i < 3) for i, text in enumerate(texts)]
-    assert extractors(outcomes) == {"agreement": 0.6, "declared": 0.6, "strict": 0.4, "flexible": 0.4, "ours": 0.6}
+    assert extract(outcomes) == Extractors(agree=3, declared=3, strict=2, flexible=2)
     [vague] = [Outcome(problem, "3 it is. The answer is clear", "", "", Verdict.UNKNOWN, True, True)]
-    found = extractors([vague])
-    assert found is not None
-    assert (found["declared"], found["strict"], found["flexible"]) == (0.0, 0.0, 1.0)
+    assert extract([vague]) == Extractors(agree=0, declared=0, strict=0, flexible=1)
     words = Problem(Prompt.of("say yes"), "yes", "word")
-    assert extractors([Outcome(words, "yes", "", "yes", Verdict.UNKNOWN, True, True)]) is None
+    assert extract([Outcome(words, "yes", "", "yes", Verdict.UNKNOWN, True, True)]) is None
 
 
 class Repeating:
@@ -313,6 +217,6 @@ def test_samples_vote_before_and_after_refinement(
     runner = open_run(tmp_path, engine).runner("evaluate-x", MODEL)
     [outcome] = measure(runner, TASK, [problem], consistency=3)
     assert (outcome.right, outcome.right_refined, outcome.right_voted, outcome.right_both) == (False, True, voted, both)
-    figures = summary([outcome])
-    assert (figures["consistency"]["accuracy"], figures["both"]["accuracy"]) == (float(voted), float(both))
-    assert summary([replace(outcome, right_voted=None, right_both=None)])["both"] is None
+    model = counted([outcome])
+    assert (model.rate("consistency"), model.rate("both")) == (Rate(1, voted), Rate(1, both))
+    assert counted([replace(outcome, right_voted=None, right_both=None)]).rate("both") is None

@@ -52,15 +52,15 @@ def test_a_judge_that_knows_is_followed_whatever_the_order() -> None:
     assert [(c.ab, c.ba, c.score, c.flipped) for c in compared] == [("first", "second", 1.0, False)] * 6
     assert len(engine.calls) == 12
     summary = summarise_comparisons(compared)
-    assert (summary["wins"], summary["win_rate"], summary["flipped"]) == (6, 1.0, 0.0)
-    assert summary["by"] == {"category": {"even": 1.0, "odd": 1.0}}
-    assert summarise_comparisons(compare_answers(judge_by("bad"), Path("judge"), PAIRS))["win_rate"] == 0.0
+    assert (summary.wins, summary.win_rate, summary.flipped) == (6, 1.0, 0.0)
+    assert summary.by == {"category": {"even": 1.0, "odd": 1.0}}
+    assert summarise_comparisons(compare_answers(judge_by("bad"), Path("judge"), PAIRS)).win_rate == 0.0
 
 
 @pytest.mark.parametrize(("order", "flipped"), [("A", 1.0), ("B", 1.0), ("tie", 0.0)])
 def test_a_judge_that_follows_the_order_says_nothing(order: str, flipped: float) -> None:
     summary = summarise_comparisons(compare_answers(judge_by(order), Path("judge"), PAIRS))
-    assert (summary["win_rate"], summary["ties"], summary["flipped"]) == (0.5, 6, flipped)
+    assert (summary.win_rate, summary.ties, summary.flipped) == (0.5, 6, flipped)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_nothing_readable_is_an_error_and_some_is_counted() -> None:
     mixed = [*compare_answers(judge_by("good"), Path("judge"), PAIRS[:2])]
     mixed += compare_answers(silent, Path("judge"), PAIRS[2:3])
     summary = summarise_comparisons(mixed)
-    assert (summary["comparisons"], summary["unreadable"], summary["wins"]) == (3, 1, 2)
+    assert (summary.comparisons, summary.unreadable, summary.wins) == (3, 1, 2)
     assert [row["score"] for row in as_rows(mixed)] == [1.0, 1.0, None]
 
 
@@ -184,7 +184,7 @@ def test_no_reply_is_not_unreadable_and_neither_is_a_tie(tmp_path: Path) -> None
         ("Better: tie", "Better: tie"),
     ]
     summary = summarise_comparisons(compared)
-    assert (summary["no_reply"], summary["unreadable"], summary["ties"], summary["comparisons"]) == (3, 1, 1, 5)
+    assert (summary.no_reply, summary.unreadable, summary.ties, summary.comparisons) == (3, 1, 1, 5)
     with pytest.raises(EngineError, match="the judge gave no reply in any of 1 comparisons"):
         summarise_comparisons(compared[:1])
     with pytest.raises(DataError, match="could not be read in any of 2 comparisons, in 1 of which it gave no reply"):
@@ -219,11 +219,11 @@ def test_results_are_split_by_columns_of_the_file_that_was_asked(tmp_path: Path)
     assert left_out == 0
     assert pairs[3].groups == {"difficulty": "3"}
     summary = summarise_comparisons(compare_answers(judge_by("good"), Path("judge"), pairs))
-    assert list(summary["by"]["difficulty"]) == [str(i) for i in range(11)]  # 2 before 10
-    assert summary["by"]["difficulty"]["10"] == 0.0
+    assert list(summary.by["difficulty"]) == [str(i) for i in range(11)]  # 2 before 10
+    assert summary.by["difficulty"]["10"] == 0.0
     pairs, _ = read_pairs(a, b, "text", questions, ["skill"])
     summary = summarise_comparisons(compare_answers(judge_by("good"), Path("judge"), pairs))
-    assert summary["by"] == {"skill": {"s0": 5 / 6, "s1": 1.0}}
+    assert summary.by == {"skill": {"s0": 5 / 6, "s1": 1.0}}
     with pytest.raises(DataError, match=r"asked.jsonl has no column 'level'; it has difficulty, instruction, "):
         read_pairs(a, b, "text", questions, ["level"])
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from runs import MODEL, open_run, results, small_demo, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import SelfInstructConfig
+from selfevo.config.sources import SelfInstructConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.decontamination import Decontaminator, normal
@@ -24,7 +24,7 @@ from selfevo.inputs.splits import draw_splits
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.trainers.scripted import ScriptedTrainer
 
 WORDS = "lamp river door bridge apple horse window letter mountain candle ship garden clock basket tower mirror".split()
@@ -288,7 +288,7 @@ def configured(folder: Path, **changes: Any) -> RunConfig:
         "model": str(base),
         "output": str(folder / "run"),
         "corpus": {"path": str(folder / "d_meta.jsonl")},
-        "evaluation": {"task": {"name": "demo"}, "count": 4, "stages": ["rounds"]},
+        "evaluation": {"task": {"name": "demo"}, "count": 4, "models": ["rounds"]},
         "rounds": [{"prompts": str(folder / "pool.jsonl")}, {"self_instruct": {"count": 5}}],
     }
     return parse_config({**settings, **changes}, "test")
@@ -308,7 +308,7 @@ def test_a_second_round_on_prompts_of_its_own(tmp_path: Path) -> None:
     assert [row["prompt"] for row in first] == [seed.prompt for seed in SEEDS]
     assert [row["prompt"] for row in second] == [row["prompt"] for row in grown]
     assert len(second) == 5
-    assert [stage["name"] for stage in results(config)["stages"]] == ["round-1", "round-2"]
+    assert [model.name for model in results(config).models] == ["round-1", "round-2"]
     before = tree(config.output)
     engine = ScriptedEngine(student)
     run_loop(config, Silent(), engine, ScriptedTrainer())

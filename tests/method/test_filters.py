@@ -10,21 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from runs import MODEL, open_run
-from selfevo.config.loading import parse_config
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import ConfigError
 from selfevo.method.filters import (
     ByAgreement,
     ByVerdict,
     ByVotes,
     Distinct,
     Filter,
-    Filters,
     KeepAll,
-    Known,
     Length,
     MaxPerPrompt,
     apply,
@@ -149,45 +144,6 @@ def test_a_cap_counts_only_what_passed_the_filters_before_it() -> None:
 def test_every_round_starts_anew() -> None:
     filters: list[Filter] = [MaxPerPrompt(), Distinct()]
     assert kept(filters, [judged()]) == kept(filters, [judged()]) == [None]
-
-
-def test_what_is_known_to_be_right_is_the_upper_bound() -> None:
-    rows = [judged(NO, refinement="right"), judged(YES, refinement="wrong")]
-    assert kept([Known(lambda row: row.refinement == "right")], rows) == [None, "wrong"]
-
-
-READ: TypeAdapter[Any] = TypeAdapter(Filters)
-
-
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [
-        ("verdict", (ByVerdict(),)),
-        ("none", (KeepAll(),)),
-        (["verdict", {"kind": "length", "max_characters": 9}], (ByVerdict(), Length(max_characters=9))),
-        ({"kind": "verdict-votes", "votes": 3}, (ByVotes(votes=3),)),
-    ],
-)
-def test_filters_in_a_configuration(written: Any, read: Any) -> None:
-    assert READ.validate_python(written) == read
-    assert READ.validate_python(READ.dump_python(read, mode="json")) == read
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        ("verdcit", 'filter.0 is {"kind": "verdcit"}; input tag \'verdcit\''),
-        ([], "filter is []; value should have at least 1 item"),
-        ({"kind": "length", "max": 3}, "unknown key 'filter.0.length.max'; known here: kind, min_characters, max_char"),
-        ({"kind": "verdict-votes", "votess": 3}, "unknown key 'filter.0.verdict-votes.votess'; did you mean 'votes'?"),
-        ({"kind": "verdict-votes", "share": 2}, "filter.0.verdict-votes.share"),
-    ],
-)
-def test_what_is_no_filter_is_said(written: Any, said: str) -> None:
-    data = {"model": "m", "output": "o", "prompts": {"path": "p"}, "corpus": {"path": "c"}, "filter": written}
-    with pytest.raises(ConfigError) as raised:
-        parse_config(data, "x.yaml")
-    assert said in str(raised.value)
 
 
 def test_in_a_run_the_model_is_asked_again_in_rooms_of_their_own_and_only_once(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from selfevo.errors import BudgetError, ConfigError, RunError
 from selfevo.models import endpoint
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.trainers.scripted import ScriptedTrainer
 from server import Answer, completion, error, serving
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runs import small_demo, student
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import CorpusConfig, MonitorsConfig
+from selfevo.config.sections import AblationConfig, MonitorsConfig
+from selfevo.config.sources import TaskCorpus
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, RunError, TrainingError
-from selfevo.evaluation.statistics import mcnemar_exact
-from selfevo.inputs.annotation import altered
+from selfevo.inputs.annotation import altered, taken
 from selfevo.method.filters import ByVerdict, KeepAll, Length
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.records import Example, Refined
@@ -26,8 +24,11 @@ from selfevo.pipeline.build import trainer_of
 from selfevo.pipeline.run import run_loop
 from selfevo.pipeline.variants import VARIANTS, applicable, find, settings
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.ablation import Ablation, AblationRow, Voted, load_ablation
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model
+from selfevo.rundir.results import ModelComparison, from_bits, load_results
+from selfevo.statistics import mcnemar_exact
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -51,9 +52,13 @@ class Counting:
         return folder
 
 
-def play(tmp_path: Path, names: Sequence[str], seeds: Sequence[int] = (0,)) -> tuple[Counting, dict[str, Any]]:
+def play(tmp_path: Path, names: Sequence[str], seeds: Sequence[int] = (0,)) -> tuple[Counting, Ablation]:
     counting = Counting()
     return counting, ablate(small_demo(tmp_path, tmp_path / "run"), names, seeds, tmp_path / "out", counting)
+
+
+def by_name(found: Ablation) -> dict[str, AblationRow]:
+    return {row.name: row for row in found.rows}
 
 
 def test_what_variants_share_is_computed_once(tmp_path: Path) -> None:
@@ -88,45 +93,44 @@ def test_the_same_command_does_nothing_twice(tmp_path: Path) -> None:
     counting, second = play(tmp_path, ["no-refinement"])
     assert set(counting.asked.values()) == {0}
     assert not any(counting.trained.values())
-    assert first == second == json.loads((tmp_path / "out/ablation.json").read_text())
+    assert first == second == load_ablation(tmp_path / "out")
 
 
 def test_the_table_pools_the_seeds_and_pairs_the_problems(tmp_path: Path) -> None:
     _, found = play(tmp_path, ["no-filter"], seeds=(0, 1))
-    rows = {row["name"]: row for row in found["rows"]}
+    rows = by_name(found)
     assert list(rows) == ["base", "sft", "meta", "self", "no-filter"]
-    for row in rows.values():
-        assert row["direct"]["n"] == 48
-        assert row["direct"]["correct"] / 48 == pytest.approx(
-            sum(each["accuracy"] for each in row["direct"]["by_seed"].values()) / 2
-        )
-        for seed in row["direct"]["by_seed"].values():
-            assert seed["answers"].count("1") == seed["correct"] and len(seed["answers"]) == seed["n"]
-    assert "against" not in rows["self"]["direct"]
-    pair = rows["base"]["direct"]["against"]
-    assert pair["difference"] == pytest.approx(rows["base"]["direct"]["accuracy"] - rows["self"]["direct"]["accuracy"])
-    bits = {"base": "", "round-3": ""}
-    for seed in (0, 1):
-        for stage in json.loads((tmp_path / f"out/self-seed{seed}/results.json").read_text())["stages"]:
-            if stage["name"] in bits:
-                bits[stage["name"]] += stage["answers"]["direct"]
-    gained = sum(a > b for a, b in zip(bits["base"], bits["round-3"], strict=True))
-    lost = sum(a < b for a, b in zip(bits["base"], bits["round-3"], strict=True))
-    assert (pair["gained"], pair["lost"], pair["p_value"]) == (gained, lost, mcnemar_exact(gained, lost))
-    assert rows["self"]["cost"]["new_tokens"] > rows["no-filter"]["cost"]["new_tokens"], "shared work is counted once"
-    assert rows["no-filter"]["kept"] > rows["self"]["kept"]
-    audits = [
-        each["audit"]
-        for seed in (0, 1)
-        for each in json.loads((tmp_path / f"out/no-filter-seed{seed}/results.json").read_text())["rounds"]
-    ]
-    assert rows["no-filter"]["audit"]["kept_right"] == sum(audit["kept_right"] for audit in audits) > 0
-    assert rows["meta"]["audit"] is None
+    runs = {seed: load_results(tmp_path / f"out/self-seed{seed}") for seed in (0, 1)}
+    for name, last in (("base", "base"), ("self", "round-3")):
+        assert rows[name].seeds == [0, 1]
+        for seed, run in runs.items():
+            model = run.model(last)
+            assert model is not None
+            assert rows[name].answers["direct"][seed] == model.answers["direct"]
+            assert rows[name].rate("refined", seed) == model.refined
+        assert rows[name].rate("direct").n == 48
+        assert rows[name].rate("direct").correct == sum(rows[name].rate("direct", seed).correct for seed in (0, 1))
+    assert found.against_self(rows["self"], "direct") is None
+    pair = found.against_self(rows["base"], "direct")
+    assert pair is not None
+    bits = {name: "".join(rows[name].answers["direct"].values()) for name in ("base", "self")}
+    gained = sum(a > b for a, b in zip(bits["base"], bits["self"], strict=True))
+    lost = sum(a < b for a, b in zip(bits["base"], bits["self"], strict=True))
+    assert (pair.gained, pair.lost, pair.p_value) == (gained, lost, mcnemar_exact(gained, lost))
+    assert pair.difference == pytest.approx((gained - lost) / 48)
+    own, unfiltered = rows["self"], rows["no-filter"]
+    assert own.cost and unfiltered.cost and own.rows and unfiltered.rows and unfiltered.audit
+    assert own.cost.new_tokens > unfiltered.cost.new_tokens, "shared work is counted once"
+    assert unfiltered.rows.kept / unfiltered.rows.entered > own.rows.kept / own.rows.entered
+    rounds = [each for seed in (0, 1) for each in load_results(tmp_path / f"out/no-filter-seed{seed}").rounds]
+    assert unfiltered.rows.entered == sum(each.rows.entered for each in rounds)
+    assert unfiltered.audit.kept_right == sum(each.audit.kept_right for each in rounds if each.audit) > 0
+    assert rows["meta"].audit is None
 
 
 def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:
     _, found = play(tmp_path, ["labels-4"])
-    rows = {row["name"]: row for row in found["rows"]}
+    rows = by_name(found)
     assert {"sft", "labels-4, sft", "labels-4"} <= rows.keys()
     corpus = list(read_rows(tmp_path / "out/labels-4-seed0/data/d_meta.jsonl"))
     assert len({row["prompt"] for row in corpus}) == 4
@@ -138,7 +142,7 @@ def test_fewer_labels_have_an_sft_of_their_own(tmp_path: Path) -> None:
 
 def test_fewer_prompts_are_some_of_those_of_self(tmp_path: Path) -> None:
     counting, found = play(tmp_path, ["prompts-3"])
-    assert "prompts-3" in [row["name"] for row in found["rows"]]
+    assert "prompts-3" in [row.name for row in found.rows]
     pool, fewer = (
         [row["prompt"] for row in read_rows(tmp_path / f"out/{name}-seed0/data/pool.jsonl")]
         for name in ("self", "prompts-3")
@@ -150,9 +154,11 @@ def test_fewer_prompts_are_some_of_those_of_self(tmp_path: Path) -> None:
 def test_more_labels_for_sft_alone(tmp_path: Path) -> None:
     counting, found = play(tmp_path, ["sft-24"])
     assert counting.trained["sft-24-seed0"] == ["base"], "the rounds are those of self"
-    rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == ["base", "sft", "meta", "self", "sft-24, sft"] and "against" in rows["sft-24, sft"]["direct"]
-    assert rows["sft-24, sft"]["cost"]["trained_tokens"] > 0
+    rows = by_name(found)
+    assert list(rows) == ["base", "sft", "meta", "self", "sft-24, sft"]
+    assert found.against_self(rows["sft-24, sft"], "direct") is not None
+    cost = rows["sft-24, sft"].cost
+    assert cost is not None and cost.trained_tokens > 0
     run = tmp_path / "out/sft-24-seed0"
     learnt = {row["turns"][0] for row in read_rows(run / "models/sft/examples.jsonl")}
     given = {row["prompt"]["prompt"] for name in ("labelled", "sft") for row in read_rows(run / f"data/{name}.jsonl")}
@@ -165,46 +171,39 @@ def test_more_labels_for_sft_alone(tmp_path: Path) -> None:
 def test_votes_at_inference_share_every_model(tmp_path: Path) -> None:
     counting, found = play(tmp_path, ["consistency"])
     assert counting.trained["consistency-seed0"] == []
-    rows = {row["name"]: row for row in found["rows"]}
+    rows = by_name(found)
     assert list(rows) == ["base", "sft", "meta", "self", "consistency, sft", "consistency, meta", "consistency"]
-    last = rows["consistency"]
-    assert last["direct"]["accuracy"] == rows["self"]["direct"]["accuracy"]
-    stage = json.loads((tmp_path / "out/consistency-seed0/results.json").read_text())["stages"][-1]
-    for mode in ("consistency", "both"):
-        assert last[mode]["correct"] == stage["answers"][mode].count("1") == stage[mode]["correct"]
-        pair = last[mode]["against"]
-        assert (pair["b"], pair["difference"]) == (
-            "consistency, refined",
-            pytest.approx(last[mode]["accuracy"] - last["refined"]["accuracy"]),
-        )
+    last, model = rows["consistency"], load_results(tmp_path / "out/consistency-seed0").models[-1]
+    assert last.rate("direct") == rows["self"].rate("direct")
+    modes: tuple[Voted, ...] = ("consistency", "both")
+    for mode in modes:
+        voted = last.voted(mode)
+        assert voted is not None
+        rate, pair = voted
+        assert rate == model.rate(mode)
+        refined, votes = from_bits(model.answers["refined"]), from_bits(model.answers[mode])
+        assert pair == ModelComparison.of("consistency", votes, "consistency, refined", refined, mode)
 
 
 def test_a_row_holds_what_the_model_said_of_its_answers(tmp_path: Path) -> None:
     _, found = play(tmp_path, ["flipped-50"], seeds=(0, 1))
-    rows = {row["name"]: row for row in found["rows"]}
+    rows = by_name(found)
     assert "flipped-50, meta" in rows, "other lessons, other model"
-    stages = [
-        stage
-        for seed in (0, 1)
-        for stage in json.loads((tmp_path / f"out/self-seed{seed}/results.json").read_text())["stages"]
-        if stage["name"] == "meta"
-    ]
+    models = [model for seed in (0, 1) if (model := load_results(tmp_path / f"out/self-seed{seed}").model("meta"))]
     meta = rows["meta"]
-    assert meta["transitions"]["wrong_right"] == sum(stage["transitions"]["wrong_right"] for stage in stages)
-    yes = [stage["verdict"]["qualified"] for stage in stages]
-    right = sum(n * (stage["verdict"]["precision"] or 0) for n, stage in zip(yes, stages, strict=True))
-    assert meta["verdict"]["qualified"] == sum(yes) > 0
-    assert meta["verdict"]["precision"] == pytest.approx(right / sum(yes))
-    low, high = meta["verdict"]["precision_ci"]
-    assert low <= meta["verdict"]["precision"] <= high
+    assert meta.transitions.wrong_right == sum(model.transitions.wrong_right for model in models)
+    assert meta.verdicts.qualified == sum(model.verdicts.qualified for model in models) > 0
+    assert meta.verdicts.qualified_right == sum(model.verdicts.qualified_right for model in models)
+    assert meta.verdicts.unparsed == sum(model.verdicts.unparsed for model in models)
 
 
 def test_fewer_labels_train_for_as_many_steps(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
     half, few = (settings(config, name, 0, tmp_path) for name in ("half-labels", "labels-4"))
     for own, share in ((half, 1 / 2), (few, 4 / 16)):
-        assert own.corpus.share == share
+        assert own.ablation.label_share == share
         assert own.trainer.num_train_epochs * share == config.trainer.num_train_epochs
+        assert isinstance(own.corpus, TaskCorpus) and isinstance(config.corpus, TaskCorpus)
         assert own.corpus.warmup_epochs * share == config.corpus.warmup_epochs
         assert own.trainer.round_epochs == (config.trainer.round_epochs or config.trainer.num_train_epochs)
 
@@ -279,24 +278,20 @@ ROWS = [
 ]
 
 
-def corpus(**settings: Any) -> CorpusConfig:
-    return CorpusConfig(path="d_meta.jsonl", **settings)
-
-
 def test_d_meta_is_as_it_is_by_default() -> None:
-    assert altered(ROWS, corpus(), 0) == ROWS
+    assert altered(ROWS, AblationConfig(), 0) == ROWS
 
 
 def test_half_of_the_prompts_hold_the_quarter() -> None:
-    half, quarter = (altered(ROWS, corpus(share=share), 0) for share in (0.5, 0.25))
+    half, quarter = (taken(ROWS, share, 0) for share in (0.5, 0.25))
     assert (len(half), len(quarter)) == (20, 10)
     assert {row.id for row in quarter} < {row.id for row in half}
-    assert altered(ROWS, corpus(share=0.5), 1) != half
+    assert taken(ROWS, 0.5, 1) != half
 
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 1.0])
 def test_a_share_of_the_verdicts_is_turned_round_and_the_words_stay(share: float) -> None:
-    changed = altered(ROWS, corpus(flipped=share), 0)
+    changed = altered(ROWS, AblationConfig(flipped_verdicts=share), 0)
     differing = [(a, b) for a, b in zip(ROWS, changed, strict=True) if a != b]
     assert len(differing) == share * 40
     for before, after in differing:
@@ -308,11 +303,11 @@ def test_a_share_of_the_verdicts_is_turned_round_and_the_words_stay(share: float
 
 
 def test_without_words_only_the_verdict_is_left() -> None:
-    assert {row.feedback for row in altered(ROWS, corpus(words=False), 0)} == {
+    assert {row.feedback for row in altered(ROWS, AblationConfig(verdict_only=True), 0)} == {
         "Verdict: qualified",
         "Verdict: not qualified",
     }
-    both = altered(ROWS, corpus(words=False, flipped=1.0), 0)
+    both = altered(ROWS, AblationConfig(verdict_only=True, flipped_verdicts=1.0), 0)
     assert [parse_verdict(row.feedback) for row in both] != [parse_verdict(row.feedback) for row in ROWS]
 
 
@@ -326,7 +321,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"1 of 3 runs failed, .* no-filter, seed 0: no gradient"):
         ablate(small_demo(tmp_path, tmp_path / "run"), ["no-filter", "one-round"], [0], tmp_path / "out", failing)
-    rows = [row["name"] for row in json.loads((tmp_path / "out/ablation.json").read_text())["rows"]]
+    rows = [row.name for row in load_ablation(tmp_path / "out").rows]
     assert rows == ["base", "sft", "meta", "self", "one-round"]
 
 
@@ -337,7 +332,9 @@ def test_what_does_not_go_with_a_configuration_is_left_out_and_named(tmp_path: P
         ["variant continual-mixed: the configuration is so already, it would be self again"],
     )
     data = config.model_dump(mode="json")
-    names, refused = applicable(parse_config({**data, "prompts": {"path": "p.jsonl"}, "refine": False}, "x"))
+    names, refused = applicable(
+        parse_config({**data, "prompts": {"path": "p.jsonl"}, "ablation": {"refine": False}}, "x")
+    )
     assert set(VARIANTS) - set(names) == {"gold", "dpo", "no-refinement", "continual-mixed"}
     assert len(refused) == 4
     assert "variant dpo: objective dpo prefers r^ to r" in " ".join(refused)
@@ -360,8 +357,8 @@ def test_only_finished_runs_of_known_variants_are_in_the_table(tmp_path: Path) -
     events = (out / "no-filter-seed7/events.jsonl").read_text().splitlines(keepends=True)
     (out / "no-filter-seed7/events.jsonl").write_text("".join(line for line in events if '"finish"' not in line))
     found = tabulate(out)
-    assert found["seeds"] == [0]
-    assert [row["name"] for row in found["rows"]] == ["base", "sft", "meta", "self", "no-filter"]
+    assert found.seeds == [0]
+    assert [row.name for row in found.rows] == ["base", "sft", "meta", "self", "no-filter"]
 
 
 def test_a_run_that_took_models_over_knows_its_best_one(tmp_path: Path) -> None:
@@ -372,6 +369,6 @@ def test_a_run_that_took_models_over_knows_its_best_one(tmp_path: Path) -> None:
 def test_a_run_that_has_nothing_of_its_own_to_do_is_finished_too(tmp_path: Path) -> None:
     play(tmp_path, ["labels-16"])  # all the labels of `self`
     counting, found = play(tmp_path, ["labels-16"])
-    rows = {row["name"]: row for row in found["rows"]}
-    assert rows["labels-16"]["direct"]["accuracy"] == rows["self"]["direct"]["accuracy"]
+    rows = by_name(found)
+    assert rows["labels-16"].rate("direct") == rows["self"].rate("direct")
     assert not any(counting.trained.values())

@@ -10,8 +10,8 @@ from runs import small_demo
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.inputs.splits import split_evenly
-from selfevo.method.examples import answer_examples, meta_examples
 from selfevo.method.records import Prompt, Refined
+from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.pipeline.build import trainer_of
 from selfevo.pipeline.run import baseline_examples
 from selfevo.trainers.scripted import ScriptedTrainer

@@ -9,34 +9,36 @@ from typing import Any
 
 import pytest
 
-from runs import everything, results, small_demo, tree
+from runs import everything, results, small_demo, timeless, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import ConfigError, DataError
+from selfevo.errors import ConfigError, DataError, TrainingError
 from selfevo.inputs.splits import Repeated, draw_splits
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import summarise
+from selfevo.rundir.results import Results
 from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 
 YES, NO = "Verdict: qualified", "Verdict: not qualified"
+DEMO = TaskConfig(name="demo")
 TASK = {"task": {"name": "demo"}, "count": 60}
 
 
 def changed(tmp_path: Path, **settings: Any) -> RunConfig:
     data = small_demo(tmp_path, tmp_path / "run").model_dump(mode="json")
-    data["evaluation"]["stages"] = ["meta", "rounds"]
+    data["evaluation"]["models"] = ["meta", "rounds"]
     return parse_config({**data, **settings}, "test")
 
 
 def student(config: RunConfig, skill: dict[str, float]) -> Callable[[Path, Turns], str]:
     """Right as often as its model's share says; criticises well."""
-    task = load_task(config.corpus.task)  # type: ignore[arg-type]
+    task = load_task(DEMO)
     sets = draw_splits(config)
     problems = {p.prompt.prompt: p for p in [*everything(config).values(), *sets.dev, *sets.audit]}
 
@@ -50,7 +52,7 @@ def student(config: RunConfig, skill: dict[str, float]) -> Callable[[Path, Turns
     return answer
 
 
-def play(config: RunConfig, answer: Callable[[Path, Turns], str]) -> dict[str, Any]:
+def play(config: RunConfig, answer: Callable[[Path, Turns], str]) -> Results:
     run_loop(config, Silent(), ScriptedEngine(answer), ScriptedTrainer())
     return results(config)
 
@@ -63,16 +65,18 @@ def test_six_rounds_stop_by_themselves_when_they_bring_no_more(tmp_path: Path) -
     config = changed(tmp_path, rounds=6, gate={**TASK, "patience": 2})
     content = play(config, student(config, {"meta": 0.3, "round-1": 0.7, "round-2": 0.72, "round-3": 0.7}))
     assert made(config) == ["round-1", "round-2", "round-3"]
-    assert content["gate"]["best"] == "round-1"
-    assert [(r["a"], r["b"], r["promoted"]) for r in content["gate"]["rounds"]] == [
+    assert content.gate is not None
+    assert content.gate.best == "round-1"
+    assert [(r.a, r.b, r.promoted) for r in content.gate.rounds] == [
         ("round-1", "meta", True),
         ("round-2", "round-1", False),
         ("round-3", "round-1", False),
     ]
-    assert content["stopped"].startswith("round-3 is not significantly better than round-1 on 60 problems of the gate")
+    assert content.stopped is not None
+    assert content.stopped.startswith("round-3 is not significantly better than round-1 on 60 problems of the gate")
     page = (config.output / "report.html").read_text()
     assert "round-3 is not significantly better" in page
-    assert {c["a"] for c in content["comparisons"]} == {"round-1"}, "what is kept is compared, not what came last"
+    assert {c.a for c in content.comparisons} == {"round-1"}, "what is kept is compared, not what came last"
     assert "After 1 round the model answers" in page
 
 
@@ -80,13 +84,16 @@ def test_a_pool_that_teaches_nothing_stops_after_one_round(tmp_path: Path) -> No
     config = changed(tmp_path, gate=TASK)
     content = play(config, student(config, {"meta": 0.5, "round-1": 0.5}))
     assert made(config) == ["round-1"]
-    assert content["gate"]["best"] == "meta"
+    assert content.gate is not None and content.gate.best == "meta"
+    pairs = [(c.a, c.b, c.mode) for c in content.comparisons]
+    assert pairs == [("round-1", "meta", "direct"), ("round-1", "meta", "refined")], "the last round against the best"
 
 
 def test_the_last_round_has_nothing_to_stop(tmp_path: Path) -> None:
     config = changed(tmp_path, rounds=1, gate=TASK)
     content = play(config, student(config, {"meta": 0.5, "round-1": 0.5}))
-    assert (content["gate"]["best"], content["stopped"]) == ("meta", None)
+    assert content.gate is not None
+    assert (content.gate.best, content.stopped) == ("meta", None)
 
 
 def test_a_gate_with_too_few_prompts_is_refused(tmp_path: Path) -> None:
@@ -110,23 +117,24 @@ def test_rounds_of_different_tasks_are_checked_by_their_own(tmp_path: Path) -> N
         return explains[turns[0]](sets.pool_answers[Prompt.of(turns[0]).id], turns[1])
 
     content = play(config, answer)
-    assert [entry["audit"]["judged"] for entry in content["rounds"]] == [12, 12]
-    assert all(entry["audit"]["right"] for entry in content["rounds"])
+    audits = [entry.audit for entry in content.rounds if entry.audit]
+    assert [audit.judged for audit in audits] == [12, 12]
+    assert all(audit.right for audit in audits)
 
 
 def test_without_a_gate_all_rounds_are_run(tmp_path: Path) -> None:
     config = changed(tmp_path)
     content = play(config, student(config, {}))
     assert made(config) == ["round-1", "round-2", "round-3"]
-    assert (content["gate"], content["stopped"]) == (None, None)
+    assert (content.gate, content.stopped) == (None, None)
 
 
 def test_a_gate_without_answers_counts_agreement_and_verdicts(tmp_path: Path) -> None:
-    dev = load_task(changed(tmp_path).corpus.task).problems(40, 77, frozenset())  # type: ignore[arg-type]
+    dev = load_task(DEMO).problems(40, 77, frozenset())
     (tmp_path / "dev.jsonl").write_text("".join(f'{{"prompt": "{p.prompt.prompt}"}}\n' for p in dev))
     config = changed(tmp_path, gate={"prompts": str(tmp_path / "dev.jsonl"), "samples": 2, "count": 40})
     known = {p.prompt.prompt: p for p in dev}
-    inner, task = student(config, {}), load_task(config.corpus.task)  # type: ignore[arg-type]
+    inner, task = student(config, {}), load_task(DEMO)
 
     def answer(model: Path, turns: Turns) -> str:
         if turns[0] not in known:
@@ -137,9 +145,10 @@ def test_a_gate_without_answers_counts_agreement_and_verdicts(tmp_path: Path) ->
         return f"{random.random()} maybe" if unsure else known[turns[0]].answer
 
     content = play(config, answer)
-    first = content["gate"]["rounds"][0]
-    assert (first["mode"], first["promoted"]) == ("agreement", True)
-    assert first["p_value"] < 0.01
+    assert content.gate is not None
+    first = content.gate.rounds[0]
+    assert (first.mode, first.promoted) == ("agreement", True)
+    assert first.p_value < 0.01
 
 
 def test_a_critic_that_always_says_yes_is_caught_before_its_rows_are_trained_on(tmp_path: Path) -> None:
@@ -151,9 +160,10 @@ def test_a_critic_that_always_says_yes_is_caught_before_its_rows_are_trained_on(
 
     content = play(config, answer)
     assert made(config) == ["round-1"]
-    assert content["stopped"].startswith("round-2: verdict yes 1.000, above 0.99")
+    assert content.stopped is not None
+    assert content.stopped.startswith("round-2: verdict yes 1.000, above 0.99")
     assert summarise(config.output).status == "stopped", "another bound lets it go on"
-    assert [(r["name"], bool(r["alarms"])) for r in content["rounds"]] == [("round-1", False), ("round-2", True)]
+    assert [(r.name, bool(r.alarms)) for r in content.rounds] == [("round-1", False), ("round-2", True)]
     assert "verdict yes 1.000" in (config.output / "report.html").read_text()
 
 
@@ -168,7 +178,7 @@ def test_a_trainer_that_makes_a_model_repeat_one_answer_is_caught(
 
     content = play(honest_config, answer)  # to warn is the default
     assert made(honest_config) == ["round-1", "round-2", "round-3"]
-    alarms = content["rounds"][1]["alarms"]
+    alarms = content.rounds[1].alarms
     assert any(alarm.startswith("entropy of answers 0.000, below 0.05") for alarm in alarms)
     assert any(alarm.startswith("self-BLEU 1.00") for alarm in alarms)
     assert "selfevo: round-2: entropy of answers 0.00" in capsys.readouterr().err
@@ -179,36 +189,53 @@ def test_problems_that_pass_beside_the_pool_audit_the_filter_and_are_never_train
     content = play(config, student(config, {}))
     hidden = {p.prompt.prompt for p in draw_splits(config).audit}
     assert len(hidden) == 60
-    for entry in content["rounds"]:
-        audit = entry["audit"]
-        assert audit["judged"] == 60
-        assert sum(count for count, _ in audit["verdicts"].values()) == 60
-        assert sum(audit["transitions"].values()) == 60
+    for entry in content.rounds:
+        audit = entry.audit
+        assert audit is not None
+        assert audit.judged == 60
+        assert sum(count for count, _ in audit.verdicts.values()) == 60
+        assert sum(right for _, right in audit.verdicts.values()) == audit.right
     for path in config.output.glob("models/*/examples.jsonl"):
         assert not hidden & {row["turns"][0] for row in read_rows(path)}
 
 
-def test_the_filter_gold_keeps_what_is_right(tmp_path: Path) -> None:
-    config = changed(tmp_path, filter="gold")
+@pytest.mark.parametrize("beside", [{}, {"audit": TASK}])
+def test_the_gold_filter_keeps_what_is_right_in_place_of_the_filters_that_judge(
+    tmp_path: Path, beside: dict[str, Any]
+) -> None:
+    by_form = {"kind": "length", "max_characters": 1000}
+    config = changed(tmp_path, ablation={"gold_filter": True}, filter=["verdict", by_form], **beside)
     content = play(config, student(config, {}))
-    for entry in content["rounds"]:
-        assert entry["audit"]["precision"] == entry["audit"]["recall"] == 1.0
-    with pytest.raises(ConfigError, match="filter gold needs known answers"):
-        changed(tmp_path, filter=["gold"], prompts={"path": "p.jsonl"})
+    for entry in content.rounds:
+        assert entry.audit is not None
+        assert entry.audit.precision == entry.audit.recall == 1.0
+    reasons = {row["reason"] for row in read_rows(config.output / "stages/round-1/filter.jsonl")}
+    assert reasons == {None, "wrong"}, "no verdict was asked for"
+    with pytest.raises(ConfigError, match=r"ablation\.gold_filter needs known answers"):
+        changed(tmp_path, ablation={"gold_filter": True}, prompts={"path": "p.jsonl"})
+
+
+def test_the_gold_filter_leaves_filters_of_form_in_place(tmp_path: Path) -> None:
+    by_form = {"kind": "length", "max_characters": 3}
+    config = changed(tmp_path, ablation={"gold_filter": True}, filter=["verdict", by_form])
+    with pytest.raises(TrainingError, match="no kept row"):
+        play(config.model_copy(update={"policy": "continual-latest"}), student(config, {}))
+    reasons = {row["reason"] for row in read_rows(config.output / "stages/round-1/filter.jsonl")}
+    assert reasons == {"wrong", "longer than 3 characters"}
 
 
 def test_several_responses_to_a_prompt_are_rows_of_their_own(tmp_path: Path) -> None:
     skills = {"respond": {"temperature": 1.0, "max_new_tokens": 64}}
     config = changed(tmp_path, samples_per_prompt=3, skills=skills, filter=["verdict", "max-per-prompt"])
     content = play(config, student(config, {}))
-    assert [entry["rows"]["in"] for entry in content["rounds"]] == [24, 24, 24]
+    assert [entry.rows.entered for entry in content.rounds] == [24, 24, 24]
     rows = list(read_rows(config.output / "stages/round-1/respond.jsonl"))
     assert len({row["id"] for row in rows}) == 24
     assert len({row["prompt"] for row in rows}) == 8
     kept = [row["prompt"] for row in read_rows(config.output / "stages/round-1/filter.jsonl") if row["kept"]]
     assert kept
     assert len(kept) == len(set(kept))
-    assert content["rounds"][0]["audit"]["judged"] == 24, "every sample is audited"
+    assert content.rounds[0].audit is not None and content.rounds[0].audit.judged == 24, "every sample is audited"
     with pytest.raises(ConfigError, match="samples_per_prompt above 1 needs"):
         changed(tmp_path, samples_per_prompt=2)
 
@@ -226,4 +253,4 @@ def test_a_run_that_was_stopped_by_its_gate_is_the_same_when_it_is_started_again
     content, before = play(config, answer), tree(config.output)
     again = play(config, answer)
     assert tree(config.output) == before
-    assert again | {"seconds": 0} == content | {"seconds": 0}
+    assert timeless(again) == timeless(content)

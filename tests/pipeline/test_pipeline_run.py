@@ -6,24 +6,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from runs import KilledError, everything, results, small_demo, student, tree
+from runs import KilledError, everything, results, small_demo, student, timeless, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import EngineConfig, TaskConfig
+from selfevo.config.sections import MeasureConfig, TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.inputs.splits import draw_splits
 from selfevo.method.protocols import Generation, Request, Sampling
 from selfevo.method.records import Example, Turns
-from selfevo.pipeline.evaluate import evaluate_model
+from selfevo.pipeline.evaluate_model import evaluate_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import prompts_seen
+from selfevo.rundir.results import Results, load_results
 from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem
 from selfevo.trainers.scripted import ScriptedTrainer
@@ -63,48 +63,38 @@ def elsewhere(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"output": folder})
 
 
-def test_results_have_the_documented_schema(config: RunConfig) -> None:
+def test_results_say_what_was_measured(config: RunConfig) -> None:
     run(config)
     content = results(config)
-    assert content.keys() == {
-        *("task", "seed", "policy", "stages", "rounds", "bounds", "comparisons", "gate", "stopped", "seconds")
-    }
-    assert (content["task"], content["seed"], content["policy"]) == ("demo", 0, "continual-mixed")
-    assert [stage["name"] for stage in content["stages"]] == ["base", "sft", "meta", "round-1", "round-2", "round-3"]
-    for stage in content["stages"]:
-        assert stage.keys() == {
-            *("name", "direct", "refined", "consistency", "both", "transitions", "verdict", "by_kind", "by_difficulty"),
-            "answers",
-            *("rows", "audit", "seconds"),
+    assert (content.version, content.task, content.seed, content.policy) == (1, "demo", 0, "continual-mixed")
+    assert [model.name for model in content.models] == ["base", "sft", "meta", "round-1", "round-2", "round-3"]
+    assert [each.name for each in content.rounds] == ["round-1", "round-2", "round-3"]
+    problems = draw_splits(config).evaluation
+    assert content.groups == {
+        "kind": {
+            kind: "".join("01"[problem.kind == kind] for problem in problems)
+            for kind in ("add-to-each", "running-totals")
         }
-        for mode in ("direct", "refined"):
-            rate = stage[mode]
-            assert rate.keys() == {"n", "correct", "accuracy", "ci"}
-            assert rate["n"] == 24
-            assert rate["accuracy"] == rate["correct"] / 24
-            low, high = rate["ci"]
-            assert 0 <= low <= rate["accuracy"] + 1e-9
-            assert rate["accuracy"] - 1e-9 <= high <= 1
-        moved = stage["transitions"]
-        assert sum(moved.values()) == 24
-        assert moved["right_right"] + moved["right_wrong"] == stage["direct"]["correct"]
-        assert moved["right_right"] + moved["wrong_right"] == stage["refined"]["correct"]
-        assert sum(kind["direct"]["correct"] for kind in stage["by_kind"].values()) == stage["direct"]["correct"]
-    pairs = [(c["a"], c["b"], c["mode"]) for c in content["comparisons"]]
+    }
+    for model in content.models:
+        assert model.direct.n == model.refined.n == 24
+        by_kind = content.rates("kind", model, "direct")
+        assert sum(rate.correct for rate in by_kind.values()) == model.direct.correct
+    pairs = [(c.a, c.b, c.mode) for c in content.comparisons]
     assert pairs == [("round-3", b, mode) for b in ("sft", "meta") for mode in ("direct", "refined")]
-    rate = {stage["name"]: stage["direct"]["accuracy"] for stage in content["stages"]}
-    assert content["comparisons"][0]["difference"] == pytest.approx(rate["round-3"] - rate["sft"])
-    assert rate["round-3"] > rate["base"], "the scripted student improves"
+    correct = {model.name: model.direct.correct for model in content.models}
+    assert content.comparisons[0].difference == pytest.approx((correct["round-3"] - correct["sft"]) / 24)
+    assert correct["round-3"] > correct["base"], "the scripted student improves"
 
 
 def test_every_row_that_goes_into_a_round_is_kept_rejected_or_quarantined(config: RunConfig) -> None:
     run(config)
     seen = {"kept": 0, "rejected": 0, "quarantined": 0}
-    for stage in results(config)["stages"][3:]:
-        rows = stage["rows"]
-        assert rows["in"] == 8 == rows["kept"] + rows["rejected"] + rows["quarantined"]
-        folder = config.output / "stages" / stage["name"]
-        going = rows["in"]
+    for each in results(config).rounds:
+        rows = each.rows
+        assert rows.entered == 8 == rows.kept + rows.rejected + rows.quarantined
+        folder = config.output / "stages" / each.name
+        going = rows.entered
         for skill in SKILLS:
             marker = json.loads((folder / f"{skill}.done.json").read_text())["rows"]
             assert marker["in"] == going, "what one skill hands on is what the next one gets"
@@ -113,11 +103,11 @@ def test_every_row_that_goes_into_a_round_is_kept_rejected_or_quarantined(config
         lines = list(read_rows(folder / "filter.jsonl"))
         assert len(lines) == going
         assert all(line["reason"] for line in lines if not line["kept"])
-        marker = json.loads((config.output / "models" / stage["name"] / "selfevo.json").read_text())
-        assert marker["examples"]["self"] == seen["kept"] + rows["kept"], "the kept rows of this round and those before"
-        audit = stage["audit"]
-        assert (audit["judged"], audit["kept"]) == (going, rows["kept"])
-        seen = {name: seen[name] + rows[name] for name in seen}
+        marker = json.loads((config.output / "models" / each.name / "selfevo.json").read_text())
+        assert marker["examples"]["self"] == seen["kept"] + rows.kept, "the kept rows of this round and those before"
+        assert each.audit is not None
+        assert (each.audit.judged, each.audit.kept) == (going, rows.kept)
+        seen = {name: seen[name] + getattr(rows, name) for name in seen}
     assert all(seen.values()), "the scripted student must meet every fate, else this shows little"
 
 
@@ -218,12 +208,7 @@ def test_a_run_killed_anywhere_ends_as_if_it_had_not_been(
         run(config, engine)
     second = run(config)
     assert tree(config.output) == tree(whole.output)
-    expected, got = results(whole), results(config)
-    for content in (expected, got):
-        del content["seconds"]
-        for stage in content["stages"]:
-            del stage["seconds"]
-    assert got == expected
+    assert timeless(results(config)) == timeless(results(whole))
     asked = [(path.name, request) for path, request in engine.calls + second.calls]
     assert len(asked) == len(set(asked)), "a finished batch is not asked again"
 
@@ -238,7 +223,7 @@ def test_a_run_killed_in_training_ends_as_if_it_had_not_been(config: RunConfig, 
 
     with pytest.raises(KilledError):
         run(config, trainer=ScriptedTrainer(before=die))
-    assert [stage["name"] for stage in results(config)["stages"]] == ["base", "sft", "meta", "round-1"]
+    assert [model.name for model in results(config).models] == ["base", "sft", "meta", "round-1"]
     trainer = ScriptedTrainer()
     run(config, trainer=trainer)
     assert len(trainer.calls) == 2
@@ -299,14 +284,10 @@ def test_a_label_whose_responses_were_all_cut_off_is_still_spent(config: RunConf
     assert {row["prompt"] for row in rows} == {p.prompt.prompt for p in draw_splits(config).labelled}
 
 
-def evaluate(model: str, task: TaskConfig, count: int, engine: ScriptedEngine, output: Path | None) -> dict[str, Any]:
+def evaluate(model: str, task: TaskConfig, count: int, engine: ScriptedEngine, output: Path | None) -> Results:
     return evaluate_model(
         model,
-        task,
-        count=count,
-        seed=0,
-        max_new_tokens=32,
-        engine_config=EngineConfig(),
+        MeasureConfig(task=task, count=count, max_new_tokens=32),
         output=output,
         progress=Silent(),
         engine=engine,
@@ -318,14 +299,14 @@ def test_eval_measures_one_model_and_resumes(config: RunConfig, tmp_path: Path) 
     task = config.evaluation.task
     first = ScriptedEngine(student(config))
     measured = evaluate(config.model, task, 24, first, tmp_path / "eval")
-    (stage,) = measured["stages"]
-    assert stage["direct"]["n"] == 24
-    assert json.loads((tmp_path / "eval/results.json").read_text()) == measured
+    (model,) = measured.models
+    assert model.direct.n == 24
+    assert load_results(tmp_path / "eval") == measured
     second = ScriptedEngine(student(config))
-    assert evaluate(config.model, task, 24, second, tmp_path / "eval")["stages"][0]["direct"] == stage["direct"]
+    assert evaluate(config.model, task, 24, second, tmp_path / "eval").models[0].answers == model.answers
     assert second.calls == []
     third = ScriptedEngine(student(config))
-    assert evaluate(config.model, task, 24, third, None)["stages"][0]["direct"] == stage["direct"]
+    assert evaluate(config.model, task, 24, third, None).models[0].answers == model.answers
     assert len(third.calls) == len(first.calls)
 
 
@@ -355,31 +336,31 @@ def test_a_real_run_of_the_tiny_model(tiny_model: Path, tmp_path: Path) -> None:
         {
             "model": str(tiny_model),
             "output": str(tmp_path / "run"),
-            "corpus": {"task": task, "labels": 24, "samples_per_prompt": 1, "warmup_epochs": 10},
+            "corpus": {"task": task, "labels": 12, "samples_per_prompt": 1, "warmup_epochs": 10},
             "prompts": {"task": task, "count": 12},
             "evaluation": {"task": task, "count": 12},
             "rounds": 1,
             "filter": "none",  # two layers learn to end their turns, not to judge
             "skills": {
-                "respond": {"max_new_tokens": 64},
+                "respond": {"max_new_tokens": 64, "temperature": 0},
                 "critique": {"max_new_tokens": 250},
                 "refine": {"max_new_tokens": 64},
                 "judge": {"max_new_tokens": 250},
             },
-            "trainer": {"learning_rate": 1e-2, "num_train_epochs": 12, **here},
+            "trainer": {"learning_rate": 5e-3, "num_train_epochs": 30, **here},
             "engine": here,
         },
         "test",
     )
     run_loop(config, Silent())
     figures = results(config)
-    assert [stage["name"] for stage in figures["stages"]] == ["base", "sft", "meta", "round-1"]
-    rows = figures["stages"][-1]["rows"]
-    assert rows["in"] == 12 == rows["kept"] + rows["rejected"] + rows["quarantined"]
+    assert [model.name for model in figures.models] == ["base", "sft", "meta", "round-1"]
+    rows = figures.rounds[-1].rows
+    assert rows.entered == 12 == rows.kept + rows.rejected + rows.quarantined
     for name in ("warm-up", "sft", "meta", "round-1"):
         trained = json.loads((config.output / "models" / name / "selfevo.json").read_text())["figures"]
         assert trained["loss_last"] < trained["loss_first"]
-    assert rows["kept"] > 0, "a trained model ends its turns, else the round shows nothing"
+    assert rows.kept > 0, "a trained model ends its turns, else the round shows nothing"
     before = tree(config.output)
     again = ScriptedEngine(lambda model, turns: "never asked")
     run_loop(config, Silent(), again)

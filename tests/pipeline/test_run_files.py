@@ -18,7 +18,7 @@ from selfevo.method.prompts import REFINE
 from selfevo.method.records import Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.tasks import load_task
 from selfevo.trainers.scripted import ScriptedTrainer
 
@@ -64,7 +64,7 @@ def test_files_of_ones_own_run_without_a_task_and_without_evaluation(tmp_path: P
     learnt = [[(e.turns[0], e.term) for e in examples if e.term == "self"] for _, examples in trainer.calls]
     assert learnt == [[], [("1+1", "self")], [("1+1", "self"), ("2+2", "self"), ("3+3", "self")]]
     content = results(config)
-    assert (content["task"], content["stages"], content["comparisons"]) == (None, [], [])
+    assert (content.task, content.models, content.groups, content.comparisons) == (None, (), {}, [])
     assert run(config, ScriptedEngine(plain)).calls == []
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from runs import small_demo, student
 from selfevo.config.run_config import RunConfig
@@ -14,8 +14,9 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.pipeline.run import run_loop
 from selfevo.report.model_card import lineage
 from selfevo.report.progress import Silent
-from selfevo.rundir.files import hash_model, read_marker, read_rows
+from selfevo.rundir.atomic_files import hash_model, read_marker, read_rows
 from selfevo.rundir.inspect import collect, costs, verify
+from selfevo.rundir.results import load_results
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -27,19 +28,39 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     return config
 
 
-def card(config: RunConfig, name: str) -> tuple[dict[str, object], str]:
-    text = (config.output / "models" / name / "README.md").read_text()
-    _, metadata, rest = text.split("---\n", 2)
-    return yaml.safe_load(metadata), rest
+def card(config: RunConfig, name: str) -> ModelCard:
+    loaded = ModelCard.load(config.output / "models" / name / "README.md")
+    assert isinstance(loaded, ModelCard)
+    return loaded
+
+
+def metadata(config: RunConfig, name: str) -> ModelCardData:
+    data = card(config, name).data
+    assert isinstance(data, ModelCardData)
+    return data
 
 
 def test_every_model_has_a_card_that_the_hub_can_read(config: RunConfig) -> None:
     for folder in (config.output / "models").iterdir():
-        metadata, _ = card(config, folder.name)
-        assert metadata["library_name"] == "transformers"
-        assert "arxiv:2310.00533" in metadata["tags"]  # type: ignore[operator]
-        assert "base_model" not in metadata, "the base is a folder of this machine, which nobody else has"
-    assert str(Path.home()) not in card(config, "round-3")[1]
+        data = metadata(config, folder.name)
+        assert data.library_name == "transformers"
+        assert "arxiv:2310.00533" in (data.tags or [])
+        assert data.base_model is None, "the base is a folder of this machine, which nobody else has"
+    assert str(Path.home()) not in card(config, "round-3").content
+
+
+def test_the_hub_finds_the_accuracies_of_the_models_that_were_measured(config: RunConfig) -> None:
+    measured = load_results(config.output)
+    for model in measured.models[1:]:
+        data = metadata(config, model.name)
+        assert data.model_name == f"base, {model.name}"
+        found = {each.metric_name: each for each in data.eval_results or []}
+        assert found.keys() == {"accuracy, first answer", "accuracy, after self-refinement"}
+        for name, rate in (("first answer", model.direct), ("after self-refinement", model.refined)):
+            each = found[f"accuracy, {name}"]
+            assert (each.metric_type, each.dataset_type) == ("accuracy", "demo")
+            assert each.metric_value == pytest.approx(rate.accuracy, abs=1e-4)
+    assert metadata(config, "warm-up").eval_results is None, "nobody measured it"
 
 
 def test_the_lineage_goes_back_to_the_base_by_hash(config: RunConfig) -> None:
@@ -47,16 +68,16 @@ def test_the_lineage_goes_back_to_the_base_by_hash(config: RunConfig) -> None:
     assert [row[:2] for row in rows] == [("round-2", "round-1"), ("round-1", "meta"), ("meta", "base"), ("base", "")]
     assert rows[0][2] == hash_model(config.output / "models/round-2")
     assert rows[-1][2] == hash_model(Path(config.model))
-    _, text = card(config, "round-2")
+    text = card(config, "round-2").text
     assert all(sha in text for _, _, sha in rows)
 
 
 def test_the_figures_are_those_of_the_run(config: RunConfig) -> None:
-    _, text = card(config, "round-3")
-    results = json.loads((config.output / "results.json").read_text())
-    rate = results["stages"][-1]["direct"]
-    assert f"{100 * rate['accuracy']:.1f}" in text
-    assert f"n = {rate['n']}" in text
+    text = card(config, "round-3").text
+    rate = load_results(config.output).models[-1].direct
+    assert rate.accuracy is not None
+    assert f"{100 * rate.accuracy:.1f}" in text
+    assert f"n = {rate.n}" in text
     marker = read_marker(config.output / "models/round-3/selfevo.json")
     assert f"- {marker['examples']['self']} examples: refined answers that the model itself kept" in text
 

@@ -14,12 +14,10 @@ from run_directory import (
     CONFIG,
     HOSTILE,
     judged,
+    model,
     page,
-    pair,
-    rate,
     results,
-    rewrite_results,
-    stage,
+    watched,
     write_json,
     write_round,
     write_rows,
@@ -29,6 +27,7 @@ from selfevo.errors import RunError
 from selfevo.evaluation.monitors import MEANING
 from selfevo.report.chart import draw
 from selfevo.report.page import LONGEST_TEXT, SAMPLES, write_report
+from selfevo.rundir.results import GateResults, GateRound, load_results, write_results
 
 
 @pytest.fixture
@@ -48,17 +47,15 @@ def test_summary_states_the_run_in_three_sentences(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "p", "words"),
+    ("right", "words"),
     [
-        (-0.1, 0.002, "50.0 % of 300 held-out problems, fewer than the 60.0 % for plain SFT on the same labels"),
-        (0.01, 0.4, "against 60.0 % for plain SFT on the same labels; a difference of +1.0 points may be chance"),
-        (-0.01, 0.4, "against 60.0 % for plain SFT on the same labels; a difference of \u22121.0 points may be chance"),
+        (150, "50.0 % of 300 held-out problems, fewer than the 60.0 % for plain SFT on the same labels (\u221210.0"),
+        (183, "against 60.0 % for plain SFT on the same labels; a difference of +1.0 points may be chance"),
+        (177, "against 60.0 % for plain SFT on the same labels; a difference of \u22121.0 points may be chance"),
     ],
 )
-def test_summary_is_neutral_about_a_loss_and_about_chance(run: Path, difference: float, p: float, words: str) -> None:
-    rewrite_results(
-        run, results(stage("sft", 180), stage("round-1", 150), comparisons=[pair("round-1", "sft", difference, p)])
-    )
+def test_summary_is_neutral_about_a_loss_and_about_chance(run: Path, right: int, words: str) -> None:
+    write_results(run, results(model("sft", 180), model("round-1", right)))
     shown = page(run).text
     assert words in shown
     assert "After 1 round the model" in shown
@@ -68,10 +65,11 @@ def test_summary_is_neutral_about_a_loss_and_about_chance(run: Path, difference:
 def test_tables_show_the_numbers_of_the_run(run: Path) -> None:
     shown = page(run).text
     assert (
-        "round-2 81.0 % 76.2 % to 85.0 % 82.3 % 77.6 % to 86.2 % 5 9 87.5 % of 240 93.0 % 4 5 / 11 1 min 15 s" in shown
+        "round-2 81.0 % 76.2 % to 85.0 % 82.3 % 77.6 % to 86.2 % 5 9 87.5 % of 240 86.4 % 4 5 / 11 1 min 15 s" in shown
     )
     assert "base 10.0 %" in shown
-    assert "meta against sft direct \u22122.0 \u22125.0 to +1.0 10 16 0.327" in shown
+    assert "round-2 against sft direct +25.7 +20.5 to +30.5 77 0 < 0.001" in shown
+    assert "round-2 against meta refined +26.3" in shown
     assert "sort-numbers 300 10.0 10.0" in shown.replace(" %", "")
     assert "2 steps 300 10.0 10.0" in shown.replace(" %", "")
     assert "meta base 120 0 240 51 234 2.500 → 0.125 900 1 min 01 s" in shown
@@ -84,19 +82,27 @@ def test_gate_monitors_and_cost_are_shown_where_a_run_has_them(run: Path) -> Non
     shown = page(run).text
     for heading in ("The gate", "Monitors, without labels"):
         assert heading not in shown
-    content = json.loads((run / "results.json").read_text())
     figures = dict.fromkeys(MEANING, 0.5) | {"mean_length": 12.25, "yes": None, "self_bleu": 0.991}
     alarm = "self-BLEU 0.99, above 0.98: the responses are nearly the same"
-    content["rounds"] = [{"name": "round-1", "monitors": figures, "alarms": [alarm], "audit": None}]
-    content["gate"] = {
-        "alpha": 0.05,
-        "patience": 2,
-        "best": "meta",
-        "rounds": [{**pair("round-1", "meta", 0.02, 0.3), "promoted": False}],
+    monitored = watched("round-1").model_copy(update={"monitors": figures, "alarms": (alarm,)})
+    round_1 = GateRound(
+        a="round-1",
+        b="meta",
+        mode="direct",
+        difference=0.02,
+        ci=(-0.05, 0.01),
+        gained=10,
+        lost=16,
+        p_value=0.3,
+        promoted=False,
+    )
+    more = {
+        "rounds": (monitored,),
+        "gate": GateResults(alpha=0.05, patience=2, best="meta", rounds=(round_1,)),
+        "bounds": {"max_self_bleu": 0.98, "min_yes": 0.01, "max_yes": 0.99},
+        "stopped": "round-1 is not significantly better than meta",
     }
-    content["bounds"] = {"max_self_bleu": 0.98, "min_yes": 0.01, "max_yes": 0.99}
-    content["stopped"] = "round-1 is not significantly better than meta"
-    rewrite_results(run, content)
+    write_results(run, load_results(run).model_copy(update=more))
     # The bounds of now: those in config.json are of the start, and a resume may change them.
     write_json(run / "config.json", CONFIG | {"monitors": {"max_self_bleu": 0.5}})
     write_rows(
@@ -163,10 +169,10 @@ def test_hostile_text_is_escaped_everywhere(run: Path) -> None:
     write_round(run, "round-1", rows, [{"id": "f", "prompt": HOSTILE, "response": HOSTILE}])
     write_rows(run / "data" / "d_meta.jsonl", [{k: v for k, v in rows[0].items() if k != "judgement"}])
     write_json(run / "config.json", {**CONFIG, "model": HOSTILE})
-    content = json.loads((run / "results.json").read_text())
-    content["task"] = HOSTILE
-    content["stages"][0] |= {"name": HOSTILE, "by_kind": {HOSTILE: content["stages"][0]["by_kind"]["sort-numbers"]}}
-    rewrite_results(run, content)
+    found = load_results(run)
+    first = found.models[0].model_copy(update={"name": HOSTILE})
+    hostile = {"task": HOSTILE, "models": (first, *found.models[1:]), "groups": {"kind": {HOSTILE: "1" * 300}}}
+    write_results(run, found.model_copy(update=hostile))
     html = page(run)
     assert "<script" not in html.html
     assert "<img" not in html.html
@@ -198,33 +204,37 @@ def test_chart_is_well_formed_and_titled(run: Path) -> None:
     assert svg.getAttribute("aria-labelledby") == "chart-title chart-description"
     description = svg.getElementsByTagName("desc")[0].firstChild
     assert "round-2, direct: 81.0\u00a0%, 95 % interval 76.2\u00a0% to 85.0\u00a0%" in getattr(description, "data", "")
-    assert len(svg.getElementsByTagName("circle")) == 5 + 1, "one per stage and one in the legend"
+    assert len(svg.getElementsByTagName("circle")) == 5 + 1, "one per model and one in the legend"
 
 
 def test_chart_heights_follow_the_accuracy() -> None:
-    chart = draw([stage("sft", 150), stage("meta", 30), stage("round-1", 290)])
+    chart = draw([model("sft", 150), model("meta", 30), model("round-1", 290)])
     sft, meta, last = chart.series["direct"]
     assert last.y < sft.y < meta.y
     assert last.high < last.y < last.low
     assert chart.reference == sft.y
     assert chart.lines["direct"] == f"{meta.x},{meta.y} {last.x},{last.y}"
     assert chart.ticks[-1][1] == "100"
-    assert draw([stage("base", 30)]).ticks[-1][1] == "20", "a low accuracy is not pressed flat"
+    assert draw([model("base", 30)]).ticks[-1][1] == "20", "a low accuracy is not pressed flat"
 
 
-def test_stage_without_problems_has_no_point(run: Path) -> None:
-    empty = {**stage("base", 0), "direct": rate(0, 0), "refined": rate(0, 0), "by_kind": {}}
-    empty["verdict"] |= {"precision": None, "recall": None}
-    rewrite_results(run, results(empty))
+def test_a_model_without_problems_has_no_point(run: Path) -> None:
+    write_results(run, results(model("base", 0, n=0), n=0))
     html = page(run)
     assert "base \u2013 0.0 % to 100.0 %" in html.text
     assert html.html.count("<circle") == 1
 
 
+def test_a_run_with_the_gold_filter_says_so(run: Path) -> None:
+    assert "gold answers" not in page(run).text
+    write_json(run / "config.json", {**CONFIG, "ablation": {"gold_filter": True}})
+    assert "verdict, distinct, gold answers in place of those that judge (ablation)" in page(run).text
+
+
 @pytest.mark.parametrize("evaluation", [None, CONFIG["evaluation"]])
 def test_run_without_evaluation_still_shows_what_it_did(run: Path, evaluation: Any) -> None:
     write_json(run / "config.json", {**CONFIG, "evaluation": evaluation})
-    rewrite_results(run, results())
+    write_results(run, results())
     html = page(run)
     why = "was not evaluated on held-out problems" if evaluation is None else "has not been measured yet"
     assert f"This run {why}, so it says nothing about accuracy. Models trained so far: meta, round-2." in html.text
@@ -267,7 +277,7 @@ def test_missing_or_damaged_run_says_what_to_do(tmp_path: Path, run: Path) -> No
     with pytest.raises(RunError, match=r"no config\.json.*--output"):
         write_report(tmp_path / "nowhere")
     (run / "results.json").write_text("{", encoding="utf-8")
-    with pytest.raises(RunError, match=r"results\.json is damaged"):
+    with pytest.raises(RunError, match=r"results\.json is damaged .*; delete it and run the command"):
         write_report(run)
     (run / "results.json").write_text("[]", encoding="utf-8")
     with pytest.raises(RunError, match="holds list"):

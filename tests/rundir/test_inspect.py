@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
 from selfevo.rundir.inspect import best_model, collect, entries, find_runs, removable, summarise, verify
 from selfevo.rundir.ownership import locked
+from selfevo.rundir.results import GateResults, load_results, write_results
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -60,9 +60,9 @@ def test_stages_come_in_the_order_of_the_work(finished: RunConfig) -> None:
 def test_a_run_is_found_and_summarised(finished: RunConfig) -> None:
     assert find_runs(finished.output.parent) == find_runs(finished.output) == [finished.output]
     summary = summarise(finished.output)
-    results = json.loads((finished.output / "results.json").read_text())
+    results = load_results(finished.output)
     assert (summary.status, summary.last) == ("finished", "round-3")
-    assert summary.accuracy == results["stages"][-1]["direct"]["accuracy"]
+    assert summary.accuracy == results.models[-1].direct.accuracy
     assert summary.size > 10_000
     with locked(finished.output):
         assert summarise(finished.output).status == "running"
@@ -131,11 +131,10 @@ def test_a_damaged_model_is_not_used(copy: RunConfig) -> None:
 
 
 def test_gc_keeps_the_best_and_the_last_and_every_row(copy: RunConfig) -> None:
-    results = copy.output / "results.json"
-    content = json.loads(results.read_text())
-    for stage in content["stages"]:
-        stage["direct"]["accuracy"] = {"round-1": 0.9}.get(stage["name"], 0.5)
-    results.write_text(json.dumps(content))
+    results = load_results(copy.output)
+    answers = {name: {**results.models[0].answers, "direct": bit * 24} for name, bit in (("round-1", "1"), ("", "0"))}
+    models = [each.model_copy(update={"answers": answers.get(each.name, answers[""])}) for each in results.models]
+    write_results(copy.output, results.model_copy(update={"models": tuple(models)}))
     (copy.output / "models/.round-9.work").mkdir()
     assert {path.name for path in removable(copy.output)} == {".round-9.work", "warm-up", "sft", "meta", "round-2"}
     rows = {path: path.read_bytes() for path in copy.output.glob("[ds]*/**/*.jsonl")}
@@ -176,9 +175,8 @@ def test_a_run_directory_stands_for_its_best_model(copy: RunConfig) -> None:
     assert best_model(copy.output) == copy.output / "models/round-3"
     (copy.output / "models/round-3/config.json").write_text("{}")  # a scripted trainer writes none
     assert resolve_model(str(copy.output)) == (copy.output / "models/round-3").resolve()
-    path = copy.output / "results.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "gate": {"best": "round-1"}}))
+    gate = GateResults(alpha=0.05, patience=1, best="round-1", rounds=())
+    write_results(copy.output, load_results(copy.output).model_copy(update={"gate": gate}))
     assert best_model(copy.output) == copy.output / "models/round-1"
     assert copy.output / "models/round-1" not in removable(copy.output), "gc keeps what the gate kept"
     shutil.rmtree(copy.output / "models")

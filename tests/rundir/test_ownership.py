@@ -7,16 +7,21 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runs import PROMPTS, open_run, scripted
 from selfevo.errors import RunError
-from selfevo.rundir.files import read_rows
-from selfevo.rundir.ownership import claim, differing_keys, locked
+from selfevo.rundir.atomic_files import hash_file, read_rows
+from selfevo.rundir.ownership import changed_parts, claim, differing_keys, in_use, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
 
@@ -67,34 +72,107 @@ def test_differing_keys_finds_a_difference_exactly_where_there_is_one(a: object,
     assert bool(differing_keys(a, b)) == (a != b)
 
 
+def test_the_source_of_a_part_from_outside_belongs_to_the_run(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("first")
+    parts = {"mine:Filter": file}
+    claim(root, CONFIG, {}, "", parts=parts)
+    claim(root, CONFIG, {}, "", parts=parts)
+    assert json.loads((root / "config.json").read_text())["parts"] == {"mine:Filter": hash_file(file)}
+    assert changed_parts(root, parts) == []
+    file.write_text("second")
+    with pytest.raises(RunError) as refused:
+        claim(root, CONFIG, {}, "", parts=parts)
+    assert str(refused.value) == (
+        f"{root} was started with another mine:Filter: {file} was changed since; restore it to resume, or give a new "
+        "--output"
+    )
+    assert changed_parts(root, {**parts, "other:Filter": file}) == ["mine:Filter"]
+    assert changed_parts(tmp_path / "nowhere", parts) == []
+
+
 def test_one_process_per_run_directory(root: Path) -> None:
-    with locked(root), pytest.raises(RunError, match=f"in use by process {os.getpid()}"), locked(root):
-        pass
+    with locked(root):
+        os.utime(root / ".owner", (0, time.time() - 7 * 60))
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()} for 7 minutes"), locked(root):
+            pass
+        assert in_use(root)
+    assert not in_use(root)
     with locked(root):
         pass  # free again
 
 
-def test_the_lock_dies_with_its_owner(root: Path) -> None:
+def test_whoever_is_patient_waits_for_the_other(root: Path) -> None:
+    def wait() -> bool:
+        with locked(root, patience=60):
+            return True
+
+    with ThreadPoolExecutor() as pool:
+        with locked(root):
+            waiting = pool.submit(wait)
+            time.sleep(0.5)  # more than who is not
+            assert not waiting.done()
+        assert waiting.result()
+
+
+def test_whoever_asks_whether_it_is_in_use_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not in_use(root)
+    assert list(root.iterdir()) == []
+    with locked(root):
+        pass
+    assert [path.name for path in root.iterdir()] == [".lock"]
+
+    def denied(lock: FileLock) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(FileLock, "acquire", denied)  # somebody else's folder
+    assert not in_use(root)
+    (root / ".owner").write_text("1")
+    assert in_use(root)
+    with pytest.raises(RunError, match="cannot be locked"), locked(root):
+        pass
+
+
+def holder(root: Path, before: str = "") -> list[str]:
+    """A command that takes the lock, says so, and keeps it until it is told to end."""
     script = f"""
         import os, sys
         from pathlib import Path
+        {before}
         from selfevo.rundir.ownership import locked
         with locked(Path({str(root)!r})):
             print(os.getpid(), flush=True)
             sys.stdin.readline()
-            os._exit(9)
     """
-    owner = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert owner.stdin is not None
-    assert owner.stdout is not None
-    number = owner.stdout.readline().strip()
-    with pytest.raises(RunError, match=f"in use by process {number}"), locked(root):
+    return [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)]
+
+
+@contextmanager
+def held(command: list[str]) -> Iterator[int]:
+    """The number of a process that holds the lock, and is killed at the end."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == f"{owner.pid}\n"
+        yield owner.pid
+        owner.kill()
+
+
+def test_the_lock_dies_with_its_owner(root: Path) -> None:
+    with held(holder(root)) as owner, pytest.raises(RunError, match=f"in use by process {owner} for 0"), locked(root):
         pass
-    owner.communicate("\n")
+    assert (root / ".owner").read_text() == str(owner), "it had no time to tidy up"
+    assert not in_use(root)
     with locked(root):
-        assert (root / ".lock").read_text() == str(os.getpid())
+        assert (root / ".owner").read_text() == str(os.getpid())
+
+
+def test_the_lock_dies_with_its_owner_on_a_system_without_flock(root: Path) -> None:
+    command = holder(root, before="sys.modules['fcntl'] = None")
+    with held(command) as owner:
+        other = subprocess.run(command, input="", capture_output=True, text=True)
+        assert f"in use by process {owner} for 0" in other.stderr
+    with held(command) as owner:
+        assert (root / ".owner").read_text() == str(owner)
 
 
 def test_data_is_written_once(root: Path) -> None:

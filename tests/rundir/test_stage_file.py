@@ -16,7 +16,7 @@ from runs import KilledError, tree
 from selfevo.errors import RunError
 from selfevo.report.progress import Silent
 from selfevo.rundir import stage_file as stage
-from selfevo.rundir.files import read_marker, read_rows
+from selfevo.rundir.atomic_files import read_marker, read_rows
 
 ROWS = list(range(23))
 
@@ -45,15 +45,13 @@ class Worker:
 
 def squares(root: Path, worker: Worker, rows: list[int] = ROWS) -> Path:
     path = root / "stages/room/square.jsonl"
-    stage.fill(
+    file: stage.StageFile[int] = stage.StageFile(
         path,
-        rows,
         key=lambda row: f"k{row}",
-        work=worker,
         line=lambda row, result: {"row": row, **result, "status": "quarantined" if row % 7 == 3 else "ok"},
         marker={"model": "m"},
-        progress=Silent(),
     )
+    file.fill(rows, worker, Silent())
     return path
 
 

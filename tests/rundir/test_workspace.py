@@ -22,7 +22,7 @@ from selfevo.method.filters import ByVerdict
 from selfevo.method.protocols import Generation, Model, Request, Sampling
 from selfevo.method.records import Drafted, Prompt
 from selfevo.method.skills import CRITIQUE, RESPOND
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 
 
 @dataclass

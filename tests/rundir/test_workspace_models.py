@@ -11,10 +11,10 @@ import pytest
 
 from runs import KilledError, judged, open_run, scripted
 from selfevo.errors import DataError, RunError, TrainingError
-from selfevo.method.examples import self_examples
 from selfevo.method.protocols import Model
 from selfevo.method.records import Example
-from selfevo.rundir.files import hash_model
+from selfevo.method.training_examples import self_examples
+from selfevo.rundir.atomic_files import hash_model
 from selfevo.trainers.scripted import ScriptedTrainer
 
 EXAMPLES = self_examples([judged(1, "v"), judged(2, "v")])

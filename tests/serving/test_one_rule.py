@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from runs import open_run
 from selfevo.evaluation.evaluate import Outcome, measure
-from selfevo.method.prompts import CRITIQUE, REFINE, Turns
+from selfevo.method.prompts import CRITIQUE, REFINE
 from selfevo.method.protocols import Generation, Model, Request, Sampling
+from selfevo.method.records import Turns
 from selfevo.serving.refiner import Answer, Refiner
 from selfevo.tasks.base import Problem
 from selfevo.tasks.scripted import ScriptedTask

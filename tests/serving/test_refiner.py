@@ -218,7 +218,7 @@ def test_many_prompts_become_many_rows(
         (["p", "--file", "f.jsonl"], "both a prompt and --file f.jsonl are given"),
         (["p", "--refine", "perhaps"], "refine is 'perhaps'; give never, if-judged-wrong or always"),
         (["--file", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["p", "--engine", "steam"], '--engine: kind is "steam"'),
+        (["p", "--engine", "steam"], '--engine: there is no kind "steam"; known here: transformers'),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

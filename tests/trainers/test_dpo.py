@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from selfevo.config.loading import parse_config
-from selfevo.config.sections import TrainerConfig
+from selfevo.config.sections import DPOObjective, TrainerConfig
 from selfevo.errors import ConfigError, TrainingError
-from selfevo.method.examples import preference_examples, self_examples
 from selfevo.method.records import Example, Judged
-from selfevo.models.chat import Chat
+from selfevo.method.training_examples import preference_examples, self_examples
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.pipeline.build import build_trainer
 from selfevo.report.progress import Silent
@@ -20,8 +20,13 @@ from selfevo.trainers.dpo import PreferenceTrainer, pairs
 from selfevo.trainers.sft import TRLTrainer
 
 CONFIG = TrainerConfig(
-    device="cpu", dtype="float32", learning_rate=1e-2, num_train_epochs=4, per_device_train_batch_size=2, dpo_beta=0.5
+    device="cpu",
+    dtype="float32",
+    learning_rate=1e-2,
+    num_train_epochs=4,
+    per_device_train_batch_size=2,
 )
+OBJECTIVE = DPOObjective(beta=0.5)
 ROWS = [Judged(str(i), f"Sort: {i} 1", f"{i} 1", "f", f"1 {i}", "v") for i in range(2, 8)]
 
 
@@ -45,7 +50,7 @@ def test_the_refined_answer_becomes_likelier_than_the_first(tiny_model: Path, tm
     examples = preference_examples(ROWS)
     output, work = tmp_path / "out", tmp_path / "work"
     output.mkdir()
-    trainer = PreferenceTrainer(CONFIG)
+    trainer = PreferenceTrainer(CONFIG, OBJECTIVE)
     figures = trainer.train(tiny_model, examples, output, work=work, seed=0, progress=Silent())
     assert figures["sequences"] == 6
     assert figures["steps"] == 12
@@ -77,7 +82,7 @@ def test_token_ids_are_those_of_every_other_training(tiny_model: Path) -> None:
 
 
 def test_pairs_that_are_all_too_long_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    trainer = PreferenceTrainer(CONFIG.model_copy(update={"max_length": 5}))
+    trainer = PreferenceTrainer(CONFIG.model_copy(update={"max_length": 5}), OBJECTIVE)
     with pytest.raises(TrainingError, match="all 6 pairs are longer than max_length=5"):
         trainer.train(tiny_model, preference_examples(ROWS), tmp_path, work=tmp_path, seed=0, progress=Silent())
 
@@ -96,7 +101,7 @@ def test_only_the_rounds_are_trained_so() -> None:
     ("change", "said"),
     [
         ({}, "objective dpo trains without L_meta; set policy: continual-latest"),
-        ({"policy": "continual-latest", "refine": False}, "without refine they are the same"),
+        ({"policy": "continual-latest", "ablation": {"refine": False}}, "they are the same"),
     ],
 )
 def test_what_it_does_not_go_with_is_said(change: dict[str, Any], said: str) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from selfevo.config.loading import parse_config
-from selfevo.config.sections import SkillsConfig, TrainerConfig
+from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.method.examples import prompt_examples
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Turns
-from selfevo.models.chat import Chat
+from selfevo.method.training_examples import prompt_examples
+from selfevo.models.chat_template import Chat
 from selfevo.pipeline.build import build_trainer
 from selfevo.report.progress import Silent
 from selfevo.trainers.grpo import VerdictRewardTrainer, at_once
@@ -24,8 +24,8 @@ CONFIG = TrainerConfig(
     learning_rate=1e-3,
     num_train_epochs=1,
     per_device_train_batch_size=4,
-    num_generations=4,
 )
+OBJECTIVE = GRPOObjective(num_generations=4)
 SKILLS = SkillsConfig.model_validate({"respond": {"temperature": 1.0, "max_new_tokens": 6}})
 ROWS = [Judged(str(i), f"Sort: {i} 1", "r", "f", "r^", "v") for i in range(2, 6)]
 
@@ -45,7 +45,7 @@ def test_the_model_it_starts_from_judges_every_response(
     judge = ScriptedEngine(likes_short)
     output, work = tmp_path / "out", tmp_path / "work"
     output.mkdir()
-    trainer = VerdictRewardTrainer(CONFIG, SKILLS, lambda: judge)
+    trainer = VerdictRewardTrainer(CONFIG, OBJECTIVE, SKILLS, lambda: judge)
     figures = trainer.train(tiny_model, prompt_examples(ROWS), output, work=work, seed=0, progress=Silent())
     assert figures["sequences"] == 16, "four prompts, four responses to each"
     assert 0 <= figures["reward_first"] <= 1
@@ -60,7 +60,7 @@ def test_the_model_it_starts_from_judges_every_response(
 
 
 def test_only_a_readable_yes_is_rewarded(tiny_model: Path) -> None:
-    trainer = VerdictRewardTrainer(CONFIG, SKILLS, lambda: ScriptedEngine(likes_short))
+    trainer = VerdictRewardTrainer(CONFIG, OBJECTIVE, SKILLS, lambda: ScriptedEngine(likes_short))
     asked = [[{"role": "user", "content": "p"}]] * 5
     texts = [[{"role": "assistant", "content": text}] for text in ("yes", "much too long", "12345", "  ", "yes")]
     ended = [True, True, True, True, False]
@@ -82,10 +82,13 @@ def test_it_is_the_trainer_of_the_rounds() -> None:
     assert trainer.key() == build_trainer(config, "round-1").key() != build_trainer(config, "meta").key()
 
 
-@pytest.mark.parametrize("change", [{"num_generations": 3}, {"grpo_beta": 0.1}])
+@pytest.mark.parametrize("change", [{"num_generations": 3}, {"beta": 0.1}])
 def test_its_settings_are_part_of_its_lineage(change: dict[str, Any]) -> None:
-    other = CONFIG.model_copy(update=change)
-    keys = {VerdictRewardTrainer(each, SKILLS, lambda: ScriptedEngine(likes_short)).key() for each in (CONFIG, other)}
+    other = OBJECTIVE.model_copy(update=change)
+    keys = {
+        VerdictRewardTrainer(CONFIG, each, SKILLS, lambda: ScriptedEngine(likes_short)).key()
+        for each in (OBJECTIVE, other)
+    }
     assert len(keys) == 2
 
 

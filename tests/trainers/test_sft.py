@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfevo.config.sections import LoraSettings, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import DataError, EngineError, TrainingError
-from selfevo.method.examples import meta_examples
 from selfevo.method.protocols import Request, Sampling
 from selfevo.method.records import Example, Refined
-from selfevo.models.chat import Chat
+from selfevo.method.training_examples import meta_examples
+from selfevo.models.chat_template import Chat
 from selfevo.report.progress import Silent
 from selfevo.trainers.sft import IGNORED, TRLTrainer, _Collator, _logits, tokenise
 

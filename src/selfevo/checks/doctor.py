@@ -20,13 +20,16 @@ from packaging.requirements import Requirement
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from selfevo.checks.preview import count_parameters, estimate, lessons_of
+from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
+from selfevo.config.sources import TaskCorpus
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
-from selfevo.method.examples import meta_examples
+from selfevo.method.names import SFT
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.method.records import Example, Refined
-from selfevo.models.chat import Chat, messages
+from selfevo.method.training_examples import meta_examples
+from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine
@@ -84,8 +87,9 @@ def versions() -> Check:
 def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     """Room for every model of the run, and for one checkpoint with its optimizer."""
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    stages = config.evaluation.stages if config.evaluation else ()
-    models = 1 + config.round_count + ("sft" in stages) + bool(config.corpus.task and config.corpus.warmup_share)
+    measured = config.evaluation.models if config.evaluation else ()
+    warm_up = isinstance(config.corpus, TaskCorpus) and config.corpus.warmup_share > 0
+    models = 1 + config.round_count + (SFT in measured) + warm_up
     checkpoint = 0 if config.trainer.lora else 12 * parameters
     need = models * weights + checkpoint
     place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())
@@ -214,8 +218,12 @@ def generation(config: RunConfig, folder: Path, chat: Chat, sets: Splits, engine
             "" if ended else "training teaches it; if answers stay truncated, see the monitors in the report",
         )
     )
+    if isinstance(config.engine, OwnPart):
+        return [*checks, Check("engine", "pass", f"{config.engine.kind} is your own and is not compared")]
     fitting = [i for i, g in enumerate(generations) if g.finish != "overlong"]
-    agreeing = agreement(config, folder, chat, [requests[i] for i in fitting], [generations[i] for i in fitting])
+    dtype, device = config.engine.dtype, getattr(config.engine, "device", "auto")
+    pairs = [(requests[i], generations[i]) for i in fitting]
+    agreeing = agreement(pick_device(device), dtype, folder, chat, pairs)
     finding = f"{agreeing} of {len(fitting)} greedy answers are those of transformers, up to rounding"
     if agreeing < 0.9 * len(fitting):
         remedy = "try engine.kind: transformers, engine.dtype: float32, engine.kv_cache_gib: 0, and report it"
@@ -227,13 +235,12 @@ def generation(config: RunConfig, folder: Path, chat: Chat, sets: Splits, engine
 
 @torch.inference_mode()
 def agreement(
-    config: RunConfig, folder: Path, chat: Chat, requests: Sequence[Request], generations: Sequence[Generation]
+    device: torch.device, dtype_name: str, folder: Path, chat: Chat, pairs: Sequence[tuple[Request, Generation]]
 ) -> int:
     """How many answers are those of transformers' own greedy decoding, one prompt at a time; where the texts part, the
     two likeliest tokens may be as near to each other as rounding brings them."""
     quiet()
-    device = pick_device(config.engine.device)
-    dtype = pick_dtype(config.engine.dtype, device)
+    dtype = pick_dtype(dtype_name, device)
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
     ).to(device)
@@ -247,7 +254,7 @@ def agreement(
         return_dict_in_generate=True,
     )
     agreeing = 0
-    for request, generation in zip(requests, generations, strict=True):
+    for request, generation in pairs:
         ids = torch.tensor([chat.prompt(request.turns, request.system)], device=device)
         written = model.generate(ids, attention_mask=torch.ones_like(ids))
         tokens = written.sequences[0, ids.shape[1] :].tolist()

@@ -13,14 +13,17 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
+from selfevo.config.sources import FileCorpus, TaskCorpus
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import Splits, draw_splits
-from selfevo.method.examples import answer_examples, meta_examples
+from selfevo.method.names import META, SFT, round_name
 from selfevo.method.prompts import Verdict, verdict_line
 from selfevo.method.records import Drafted, Example, Refined, as_row
 from selfevo.method.skills import SKILLS
-from selfevo.models.chat import Chat
+from selfevo.method.training_examples import answer_examples, meta_examples
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import trainer_of
@@ -29,7 +32,7 @@ from selfevo.tasks.base import AnnotatedTask, Problem
 
 _SAMPLES = 3
 # Share of a large matrix product's speed that training and generation reach, measured with SmolLM2-135M on two CPU
-# cores (docs/lab-notebook.md). The estimate is meant to tell minutes from hours.
+# cores (experiments/notebook.md). The estimate is meant to tell minutes from hours.
 _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 
@@ -39,7 +42,7 @@ def preview(config: RunConfig, console: Console) -> None:
     chat = Chat(load_tokenizer(folder))
     sets = draw_splits(config)
     d_meta = lessons_of(config, sets)
-    if config.corpus.task:
+    if isinstance(config.corpus, TaskCorpus):
         console.print(
             "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
         )
@@ -66,20 +69,23 @@ def preview(config: RunConfig, console: Console) -> None:
 def preview_annotation(config: RunConfig, console: Console) -> None:
     """Prints how much an annotator would be asked, what it can cost, and the first call. Asks nobody."""
     corpus = config.corpus
-    if corpus.path:
+    if isinstance(corpus, FileCorpus):
         raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
     sets = draw_splits(config)
     prompts = sets.to_annotate()
-    calls = len(prompts) * (2 if corpus.task else 1)
+    calls = len(prompts) * (2 if isinstance(corpus, TaskCorpus) else 1)
     console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate", highlight=False)
-    if corpus.annotator is None:
+    annotator = corpus.annotator
+    if annotator is None:
         console.print("by a program that holds the answers: costs nothing", highlight=False)
+        return
+    if isinstance(annotator, OwnPart):
+        console.print(f"by {annotator.kind}, which is your own: what it costs is not known here", highlight=False)
         return
     from selfevo.models.endpoint import Endpoint, most, price  # an extra
     from selfevo.teachers.openai import OpenAITeacher
 
-    annotator = corpus.annotator
-    task = load_task(corpus.task) if corpus.task else None
+    task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in sets.labelled})
     # The responses are not known yet: as long as they may be.
     asks = [teacher.ask(Drafted(p.id, p.prompt, "x" * 4 * config.skills.respond.max_new_tokens)) for p in prompts]
@@ -97,7 +103,7 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
 
 def lessons_of(config: RunConfig, sets: Splits) -> list[Refined]:
     """D_meta, or what can be said of it before it is written: gold answers as responses, else words that stand in."""
-    if config.corpus.task:
+    if isinstance(config.corpus, TaskCorpus):
         return solved(load_task(config.corpus.task), sets.labelled)
     feedback = f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}"
     return sets.d_meta or [
@@ -162,16 +168,16 @@ def estimate(config: RunConfig, parameters: int, chat: Chat, sets: Splits, d_met
     pool = len(sets.pool) * config.samples_per_prompt
     kept = 0.5 * pool / config.round_count  # nobody knows before the run; half is a start
     answer = one * 0.3
-    training = known * trainer_of(config, "meta").num_train_epochs
-    if config.corpus.task:
-        training += one * config.corpus.labels * config.corpus.warmup_share * 0.3 * config.corpus.warmup_epochs
-    if config.evaluation and "sft" in config.evaluation.stages:
+    training = known * trainer_of(config, META).num_train_epochs
+    if isinstance(corpus := config.corpus, TaskCorpus):
+        training += one * corpus.labels * corpus.warmup_share * 0.3 * corpus.warmup_epochs
+    if config.evaluation and SFT in config.evaluation.models:
         labels = len(sets.labelled) + len(sets.sft)
-        training += max(known, answer * labels) * trainer_of(config, "sft").num_train_epochs
+        training += max(known, answer * labels) * trainer_of(config, SFT).num_train_epochs
     for t in range(1, config.round_count + 1):
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
-        training += rows * trainer_of(config, f"round-{t}").num_train_epochs
+        training += rows * trainer_of(config, round_name(t)).num_train_epochs
     measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
     generated = (pool * 1.5 + measured) * one
     return Estimate(parameters, lengths, training, generated, measure_flops(config))

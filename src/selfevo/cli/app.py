@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from importlib.metadata import version as installed_version
@@ -94,7 +93,9 @@ def demo(
     if write_config.exists():
         raise ConfigError(f"{write_config} exists; give another name")
     write_config.parent.mkdir(parents=True, exist_ok=True)
-    write_config.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    write_config.write_text(
+        yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False), encoding="utf-8"
+    )
     console.print(f"wrote {write_config}", highlight=False)
 
 
@@ -118,7 +119,9 @@ def run(
 
         preview(settings, console)
         return
-    if check and not (settings.output / "config.json").exists():
+    from selfevo.rundir.inspect import is_run
+
+    if check and not is_run(settings.output):
         _examine(settings)
     _launch(settings)
 
@@ -170,7 +173,7 @@ def ablate(
     config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with an evaluation.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="A variant, repeatable; by default all without a number: docs/ablations.md."),
+        typer.Option(help="A variant, repeatable; by default all without a number: docs/guides/ablations.md."),
     ] = None,
     seeds: Annotated[str, typer.Option(help="With commas between them.")] = "0,1,2",
     output: Annotated[Path | None, typer.Option(help="Folder of the runs; the same one resumes.")] = None,
@@ -217,14 +220,15 @@ def init(
 
 @app.command(epilog="Example: `selfevo report runs/demo-seed0`")
 def report(run_directory: Run) -> None:
-    """Prints the table of a run and writes its report.html anew."""
+    """Prints the tables of a run and writes its report.html anew."""
     from selfevo.report.console import print_results
     from selfevo.report.page import write_report
+    from selfevo.rundir.results import read_results
 
     page = write_report(run_directory)
-    results = run_directory / "results.json"
-    if results.is_file():
-        print_results(console, json.loads(results.read_text(encoding="utf-8")))
+    results = read_results(run_directory)
+    if results:
+        print_results(console, results)
     console.print(f"report: {page}", highlight=False)
 
 
@@ -290,8 +294,9 @@ def _launch(settings: RunConfig) -> None:
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
     from selfevo.report.progress import Live
+    from selfevo.rundir.results import load_results
 
     console.print(f"run directory: {settings.output}", highlight=False)
     folder = run_loop(settings, Live(console))
-    print_results(console, json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    print_results(console, load_results(folder))
     console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}", highlight=False)

@@ -12,6 +12,8 @@ import os
 import shutil
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import DataError, MissingExtraError
@@ -117,8 +119,5 @@ def convert(source: Path, folder: Path, chat_template: str = CHAT_TEMPLATE) -> N
 
 
 def cache_directory() -> Path:
-    """$SELFEVO_CACHE, else selfevo in the user's cache directory ($XDG_CACHE_HOME, by default ~/.cache)."""
-    chosen = os.environ.get("SELFEVO_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfevo"
+    """$SELFEVO_CACHE, else selfevo in the user's cache directory (on Linux in $XDG_CACHE_HOME or ~/.cache)."""
+    return Path(os.environ.get("SELFEVO_CACHE") or user_cache_path("selfevo", appauthor=False))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfevo.config.loading import parse
-from selfevo.config.sections import EndpointConfig, EngineConfig, TaskConfig
+from selfevo.config.base import OwnPart
+from selfevo.config.loading import parse, parse_engine
+from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig
 from selfevo.errors import ConfigError
 from selfevo.report.progress import Live, complain, console
 
@@ -27,6 +28,12 @@ KeyName = Annotated[str | None, typer.Option(help="With --base-url: the variable
 
 def _endpoint(model: str, base_url: str, api_key_env: str | None) -> EndpointConfig:
     return parse(EndpointConfig, {"model": model, "base_url": base_url, "api_key_env": api_key_env}, "--base-url")
+
+
+def _engine(kind: str, batch_size: int | None = None) -> EngineConfig:
+    """An engine of one's own has no batch size that we could set: it says one itself."""
+    size = {} if batch_size is None or ":" in kind else {"batch_size": batch_size}
+    return parse_engine({"kind": kind, **size}, "--engine")
 
 
 @app.command(
@@ -52,23 +59,26 @@ def evaluate(
         bool, typer.Option("--check-extractors", help="Say how much depends on how numbers are read from answers.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, vllm, or your own, package.module:Name.")] = "transformers",
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
     output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
 ) -> None:
     """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
     from selfevo.models.resolve import resolve_model
-    from selfevo.pipeline.evaluate import evaluate_model
+    from selfevo.pipeline.evaluate_model import evaluate_model
     from selfevo.report.console import print_extractors, print_harness, print_results
 
-    engine_config = parse(EngineConfig, {"batch_size": batch_size, "kind": engine}, "--engine")
     if (task is None) == (harness is None):
         raise ConfigError("give --task or --harness, one of them")
+    settings = _engine(engine, batch_size)
     if harness is not None:
-        if base_url:
-            raise ConfigError("--harness loads the model itself; leave out --base-url, or call lm-eval with the server")
-        from selfevo.evaluation.harness import run_harness
+        if base_url or isinstance(settings, OwnPart):
+            raise ConfigError(
+                "--harness loads the model itself; leave out --base-url and an --engine of your own, or call lm-eval "
+                "with the server"
+            )
+        from selfevo.evaluation.lm_eval_harness import run_harness
         from selfevo.pipeline.build import build_sampling
 
         folder = resolve_model(model)
@@ -79,27 +89,25 @@ def evaluate(
             limit=count,
             num_fewshot=num_fewshot,
             max_new_tokens=build_sampling(folder, max_new_tokens)["respond"].max_new_tokens,
-            engine=engine_config,
+            engine=settings,
             output=output,
         )
         print_harness(console, figures)
         return
     assert task is not None
-    results = evaluate_model(
-        model,
-        TaskConfig(name=task, path=path),
+    measure = MeasureConfig(
+        task=parse(TaskConfig, {"name": task, "path": path}, "--task"),
         count=count,
         seed=seed,
-        max_new_tokens=max_new_tokens,
         consistency=consistency,
-        engine_config=engine_config,
-        output=output,
-        progress=Live(console),
+        max_new_tokens=max_new_tokens,
+        engine=settings,
         endpoint=_endpoint(model, base_url, api_key_env) if base_url else None,
     )
+    results = evaluate_model(model, measure, output=output, progress=Live(console))
     print_results(console, results)
     if check_extractors:
-        print_extractors(console, results["stages"][0]["extractors"])
+        print_extractors(console, results.models[0])
 
 
 @app.command(
@@ -120,7 +128,7 @@ def answer(
     temperature: Annotated[float, typer.Option(min=0, help="With --consistency: at which they are sampled.")] = 0.7,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, vllm, or your own, package.module:Name.")] = "transformers",
     show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt, with all drafts.")] = False,
 ) -> None:
@@ -149,7 +157,7 @@ def answer(
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        engine=build_engine(parse(EngineConfig, {"kind": engine}, "--engine")),
+        engine=build_engine(_engine(engine)),
     )
     for start in range(0, len(prompts), refiner.engine.batch_size):
         for answer in refiner.answer(prompts[start : start + refiner.engine.batch_size]):
@@ -206,7 +214,7 @@ def compare(
     from selfevo.models.resolve import resolve_model
     from selfevo.pipeline.build import build_engine
     from selfevo.report.console import print_comparisons
-    from selfevo.rundir.files import write_atomic
+    from selfevo.rundir.atomic_files import write_atomic
 
     pairs, left_out = read_pairs(str(a), str(b), column, str(questions or ""), by or ())
     if left_out:
@@ -225,8 +233,8 @@ def compare(
         write_atomic(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in as_rows(comparisons)))
     summary = summarise_comparisons(comparisons)
     print_comparisons(console, a.stem, b.stem, summary)
-    if summary["no_reply"]:
+    if summary.no_reply:
         complain(
-            f"the judge gave no reply in {summary['no_reply']} of {len(comparisons)} comparisons, which are left out "
+            f"the judge gave no reply in {summary.no_reply} of {len(comparisons)} comparisons, which are left out "
             "of these figures; run the same command again when its server answers"
         )

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, TypeAdapter, ValidationError
 
-from selfevo.config.run_config import TAGS, RunConfig
+from selfevo.config.run_config import RunConfig
+from selfevo.config.sections import EngineConfig
 from selfevo.errors import ConfigError
 
 Section = TypeVar("Section", bound=BaseModel)
+ENGINE: TypeAdapter[EngineConfig] = TypeAdapter(EngineConfig)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads YAML and applies `a.b=value` overrides (values are YAML). Raises ConfigError: value, key and remedy."""
+    return parse_config(apply_overrides(read_yaml(path), overrides), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a configuration file. Raises ConfigError where it is missing or holds something else."""
     if not path.is_file():
         raise ConfigError(f"configuration file {path} does not exist; `selfevo init {path}` writes one to start from")
     try:
@@ -27,7 +35,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds {type(data).__name__}, not keys and values; see `selfevo init`")
-    return parse_config(apply_overrides(data, overrides), str(path))
+    return data
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -50,51 +58,87 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 def parse_config(data: dict[str, Any], source: str) -> RunConfig:
+    """`data` as a configuration. Raises ConfigError with the source, the key, the value and the remedy."""
     return parse(RunConfig, data, source)
 
 
 def parse(section: type[Section], data: dict[str, Any], source: str) -> Section:
-    """`data` as a section of the configuration. Raises ConfigError with the source, the key, the value, the remedy."""
-    try:
+    """The same for one section alone."""
+    with explained(section, source):
         return section.model_validate(data)
+
+
+def parse_engine(data: dict[str, Any], source: str) -> EngineConfig:
+    with explained(EngineConfig, source):
+        return ENGINE.validate_python(data)
+
+
+@contextmanager
+def explained(annotation: Any, source: str) -> Iterator[None]:
+    """Says in one line what pydantic finds wrong with something of the type `annotation`."""
+    try:
+        yield
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(e, source) for e in error.errors()[:3])) from None
+        raise ConfigError("; ".join(_explain(e, annotation, source) for e in error.errors()[:3])) from None
 
 
-def _explain(error: Any, source: str) -> str:
-    place = [str(part) for part in error["loc"] if part not in TAGS]
+def _explain(error: Any, annotation: Any, source: str) -> str:
+    place, sections = _follow(annotation, error["loc"])
     key = ".".join(place)
+    where = f"{source}: {key}" if key else source
+    shown = json.dumps(error["input"], default=str)[:80]
     match error["type"]:
         case "extra_forbidden":
-            names = _field_names(place[:-1])
-            close = difflib.get_close_matches(place[-1], names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
-            return f"{source}: unknown key {key!r}; {hint}"
+            names = [name for section in sections for name in section.model_fields]
+            return f"{source}: unknown key {key!r}; {_near(place[-1], names)}"
         case "missing":
             return f"{source}: {key!r} is missing; add it"
         case "value_error":
-            return f"{source}: {key}: {error['ctx']['error']}" if key else f"{source}: {error['ctx']['error']}"
+            return f"{where}: {error['ctx']['error']}"
+        case "union_tag_invalid":
+            kinds = [str(section.model_fields["kind"].default) for section in sections]
+            hint = _near(error["ctx"]["tag"], [*kinds, "package.module:Name of your own"])
+            return f'{where}: there is no kind "{error["ctx"]["tag"]}"; {hint}'
+        case "union_tag_not_found":
+            return f"{where} is {shown}; say of which kind it is"
+        case "model_type":
+            return f"{where} is {shown}; it holds keys and values"
         case _:
-            shown = json.dumps(error["input"], default=str)[:80]
-            return f"{source}: {key} is {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"{where} is {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _field_names(place: Sequence[str]) -> list[str]:
-    """Field names of the section at `place`; of sections told apart by their kind, the kind is a step of the way."""
-    sections: list[type[BaseModel]] = [RunConfig]
-    for part in place:
-        if part.isdecimal():  # a place in a list
-            continue
-        own = [section for section in sections if _kind(section) == part]
-        sections = own or [found for section in sections for found in _sections(section.model_fields[part].annotation)]
-    return [name for section in sections for name in section.model_fields]
+def _near(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(names)}"
 
 
-def _kind(section: type[BaseModel]) -> Any:
-    return section.model_fields["kind"].default if "kind" in section.model_fields else None
+def _follow(annotation: Any, location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys of `location`, and the sections that it ends in, or those in which its last key is not found.
+
+    Where pydantic chose one of several sections, it puts in a step, their tag, that no user has written.
+    """
+    place, here = [], _sections(annotation)
+    around = here
+    for step in location:
+        if chosen := [(section, tags - {step}) for section, tags in here if step in tags]:
+            here = chosen
+        elif isinstance(step, int):
+            place.append(str(step))
+        elif not step.startswith("<"):
+            place.append(step)
+            fields = [section.model_fields[step] for section, _ in here if step in section.model_fields]
+            around, here = here, [found for field in fields for found in _sections(field.annotation)]
+    return place, [section for section, _ in here or around]
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
+def _sections(
+    annotation: Any, tags: frozenset[str | int] = frozenset()
+) -> list[tuple[type[BaseModel], frozenset[Any]]]:
+    """The sections that a setting can hold, each with the tags that it is told apart by."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for argument in get_args(annotation) for found in _sections(argument)]
+        kind = annotation.model_fields["kind"].default if "kind" in annotation.model_fields else None
+        return [(annotation, tags | {kind})]
+    if get_origin(annotation) is Annotated:
+        annotation, *metadata = get_args(annotation)
+        return _sections(annotation, tags | {each.tag for each in metadata if isinstance(each, Tag)})
+    return [found for argument in get_args(annotation) for found in _sections(argument, tags)]

@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from selfevo.config.base import Positive, Strict
 from selfevo.config.sections import (
+    AblationConfig,
     AuditConfig,
-    CorpusConfig,
+    DPOObjective,
     EngineConfig,
     EvaluationConfig,
-    GateConfig,
+    Filters,
+    GRPOObjective,
     MonitorsConfig,
-    Positive,
-    PromptsConfig,
-    SelfInstructConfig,
+    ObjectiveConfig,
+    SFTObjective,
     SkillsConfig,
-    Strict,
     TrainerConfig,
-    exactly_one,
+    TransformersSettings,
+    VLLMSettings,
 )
-from selfevo.method.filters import ByGold, ByVerdict, Filters
-
-
-class RoundConfig(Strict):
-    """Where the prompts of one round come from."""
-
-    prompts: PromptsConfig | None = Field(None, description="as prompts of the run; a text is its path")
-    self_instruct: SelfInstructConfig | None = None
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> RoundConfig:
-        exactly_one(self, ("prompts", "self_instruct"))
-        return self
-
-
-# Tagged, so that a mistake is told of the one or the other, not of both.
-TAGS = ("rounds as a number", "rounds as a list")
-Rounds = Annotated[
-    Annotated[Positive, Tag(TAGS[0])] | Annotated[tuple[RoundConfig, ...], Tag(TAGS[1])],
-    Discriminator(lambda value: TAGS[isinstance(value, list | tuple)]),
-]
+from selfevo.config.sources import CorpusConfig, GateConfig, PromptsConfig, Rounds, TaskCorpus, TaskPrompts
+from selfevo.method.filters import ByVerdict
 
 
 class RunConfig(Strict):
@@ -55,36 +33,40 @@ class RunConfig(Strict):
 
     model: str = Field(description="the base model: a folder or a hub id")
     output: Path = Field(description="the run directory; the same one resumes")
-    seed: int = 0
+    seed: int = Field(0, description="draws problems, sampling and the order of training")
     prompts: PromptsConfig | None = Field(None, description="the pool of unlabelled prompts")
-    corpus: CorpusConfig
-    evaluation: EvaluationConfig | None = None
+    corpus: CorpusConfig = Field(description="D_meta, which teaches the two meta-skills")
+    evaluation: EvaluationConfig | None = Field(
+        None, description="held-out problems on which every model is measured; default: none is"
+    )
     rounds: Rounds = Field(
         3, description="how many, prompts split evenly between them; or a list, the source of each, without prompts"
     )
     decontaminate: tuple[str, ...] = Field(
         (), description="further evaluation sets (file, folder, data set) whose prompts no pool may hold"
     )
-    policy: Literal["restart", "continual-mixed", "continual-latest"] = "restart"
-    beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
-    objective: Literal["sft", "dpo", "grpo"] = Field(
-        "sft",
-        description="of the rounds; dpo prefers r^ to r, grpo rewards the verdict: baselines without L_meta, so the "
-        "policy has to be continual-latest",
+    policy: Literal["restart", "continual-mixed", "continual-latest"] = Field(
+        "restart",
+        description="what a round trains: the base on D_meta and all rows kept so far (restart, the paper's), the "
+        "latest model on the same (continual-mixed), or the latest model on its own rows alone (continual-latest)",
     )
-    refine: bool = Field(True, description="false, the ablation: r itself is judged, and trained on if it passes")
+    beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
+    objective: ObjectiveConfig = Field(SFTObjective(), description="what the rounds learn from the rows they kept")
     samples_per_prompt: Positive = Field(
         1, description="responses to each prompt of a round, each criticised and refined"
     )
-    filter: Filters = Field((ByVerdict(),), description="one, or several that each row has to pass: docs/evidence.md")
+    filter: Filters = Field(
+        (ByVerdict(),), description="one, or several that each row has to pass: docs/guides/filters.md"
+    )
     gate: GateConfig | None = Field(
         None, description="stop when rounds bring no significant gain; default: run them all"
     )
     audit: AuditConfig | None = Field(None, description="default: the pool's own answers, where it is a task")
-    monitors: MonitorsConfig = MonitorsConfig()
-    skills: SkillsConfig = SkillsConfig()
-    trainer: TrainerConfig = TrainerConfig()
-    engine: EngineConfig = EngineConfig()
+    monitors: MonitorsConfig = Field(MonitorsConfig(), description="bounds on what the rows of a round say")
+    skills: SkillsConfig = Field(SkillsConfig(), description="how each skill samples during a round")
+    trainer: TrainerConfig = Field(TrainerConfig(), description="of every training of the run")
+    engine: EngineConfig = Field(TransformersSettings(), description="who generates")
+    ablation: AblationConfig = Field(AblationConfig(), description="what only ablations change")
 
     @property
     def round_count(self) -> int:
@@ -108,17 +90,18 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _preferences(self) -> RunConfig:
-        if self.objective != "sft" and self.policy != "continual-latest":
-            raise ValueError(f"objective {self.objective} trains without L_meta; set policy: continual-latest")
-        if self.objective == "dpo" and not self.refine:
-            raise ValueError("objective dpo prefers r^ to r; without refine they are the same")
-        if self.objective == "grpo":
-            sizes = sorted((self.trainer.per_device_train_batch_size, self.trainer.num_generations))
+        objective = self.objective
+        if isinstance(objective, DPOObjective | GRPOObjective) and self.policy != "continual-latest":
+            raise ValueError(f"objective {objective.kind} trains without L_meta; set policy: continual-latest")
+        if isinstance(objective, DPOObjective) and not self.ablation.refine:
+            raise ValueError("objective dpo prefers r^ to r; with ablation.refine: false they are the same")
+        if isinstance(objective, GRPOObjective):
+            sizes = sorted((self.trainer.per_device_train_batch_size, objective.num_generations))
             if sizes[1] % sizes[0]:
                 raise ValueError(
                     f"objective grpo: of batch size and num_generations, {sizes}, one has to divide the other"
                 )
-            if self.engine.kind == "vllm":
+            if isinstance(self.engine, VLLMSettings):
                 raise ValueError(
                     "objective grpo: a judge in vLLM leaves training no memory; set engine.kind: transformers"
                 )
@@ -127,17 +110,22 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _known_answers(self) -> RunConfig:
         sources = [self.prompts] if isinstance(self.rounds, int) else [each.prompts for each in self.rounds]
-        if any(isinstance(each, ByGold) for each in self.filter) and not all(s and s.task for s in sources):
-            raise ValueError("filter gold needs known answers: every round's prompts have to come from a task")
+        if self.ablation.gold_filter and not all(isinstance(each, TaskPrompts) for each in sources):
+            raise ValueError("ablation.gold_filter needs known answers: every round's prompts have to come from a task")
         return self
 
     @model_validator(mode="after")
     def _further_labels(self) -> RunConfig:
-        wanted, corpus = self.evaluation and self.evaluation.sft_labels, self.corpus
-        if wanted and not (corpus.task and corpus.share == 1 and wanted >= corpus.labels):
+        wanted, corpus = self.ablation.sft_labels, self.corpus
+        if wanted is None:
+            return self
+        if self.evaluation is None:
+            raise ValueError("ablation.sft_labels is of a baseline that is only measured; give an evaluation")
+        if not isinstance(corpus, TaskCorpus) or self.ablation.label_share < 1 or wanted < corpus.labels:
+            found = f", {corpus.labels}" if isinstance(corpus, TaskCorpus) else ""
             raise ValueError(
-                f"evaluation.sft_labels={wanted} adds to the labels of corpus.task: it needs one, all of it "
-                f"(corpus.share 1), and at least corpus.labels, {corpus.labels}"
+                f"ablation.sft_labels={wanted} adds to the labels of corpus.task: it needs one, all of it "
+                f"(ablation.label_share 1), and at least corpus.labels{found}"
             )
         return self
 

@@ -1,60 +1,43 @@
-"""The sections of a configuration (config.py has the whole).
+"""The sections of a configuration; those told apart by their source are in sources.py, the whole in run_config.py.
 
-Hyper-parameters carry the names that transformers, TRL and PEFT give them. docs/configuration.md is generated from
-these types (`python docs/generate_configuration.py`).
+Hyper-parameters carry the names that transformers, TRL and PEFT give them. docs/reference/configuration.md is
+generated from these types (`python docs/generate_configuration.py`).
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from selfevo.data.loading import MAX_BAD_SHARE
+from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, kind_or, own_or_built_in
+from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
 from selfevo.method.protocols import Sampling
-
-Section = TypeVar("Section", bound=BaseModel)
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class TaskConfig(Strict):
     """Problems whose answers a program can check."""
 
-    name: str = Field(description="demo or one of its kinds; instructions; gsm8k, svamp, math; gym:NAME")
+    name: str = Field(
+        description="demo or one of its kinds; instructions; gsm8k, svamp, math; gym:NAME; or package.module:Name"
+    )
     path: Path | None = Field(None, description="file of problems, for gsm8k, svamp and math")
-    options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator")
+    options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator, or of your own task")
 
-
-class PromptsConfig(Strict):
-    """The pool of unlabelled prompts: from a file, or the questions of a task with their answers withheld."""
-
-    path: str | None = Field(None, description="JSONL, parquet, a folder saved by datasets, or a hub data set")
-    column: str = Field("prompt", description="the text column")
-    max_bad_share: Share = Field(MAX_BAD_SHARE, description="share of unusable rows of a file that stops the run")
-    task: TaskConfig | None = None
-    count: Positive | None = Field(None, description="how many; by default all of a file")
+    @property
+    def own(self) -> bool:
+        """Whether it is a part from outside this package, package.module:Name."""
+        source, colon, _ = self.name.partition(":")
+        return bool(colon) and source not in ("gym", "instructions")
 
     @model_validator(mode="after")
-    def _one_source(self) -> PromptsConfig:
-        exactly_one(self, ("path", "task"))
+    def _path_in_options(self) -> TaskConfig:
+        if self.own and self.path is not None:
+            raise ValueError(f"path is for tasks of this package; give it to {self.name} in options")
         return self
-
-
-class ColumnsConfig(Strict):
-    """What your file calls the four parts of a trajectory."""
-
-    prompt: str = "prompt"
-    response: str = "response"
-    feedback: str = "feedback"
-    refinement: str = "refinement"
 
 
 class EndpointConfig(Strict):
@@ -91,9 +74,10 @@ class EndpointConfig(Strict):
         return value
 
 
-class AnnotatorConfig(EndpointConfig):
-    """A stronger model that writes feedback and refinement."""
+class OpenAIAnnotator(EndpointConfig):
+    """A stronger model behind a server, which writes feedback and refinement."""
 
+    kind: Literal["openai"] = "openai"
     max_new_tokens: Positive = Field(2048, description="of one annotation")
     temperature: float | None = Field(None, ge=0, description="by default the server's")
     response_format: Literal["json_schema", "json_object", "text"] = Field(
@@ -101,41 +85,11 @@ class AnnotatorConfig(EndpointConfig):
     )
 
 
-class CorpusConfig(Strict):
-    """D_meta: recorded trajectories in a file, or made here: the model answers, an annotator criticises and refines.
-
-    With a task the annotator is a program that holds its answers; with `annotator` a model behind a server, which is
-    told the answers where there are any.
-    """
-
-    path: str | None = Field(None, description="rows with prompt, response, feedback, refinement")
-    prompts: str | None = Field(None, description="prompts without answers, for an annotator: file, folder or data set")
-    column: str = Field("prompt", description="with prompts: the text column")
-    columns: ColumnsConfig = Field(ColumnsConfig(), description="with path: your names for the four columns")
-    max_bad_share: Share = Field(MAX_BAD_SHARE, description="with path: share of unusable rows that stops the run")
-    task: TaskConfig | None = None
-    annotator: AnnotatorConfig | None = Field(None, description="a model that annotates, with task or prompts")
-    labels: Positive = Field(240, description="with task or prompts: annotated prompts")
-    samples_per_prompt: Positive = Field(
-        8, description="with task: responses sampled per prompt; one right and one wrong of them are criticised"
-    )
-    warmup_share: Share = Field(
-        0.5, description="with task: share of the labels on which a throw-away model first learns to answer at all"
-    )
-    warmup_epochs: float = Field(8, gt=0, description="with task: epochs of that warm-up; warmup_share 0 leaves it out")
-    temperature: float = Field(0.8, ge=0, description="at which the responses that are criticised are sampled")
-    share: float = Field(1.0, gt=0, le=1, description="share of D_meta's prompts that is used: fewer labels")
-    flipped: Share = Field(0.0, description="share of its verdicts that is turned round: worse labels")
-    words: bool = Field(True, description="false: of each feedback only its verdict is taught, no language")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> CorpusConfig:
-        exactly_one(self, ("path", "prompts", "task"))
-        if self.prompts and not self.annotator:
-            raise ValueError("prompts have no answers a program could check; add an annotator, or give a task")
-        if self.path and self.annotator:
-            raise ValueError("the rows of path are annotated already; remove annotator, or give prompts instead")
-        return self
+AnnotatorConfig = Annotated[
+    Annotated[OpenAIAnnotator, Tag(BUILT_IN)] | Annotated[OwnPart, Tag(OWN)],
+    Discriminator(own_or_built_in),
+    kind_or("openai"),
+]
 
 
 class EvaluationConfig(Strict):
@@ -144,35 +98,23 @@ class EvaluationConfig(Strict):
     task: TaskConfig
     count: Positive = Field(300, description="problems, the same for every model")
     consistency: Positive = Field(1, description="above 1: so many samples vote too, before and after refinement")
-    stages: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
-        ("base", "sft", "meta", "rounds"), description="which models; sft trains the supervised baseline"
-    )
-    sft_labels: Positive | None = Field(
-        None, description="with corpus.task: labels of that baseline; more than corpus.labels show what SELF saves"
+    models: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
+        ("base", "sft", "meta", "rounds"), description="which of them; sft trains the supervised baseline"
     )
 
 
-class GateConfig(Strict):
-    """A dev set kept apart: a round is promoted only if it is significantly better there than the best model so far.
+def _listed(value: Any) -> Any:
+    """One filter is short for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
 
-    With a task by right answers. With prompts, which have none, by how much several samples agree and how often the
-    model's own verdict is yes: a stand-in, for a model can become sure of what is wrong.
-    """
 
-    task: TaskConfig | None = None
-    prompts: str | None = Field(None, description="prompts without answers: file, folder or data set")
-    column: str = Field("prompt", description="with prompts: the text column")
-    count: Positive = Field(200, description="problems or prompts, the same for every model")
-    mode: Literal["direct", "refined"] = Field("direct", description="with task: which answer has to be better")
-    samples: Positive = Field(5, description="with prompts: responses that should agree")
-    temperature: float = Field(0.7, gt=0, description="with prompts: at which they are sampled")
-    alpha: float = Field(0.05, gt=0, lt=1, description="significance level of the paired test")
-    patience: Positive = Field(1, description="rounds in a row without a significant gain after which the run stops")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> GateConfig:
-        exactly_one(self, ("task", "prompts"))
-        return self
+BuiltInFilter = Annotated[
+    ByVerdict | ByVotes | ByAgreement | KeepAll | MaxPerPrompt | Length | Distinct, Field(discriminator="kind")
+]
+FilterConfig = Annotated[
+    Annotated[BuiltInFilter, Tag(BUILT_IN)] | Annotated[OwnPart, Tag(OWN)], Discriminator(own_or_built_in), kind_or()
+]
+Filters = Annotated[tuple[FilterConfig, ...], BeforeValidator(_listed), Field(min_length=1)]
 
 
 class AuditConfig(Strict):
@@ -219,10 +161,10 @@ class SamplingConfig(Strict):
 class SkillsConfig(Strict):
     """How each skill samples during a round. Evaluation is always greedy, with the same limits."""
 
-    respond: SamplingConfig = SamplingConfig(temperature=0.7)
-    critique: SamplingConfig = SamplingConfig(max_new_tokens=512)
-    refine: SamplingConfig = SamplingConfig()
-    judge: SamplingConfig = SamplingConfig(max_new_tokens=512)
+    respond: SamplingConfig = Field(SamplingConfig(temperature=0.7), description="r, the first response")
+    critique: SamplingConfig = Field(SamplingConfig(max_new_tokens=512), description="f, the feedback on r")
+    refine: SamplingConfig = Field(SamplingConfig(), description="r^, the refined response")
+    judge: SamplingConfig = Field(SamplingConfig(max_new_tokens=512), description="v, the feedback on r^")
 
 
 class LoraSettings(Strict):
@@ -249,9 +191,6 @@ class TrainerConfig(Strict):
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: Positive = Field(2048, description="tokens; a longer sequence is left out and counted, never cut")
-    num_generations: int = Field(8, ge=2, description="with objective grpo: responses to each prompt")
-    grpo_beta: float = Field(0.0, ge=0, description="with objective grpo: weight of the distance from the model before")
-    dpo_beta: float = Field(0.1, gt=0, description="with objective dpo: how near the model stays to the one before")
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="of matrix products")
     device: str = Field("auto", description="auto, cpu or cuda")
@@ -259,11 +198,40 @@ class TrainerConfig(Strict):
     save_minutes: float = Field(10, gt=0, description="minutes between checkpoints a killed training resumes from")
 
 
-class EngineConfig(Strict):
-    """Who generates. vLLM needs an environment of its own: requirements-vllm.txt."""
+class SFTObjective(Strict):
+    """The method: a round learns log P(r^ | p) from the rows it kept."""
 
-    kind: Literal["transformers", "vllm"] = "transformers"
-    batch_size: Positive = Field(128, description="rows at once, and what a kill can cost; vLLM likes more")
+    kind: Literal["sft"] = "sft"
+
+
+class DPOObjective(Strict):
+    """A baseline without L_meta: prefers r^ to r. The policy has to be continual-latest."""
+
+    kind: Literal["dpo"] = "dpo"
+    beta: float = Field(0.1, gt=0, description="how near the model stays to the one before")
+
+
+class GRPOObjective(Strict):
+    """A baseline without L_meta: rewards the model's own verdict. The policy has to be continual-latest."""
+
+    kind: Literal["grpo"] = "grpo"
+    num_generations: int = Field(8, ge=2, description="responses to each prompt")
+    beta: float = Field(0.0, ge=0, description="weight of the distance from the model before")
+
+
+ObjectiveConfig = Annotated[
+    Annotated[Annotated[SFTObjective | DPOObjective | GRPOObjective, Field(discriminator="kind")], Tag(BUILT_IN)]
+    | Annotated[OwnPart, Tag(OWN)],
+    Discriminator(own_or_built_in),
+    kind_or("sft"),
+]
+
+
+class TransformersSettings(Strict):
+    """Generates with transformers, on a CPU or a GPU."""
+
+    kind: Literal["transformers"] = "transformers"
+    batch_size: Positive = Field(128, description="rows at once, and what a kill can cost")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field("auto", description="auto, cpu or cuda")
     kv_cache_gib: float = Field(
@@ -272,26 +240,50 @@ class EngineConfig(Strict):
         description="memory for states of conversations kept from stage to stage; 0 turns it off, and a killed "
         "half-precision run then ends with the same bytes",
     )
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="with vllm: share of the device's memory")
 
 
-class SelfInstructConfig(Strict):
-    """Prompts of a round that the current model writes itself, from those it has seen."""
+class VLLMSettings(Strict):
+    """Generates with vLLM, which needs an environment of its own: requirements-vllm.txt."""
 
-    count: Positive = Field(description="how many, at most")
-    tries: Positive | None = Field(None, description="proposals; by default twice count")
-    examples: Positive = Field(4, description="prompts shown in a request")
-    temperature: float = Field(1.0, gt=0)
-    min_words: Positive = Field(3, description="characters in scripts without spaces")
-    max_words: Positive = Field(150, description="characters in scripts without spaces")
-    max_similarity: float = Field(
-        0.8, gt=0, lt=1, description="Jaccard, of 5 letters in a row, or 2 of Chinese; above it: near duplicate"
+    kind: Literal["vllm"] = "vllm"
+    batch_size: Positive = Field(128, description="rows at once, and what a kill can cost; vLLM likes more")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    kv_cache_gib: float = Field(2.0, ge=0, description="memory for keys and values on a CPU")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the device's memory")
+
+
+EngineConfig = Annotated[
+    Annotated[Annotated[TransformersSettings | VLLMSettings, Field(discriminator="kind")], Tag(BUILT_IN)]
+    | Annotated[OwnPart, Tag(OWN)],
+    Discriminator(own_or_built_in),
+    kind_or("transformers"),
+]
+
+
+class MeasureConfig(Strict):
+    """What `selfevo eval` asks of one model."""
+
+    task: TaskConfig
+    count: Positive = Field(300, description="problems")
+    seed: int = 0
+    consistency: Positive = Field(1, description="above 1: so many samples vote too, before and after refinement")
+    max_new_tokens: Positive | None = Field(None, description="of each text; by default as in the run of the model")
+    engine: EngineConfig = Field(TransformersSettings(), description="who generates")
+    endpoint: EndpointConfig | None = Field(None, description="the server that the model is behind, in place of engine")
+
+
+class AblationConfig(Strict):
+    """What only ablations change: a run that is meant to be used leaves it out."""
+
+    label_share: float = Field(1.0, gt=0, le=1, description="share of D_meta's prompts that is used: fewer labels")
+    flipped_verdicts: Share = Field(0.0, description="share of D_meta's verdicts that is turned round: worse labels")
+    verdict_only: bool = Field(False, description="of each feedback of D_meta only the verdict is taught, no language")
+    refine: bool = Field(True, description="false: r itself is judged, and trained on if it passes")
+    gold_filter: bool = Field(
+        False,
+        description="keep what is right, in place of the filters that judge: the upper bound of every filter. Needs "
+        "prompts from tasks; a run with it is no self-evolution",
     )
-
-
-def exactly_one(section: Any, names: tuple[str, ...]) -> None:
-    given = [name for name in names if getattr(section, name) is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"give exactly one of {', '.join(names[:-1])} and {names[-1]}; {', '.join(given) or 'none'} is given"
-        )
+    sft_labels: Positive | None = Field(
+        None, description="labels of the supervised baseline; more than corpus.labels show what SELF saves"
+    )

@@ -1,0 +1,1 @@
+"""Rows from files, folders and the hub: prompts and trajectories."""

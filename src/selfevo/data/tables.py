@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from selfevo.errors import DataError
-from selfevo.rundir.files import exists
+from selfevo.rundir.atomic_files import exists
 
 MAX_LINE = 2**25  # bytes of one JSON line: a longer one is no prompt, and is not read into memory
 

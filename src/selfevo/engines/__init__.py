@@ -1,0 +1,1 @@
+"""Who generates text: one engine a file."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from selfevo.config.sections import EndpointConfig
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
-from selfevo.models.chat import messages
+from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
 
 

@@ -24,7 +24,7 @@ from selfevo.engines.cpu.kernels import argmax, speed_up, takes_windows, windows
 from selfevo.errors import EngineError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
 from selfevo.method.records import Turns
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 
 # Rows that ended are dropped from the batch when they are more than this share of it: gathering the cache costs a

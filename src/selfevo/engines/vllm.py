@@ -18,7 +18,7 @@ from typing import Any
 
 from selfevo.errors import EngineError, MissingExtraError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 
 

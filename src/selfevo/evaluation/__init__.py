@@ -1,0 +1,1 @@
+"""Measuring models on problems with known answers, and watching rounds without them."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from selfevo.evaluation.statistics import natural, rate, share, wilson
 from selfevo.method.answer_extraction import answer_key, declared_answer, last_number, read_number
 from selfevo.method.inference import Draft, answer, criticise, elect
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.records import Judged, Prompt
 from selfevo.method.skills import RESPOND
+from selfevo.rundir.results import Audit, Extractors, Mode, ModelResults, Split, Verdicts, to_bits
 from selfevo.rundir.workspace import StageRunner
+from selfevo.statistics import natural
 from selfevo.tasks.base import Checker, Problem, Task
 
 
@@ -83,101 +83,78 @@ def _is_right(task: Task, problem: Problem, draft: Draft) -> bool:
     return bool(draft.text) and task.is_correct(problem, draft.text)
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The numbers of one model, as results.json holds them."""
-    direct, refined = [o.right for o in outcomes], [o.right_refined for o in outcomes]
-    voted = [o.right_voted for o in outcomes if o.right_voted is not None]
-    both = [o.right_both for o in outcomes if o.right_both is not None]
-    said_yes = [o for o in outcomes if o.verdict is Verdict.QUALIFIED]
-    modes = {"direct": direct, "refined": refined, "consistency": voted, "both": both}
+def summarise_outcomes(
+    name: str, outcomes: Sequence[Outcome], seconds: float, extractors: Extractors | None = None
+) -> ModelResults:
+    """What results.json keeps of a model that took so many seconds."""
+    answers: dict[Mode, list[bool]] = {
+        "direct": [o.right for o in outcomes],
+        "refined": [o.right_refined for o in outcomes],
+        "consistency": [o.right_voted for o in outcomes if o.right_voted is not None],
+        "both": [o.right_both for o in outcomes if o.right_both is not None],
+    }
+    verdicts = Verdicts(
+        qualified=sum(o.verdict is Verdict.QUALIFIED for o in outcomes),
+        qualified_right=sum(o.verdict is Verdict.QUALIFIED and o.right for o in outcomes),
+        unparsed=sum(o.verdict is Verdict.UNKNOWN for o in outcomes),
+    )
+    return ModelResults(
+        name=name,
+        answers={mode: to_bits(right) for mode, right in answers.items() if right or mode in ("direct", "refined")},
+        verdicts=verdicts,
+        extractors=extractors,
+        seconds=round(seconds, 1),
+    )
+
+
+def group(problems: Sequence[Problem]) -> dict[Split, dict[str, str]]:
+    """Which problems belong to each kind and difficulty, as results.json has it; those of no group are in none."""
+    splits: dict[Split, list[str]] = {
+        "kind": [problem.kind for problem in problems],
+        "difficulty": [problem.difficulty for problem in problems],
+    }
     return {
-        "direct": rate(direct),
-        "refined": rate(refined),
-        "consistency": rate(voted) if voted else None,
-        "both": rate(both) if both else None,
-        "transitions": transitions(direct, refined),
-        "verdict": {
-            "precision": share([o.right for o in said_yes]),
-            "precision_ci": list(wilson(sum(o.right for o in said_yes), len(said_yes))),
-            "recall": share([o.verdict is Verdict.QUALIFIED for o in outcomes if o.right]),
-            "qualified": len(said_yes),
-            "unparsed": sum(o.verdict is Verdict.UNKNOWN for o in outcomes),
-        },
-        "answers": {mode: _bits(right) for mode, right in modes.items() if right},
-        "by_kind": _split(outcomes, [o.problem.kind for o in outcomes]),
-        "by_difficulty": _split(outcomes, [o.problem.difficulty for o in outcomes]),
+        by: {name: to_bits([each == name for each in names]) for name in sorted(set(names) - {""}, key=natural)}
+        for by, names in splits.items()
+        if any(names)
     }
 
 
-def _bits(values: Sequence[bool]) -> str:
-    """A 1 for each right answer, in the order of the problems: from these every paired test can be done again."""
-    return "".join("01"[value] for value in values)
-
-
-def _split(outcomes: Sequence[Outcome], groups: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Accuracy within each group, in natural order (2 before 10); problems of no group are in none."""
-    split: dict[str, dict[str, Any]] = {}
-    for group in sorted(set(groups) - {""}, key=natural):
-        own = [o for o, name in zip(outcomes, groups, strict=True) if name == group]
-        split[group] = {"direct": rate([o.right for o in own]), "refined": rate([o.right_refined for o in own])}
-    return split
-
-
-def extractors(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
-    """How much the accuracy of direct answers hangs on the way they are read; None where answers are no numbers.
-
-    `strict` counts declared answers alone, `flexible` the last number, `ours` the rule of answers.py; `agreement` is
-    the share of responses in which strict and flexible read the same.
-    """
+def extract(outcomes: Sequence[Outcome]) -> Extractors | None:
+    """How much the accuracy of direct answers hangs on the way they are read; None where answers are no numbers."""
     gold = [read_number(o.problem.answer) for o in outcomes]
     if not outcomes or None in gold:
         return None
     strict, flexible = ([read(o.response) for o in outcomes] for read in (declared_answer, last_number))
-    return {
-        "agreement": share([a == b for a, b in zip(strict, flexible, strict=True)]),
-        "declared": share([a is not None for a in strict]),
-        "strict": share([a == b for a, b in zip(strict, gold, strict=True)]),
-        "flexible": share([a == b for a, b in zip(flexible, gold, strict=True)]),
-        "ours": share([o.right for o in outcomes]),
-    }
+    return Extractors(
+        agree=sum(a == b for a, b in zip(strict, flexible, strict=True)),
+        declared=sum(a is not None for a in strict),
+        strict=sum(a == b for a, b in zip(strict, gold, strict=True)),
+        flexible=sum(a == b for a, b in zip(flexible, gold, strict=True)),
+    )
 
 
-def audit(
-    task: Checker, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[bool]
-) -> dict[str, Any]:
-    """How good a filter was, where answers are known: `problems` by prompt id. Reported, never trained on.
-
-    `verdicts` counts r^ by the verdict on it, one that cannot be read being a third class, as [all, right of them].
-    """
+def audit(task: Checker, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[bool]) -> Audit:
+    """How good a filter was, where answers are known: `problems` by prompt id. Reported, never trained on."""
     known = [problems[row.prompt_id] for row in judged]
     before = [task.is_correct(problem, row.response) for problem, row in zip(known, judged, strict=True)]
     right = [task.is_correct(problem, row.refinement) for problem, row in zip(known, judged, strict=True)]
-    kept_right = sum(r and k for r, k in zip(right, kept, strict=True))
     verdicts = [parse_verdict(row.judgement) for row in judged]
-    return {
-        "judged": len(judged),
-        "right": sum(right),
-        "kept": sum(kept),
-        "kept_right": kept_right,
-        "precision": kept_right / sum(kept) if any(kept) else None,
-        "recall": kept_right / sum(right) if any(right) else None,
-        "response_right": sum(before),
-        "transitions": transitions(before, right),
-        "verdicts": {
-            verdict.value: [
+    return Audit(
+        judged=len(judged),
+        response_right=sum(before),
+        right=sum(right),
+        both_right=sum(b and r for b, r in zip(before, right, strict=True)),
+        kept=sum(kept),
+        kept_right=sum(r and k for r, k in zip(right, kept, strict=True)),
+        verdicts={
+            verdict: (
                 verdicts.count(verdict),
                 sum(r for r, v in zip(right, verdicts, strict=True) if v is verdict),
-            ]
+            )
             for verdict in Verdict
         },
-    }
-
-
-def transitions(before: Sequence[bool], after: Sequence[bool]) -> dict[str, int]:
-    """What refinement does: how many answers were right or wrong before, and are after."""
-    pairs = list(zip(before, after, strict=True))
-    names = {True: "right", False: "wrong"}
-    return {f"{names[a]}_{names[b]}": pairs.count((a, b)) for a in (True, False) for b in (True, False)}
+    )
 
 
 def self_agreement(runner: StageRunner, prompts: Sequence[Prompt], samples: int, temperature: float) -> list[float]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from selfevo.config.sections import GateConfig
-from selfevo.evaluation.statistics import compare
+from selfevo.config.sources import GateConfig, TaskGate
+from selfevo.rundir.results import GateResults, GateRound, ModelComparison
 
 
 @dataclass(slots=True)
@@ -21,7 +20,7 @@ class Gate:
     config: GateConfig
     best: str = ""
     stopped: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[GateRound] = field(default_factory=list)
     _to_beat: Sequence[float] = ()
     _without_gain: int = 0
 
@@ -30,26 +29,27 @@ class Gate:
         if not self.best:
             self.best, self._to_beat = name, scores
             return True
-        mode = self.config.mode if self.config.task else "agreement"
-        compared = compare(name, scores, self.best, self._to_beat, mode)
-        significant = compared["p_value"] < self.config.alpha
-        promoted = significant and compared["difference"] > 0
-        self.history.append({**compared, "promoted": promoted})
+        mode = self.config.mode if isinstance(self.config, TaskGate) else "agreement"
+        compared = ModelComparison.of(name, scores, self.best, self._to_beat, mode)
+        significant = compared.p_value < self.config.alpha
+        promoted = significant and compared.difference > 0
+        self.history.append(GateRound(**compared.model_dump(), promoted=promoted))
         if promoted:
             self.best, self._to_beat, self._without_gain = name, scores, 0
             return True
         self._without_gain += 1
         if self._without_gain == self.config.patience:
-            low, high = compared["ci"]
+            low, high = compared.ci
             verdict = "significantly worse" if significant else "not significantly better"
             self.stopped = (
                 f"{name} is {verdict} than {self.best} on {len(scores)} problems of the gate "
-                f"({100 * compared['difference']:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}, "
-                f"p = {compared['p_value']:.2g}); {self._without_gain} in a row, and {self.best} is the best model"
+                f"({100 * compared.difference:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}, "
+                f"p = {compared.p_value:.2g}); {self._without_gain} in a row, and {self.best} is the best model"
             )
         return not self.stopped
 
-    def state(self) -> dict[str, Any]:
+    def results(self) -> GateResults:
         """What results.json holds of it."""
-        settings = {"alpha": self.config.alpha, "patience": self.config.patience}
-        return {**settings, "best": self.best, "rounds": self.history}
+        return GateResults(
+            alpha=self.config.alpha, patience=self.config.patience, best=self.best, rounds=tuple(self.history)
+        )

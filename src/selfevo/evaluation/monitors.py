@@ -15,7 +15,7 @@ from typing import Any
 from selfevo.config.sections import MonitorsConfig
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.prompts import Verdict, parse_verdict
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 
 SAMPLE = 1000  # texts for distinct-n: the share of distinct n-grams falls with the length of what is looked at
 BLEU_SAMPLE = 100
@@ -111,31 +111,20 @@ def entropy(counts: Counter[str]) -> float | None:
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Mean BLEU-4 of each text with the others as references, in [0, 1]; None below two texts.
+    """Mean BLEU-4 of each text with all the others as references, in [0, 1]; None below two texts.
 
-    n-grams up to the length of a short text; a precision of none is counted as half a match, so that one missing
-    4-gram does not make the whole zero.
+    BLEU is sacrebleu's of a sentence: words are what spaces part, case counts, n-grams go up to the length of a
+    short text, and an n without a match counts as half a match ("floor" smoothing with 0.5), so that one missing
+    4-gram does not make the whole zero. A text that shares no word with another has 0.
     """
     if len(texts) < 2:
         return None
-    words = [text.split() or [""] for text in texts]
-    counts = [[Counter(_grams(own, n)) for own in words] for n in range(1, 5)]
-    return sum(_bleu(i, words, counts) for i in range(len(texts))) / len(texts)
+    # Here, not above: it takes a tenth of a second, and most commands do not count.
+    from sacrebleu.metrics.bleu import BLEU
 
-
-def _bleu(i: int, words: Sequence[Sequence[str]], counts: Sequence[Sequence[Counter[tuple[str, ...]]]]) -> float:
-    length, logs = len(words[i]), []
-    for of_n in counts[:length]:
-        own = of_n[i]
-        matched = sum(
-            min(count, max(other[gram] for j, other in enumerate(of_n) if j != i)) for gram, count in own.items()
-        )
-        logs.append(math.log((matched or 0.5) / own.total()))
-    nearest = min(
-        (len(other) for j, other in enumerate(words) if j != i), key=lambda other: (abs(other - length), other)
-    )
-    brevity = min(0.0, 1 - nearest / length)
-    return math.exp(brevity + sum(logs) / len(logs))
+    bleu = BLEU(tokenize="none", effective_order=True, smooth_method="floor", smooth_value=0.5)
+    scores = [bleu.sentence_score(text, [*texts[:i], *texts[i + 1 :]]).score for i, text in enumerate(texts)]
+    return min(1.0, sum(scores) / len(scores) / 100)
 
 
 def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

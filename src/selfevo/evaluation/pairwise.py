@@ -19,10 +19,10 @@ import numpy as np
 from selfevo.data.loading import instruction
 from selfevo.data.tables import BadRow, read_table
 from selfevo.errors import DataError, EngineError
-from selfevo.evaluation.statistics import natural, wilson
 from selfevo.method.normal_form import plain_characters, without_thinking
 from selfevo.method.protocols import Engine, Generation, Request, Sampling, generate_all
 from selfevo.method.records import Prompt, check_fields, content_id
+from selfevo.statistics import natural, wilson
 
 BY = ("category", "difficulty")
 Choice = Literal["first", "second", "tie", "unreadable", "no reply"]
@@ -222,16 +222,33 @@ def _bare(line: str) -> str:
     return line.strip().removesuffix(".").removesuffix("!").strip()
 
 
-def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Win rates of a, in shares. Raises DataError when no choice could be read, EngineError when none came.
+@dataclass(frozen=True, slots=True)
+class WinRates:
+    """How often the judge prefers a, in shares of the comparisons that could be read. The rest are
+    `unreadable`, or have `no_reply` to one of their questions.
 
-    `no_reply` and `unreadable` count comparisons, each one once. `win_rate`: wins, and half of the ties, over all that
-    could be read, with a 95 % interval. `length_controlled`: the
-    same at equal length (see length_controlled). `flipped`: share in which the choice followed the order.
+    `win_rate`: wins, and half of the ties, with a 95 % interval. `length_controlled`: the same at equal length (see
+    length_controlled). `flipped`: share in which the choice followed the order. `by`: win rates by column and group.
     """
+
+    comparisons: int
+    unreadable: int
+    no_reply: int
+    wins: int
+    ties: int
+    losses: int
+    win_rate: float
+    win_rate_ci: tuple[float, float]
+    length_controlled: float
+    flipped: float
+    by: Mapping[str, Mapping[str, float]]
+
+
+def summarise_comparisons(comparisons: Sequence[Comparison]) -> WinRates:
+    """The win rates of a. Raises DataError when no choice could be read, EngineError when none came."""
     scored = [(c, c.score) for c in comparisons if c.score is not None]
+    silent = sum("no reply" in (c.ab, c.ba) for c in comparisons)
     if not scored:
-        silent = sum("no reply" in (c.ab, c.ba) for c in comparisons)
         if silent == len(comparisons):
             raise EngineError(f"the judge gave no reply in any of {silent} comparisons; see that its server answers")
         raise DataError(
@@ -242,25 +259,25 @@ def summarise_comparisons(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     scores = [score for _, score in scored if score is not None]
     wins, ties = scores.count(1.0), scores.count(0.5)
     columns = list(dict.fromkeys(name for c in comparisons for name in c.groups))
-    return {
-        "comparisons": len(comparisons),
-        "unreadable": sum("unreadable" in (c.ab, c.ba) and "no reply" not in (c.ab, c.ba) for c in comparisons),
-        "no_reply": sum("no reply" in (c.ab, c.ba) for c in comparisons),
-        "wins": wins,
-        "ties": ties,
-        "losses": scores.count(0.0),
-        "win_rate": sum(scores) / len(scores),
-        "win_rate_ci": list(wilson(wins + ties / 2, len(scores))),
-        "length_controlled": length_controlled(scores, [(len(c.a), len(c.b)) for c, _ in scored]),
-        "flipped": sum(c.flipped for c, _ in scored) / len(scored),
-        "by": {
+    return WinRates(
+        comparisons=len(comparisons),
+        unreadable=len(comparisons) - len(scored) - silent,
+        no_reply=silent,
+        wins=wins,
+        ties=ties,
+        losses=scores.count(0.0),
+        win_rate=sum(scores) / len(scores),
+        win_rate_ci=wilson(wins + ties / 2, len(scores)),
+        length_controlled=length_controlled(scores, [(len(c.a), len(c.b)) for c, _ in scored]),
+        flipped=sum(c.flipped for c, _ in scored) / len(scored),
+        by={
             column: {
                 group: _share([s for c, s in scored if c.groups.get(column) == group and s is not None])
                 for group in sorted({c.groups[column] for c in comparisons if column in c.groups}, key=natural)
             }
             for column in columns
         },
-    }
+    )
 
 
 def length_controlled(scores: Sequence[float], lengths: Sequence[tuple[int, int]]) -> float:

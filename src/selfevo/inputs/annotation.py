@@ -13,15 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from selfevo.config.sections import CorpusConfig
+from selfevo.config.sections import AblationConfig
+from selfevo.config.sources import PromptsCorpus, TaskCorpus
 from selfevo.errors import DataError
-from selfevo.method.examples import answer_examples
+from selfevo.method.names import WARM_UP
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line, without_verdict
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
-from selfevo.rundir.files import read_marker, read_rows
-from selfevo.rundir.stage_file import fill
+from selfevo.method.training_examples import answer_examples
+from selfevo.rundir.atomic_files import read_marker, read_rows
+from selfevo.rundir.layout import done
+from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace
 from selfevo.tasks.base import AnnotatedTask, Problem
 from selfevo.teachers.base import Annotation, Teacher
@@ -33,7 +36,7 @@ AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
 def annotate(
     workspace: Workspace,
     base: Model,
-    corpus: CorpusConfig,
+    corpus: TaskCorpus | PromptsCorpus,
     prompts: Sequence[Prompt],
     teacher: Teacher,
     task: AnnotatedTask | None,
@@ -41,7 +44,7 @@ def annotate(
 ) -> list[Refined]:
     """The rows of D_meta for `prompts`. Raises DataError when not one of them could be annotated."""
     drafts = list(_chosen(workspace, base, corpus, prompts, task, problems))
-    path = workspace.root / "stages" / FOLDER / "annotate.jsonl"
+    path = workspace.layout.stage(FOLDER, "annotate")
 
     def line(draft: Drafted, result: Mapping[str, Any]) -> dict[str, Any]:
         row = as_row(Refined(**as_row(draft), feedback=result["feedback"], refinement=result["refinement"]))
@@ -60,8 +63,8 @@ def annotate(
             started = now
 
     shared = [root / path.relative_to(workspace.root) for root in workspace.shared]
-    fill(path, drafts, key=teacher.key, work=work, line=line, marker={}, progress=workspace.progress, shared=shared)
-    rows = list(Stored(path, Refined, read_marker(path.with_suffix(".done.json"))["rows"]["out"]))
+    StageFile(path, teacher.key, line, shared=shared).fill(drafts, work, workspace.progress)
+    rows = list(Stored(path, Refined, read_marker(done(path))["rows"]["out"]))
     if not rows:
         reasons = Counter(row["reason"] for row in read_rows(path))
         raise DataError(
@@ -79,22 +82,20 @@ def taken(rows: Sequence[AnyPrompt], share: float, seed: int) -> list[AnyPrompt]
     return [row for row in rows if row.id in chosen]
 
 
-def altered(rows: Sequence[Refined], corpus: CorpusConfig, seed: int) -> list[Refined]:
-    """D_meta as it is used: less of it, with some verdicts turned round, or without words, as ablations ask.
+def altered(rows: Sequence[Refined], ablation: AblationConfig, seed: int) -> list[Refined]:
+    """D_meta as it is used: with some verdicts turned round, or without words, as ablations ask.
 
     Which rows are changed hangs on their ids and the seed.
     """
-    if corpus.path:  # else the share was taken before anybody was asked
-        rows = taken(rows, corpus.share, seed)
     by_chance = sorted(rows, key=lambda row: content_id(seed, "flipped", row.id, row.response))
-    flipped = {(row.id, row.response) for row in by_chance[: round(corpus.flipped * len(rows))]}
+    flipped = {(row.id, row.response) for row in by_chance[: round(ablation.flipped_verdicts * len(rows))]}
     result = []
     for row in rows:
         is_flipped = (row.id, row.response) in flipped
         feedback = row.feedback.strip()
-        if is_flipped or not corpus.words:
+        if is_flipped or ablation.verdict_only:
             qualified = (parse_verdict(feedback) is Verdict.QUALIFIED) != is_flipped
-            words = without_verdict(feedback) if corpus.words else ""
+            words = "" if ablation.verdict_only else without_verdict(feedback)
             feedback = f"{words}\n{verdict_line(Verdict.QUALIFIED if qualified else Verdict.NOT_QUALIFIED)}".strip()
         result.append(replace(row, feedback=feedback))
     return result
@@ -102,7 +103,7 @@ def altered(rows: Sequence[Refined], corpus: CorpusConfig, seed: int) -> list[Re
 
 def spent(workspace: Workspace) -> tuple[int, float]:
     """Tokens and dollars that annotation has cost this run so far, over all its processes."""
-    path = workspace.root / "events.jsonl"
+    path = workspace.layout.events
     events = [event for event in read_rows(path) if event["event"] == "annotate"] if path.exists() else []
     return (
         sum(event["prompt_tokens"] + event["new_tokens"] for event in events),
@@ -118,7 +119,7 @@ def balance(rows: Iterable[Refined]) -> Counter[str]:
 def _chosen(
     workspace: Workspace,
     base: Model,
-    corpus: CorpusConfig,
+    corpus: TaskCorpus | PromptsCorpus,
     prompts: Sequence[Prompt],
     task: AnnotatedTask | None,
     problems: Mapping[str, Problem],
@@ -130,11 +131,11 @@ def _chosen(
     on the rest mostly wrong, and D_meta gets both. No label is spent twice: SFT is given the same ones.
     """
     author, samples = base, 1
-    if task is not None:
+    if task is not None and isinstance(corpus, TaskCorpus):
         samples = corpus.samples_per_prompt
         taught = random.Random(workspace.seed).sample(prompts, round(len(prompts) * corpus.warmup_share))
         lessons = gold_examples(task, [problems[prompt.id] for prompt in taught])
-        author = workspace.train("warm-up", base, lessons) if lessons else base
+        author = workspace.train(WARM_UP, base, lessons) if lessons else base
     limit = workspace.sampling[RESPOND.name].max_new_tokens
     warm = {RESPOND.name: Sampling(limit, corpus.temperature)}
     drafts: dict[str, dict[str, Drafted]] = {prompt.id: {} for prompt in prompts}

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selfevo.config.sections import SelfInstructConfig
+from selfevo.config.sources import SelfInstructConfig
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.inputs.decontamination import UNSPACED, Decontaminator, is_unspaced, normal
 from selfevo.method.normal_form import without_thinking, without_unseen
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, as_row, content_id
 from selfevo.method.skills import RESPOND
-from selfevo.rundir.files import read_marker, read_rows, write_done
+from selfevo.rundir.atomic_files import read_marker, read_rows, write_done
+from selfevo.rundir.layout import done
 from selfevo.rundir.workspace import Stored, Workspace
 
 _PERMUTATIONS = 128
@@ -42,8 +43,8 @@ def grow(
 
     `seeds` are shown as examples, a few at a time, and may not be repeated.
     """
-    path = workspace.root / "stages" / name / "filter.jsonl"
-    marker = path.with_suffix(".done.json")
+    path = workspace.layout.filtered(name)
+    marker = done(path)
     if not marker.exists():
         _propose(workspace, name, model, seeds, blocked, config, path)
     kept = read_marker(marker)["rows"]["kept"]

@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import TaskConfig
+from selfevo.config.sources import (
+    FileCorpus,
+    PromptsConfig,
+    PromptsCorpus,
+    PromptsGate,
+    TaskCorpus,
+    TaskGate,
+    TaskPrompts,
+)
 from selfevo.data.disjoint import check_disjoint
-from selfevo.data.loading import load_corpus, load_prompts
+from selfevo.data.loading import Loaded, load_corpus, load_prompts
 from selfevo.data.tables import BadRow
 from selfevo.errors import DataError
 from selfevo.inputs.decontamination import Decontaminator
@@ -18,10 +26,11 @@ from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, Refined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.rundir.workspace import Workspace
-from selfevo.tasks import load_task
+from selfevo.tasks import load_checked_task, load_task
 from selfevo.tasks.base import Problem, Task
 
 Row = TypeVar("Row", Prompt, Refined, Problem)
+Read = TypeVar("Read", Prompt, Refined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +38,6 @@ class Splits:
     """Everything a run is given, before any model has written a word. `pool_answers` is for the audit alone."""
 
     pools: list[list[Prompt]]  # one for each round, empty where the model writes its own
-    pool: list[Prompt]
     pool_answers: dict[str, Problem]
     pool_tasks: dict[str, Task]
     labelled: list[Problem]
@@ -42,6 +50,11 @@ class Splits:
     sft: list[Problem]  # labels that the supervised baseline has beyond those of D_meta
     quarantined: list[BadRow]
     blocked: Decontaminator
+
+    @property
+    def pool(self) -> list[Prompt]:
+        """The prompts of all rounds."""
+        return [prompt for pool in self.pools for prompt in pool]
 
     def to_annotate(self) -> list[Prompt]:
         return self.unlabelled or [problem.prompt for problem in self.labelled]
@@ -62,97 +75,161 @@ class Splits:
 
 def draw_splits(config: RunConfig) -> Splits:
     """Draws or reads evaluation problems, labelled problems or D_meta, and the pool, and checks that none overlap."""
-    taken: frozenset[str] = frozenset()
-
-    def draw(task: TaskConfig, count: int, stream: int) -> list[Problem]:
-        nonlocal taken
-        problems = load_task(task).problems(count, 1000 * config.seed + stream, taken)
-        taken |= {problem.prompt.id for problem in problems}
-        return problems
-
-    evaluation = draw(config.evaluation.task, config.evaluation.count, 1) if config.evaluation else []
-    corpus = config.corpus
-    labelled = draw(corpus.task, corpus.labels, 2) if corpus.task else []
-    quarantined: list[BadRow] = []
-    d_meta: list[Refined] = []
-    unlabelled: list[Prompt] = []
-    if corpus.prompts:
-        found = load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share, "corpus.column=...")
-        unlabelled, quarantined = found.rows[: corpus.labels], found.quarantined
-    if corpus.path:
-        loaded = load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share)
-        d_meta, quarantined = loaded.rows, loaded.quarantined
-    answers: dict[str, Problem] = {}
-    tasks: dict[str, Task] = {}
-    pools: list[list[Prompt]] = []
-    sources = [config.prompts] if isinstance(config.rounds, int) else [each.prompts for each in config.rounds]
-    for number, source in enumerate(sources):
-        pool: list[Prompt] = []
-        if source and source.task:
-            problems = draw(source.task, source.count or config.default_pool // len(sources), 3 + number)
-            answers |= {p.prompt.id: p for p in problems}
-            tasks |= dict.fromkeys((p.prompt.id for p in problems), load_task(source.task))
-            pool = [p.prompt for p in problems]
-        elif source and source.path:
-            read = load_prompts(source.path, source.column, source.max_bad_share)
-            pool, quarantined = read.rows[: source.count], quarantined + read.quarantined
-        pools.append(pool)
-    gate, audit = config.gate, config.audit
-    dev = draw(gate.task, gate.count, 900) if gate and gate.task else []
-    dev_prompts: list[Prompt] = []
-    if gate and gate.prompts:
-        dev_prompts = load_prompts(gate.prompts, gate.column, setting="gate.column=...").rows[: gate.count]
-        if len(dev_prompts) < gate.count:
-            raise DataError(
-                f"gate: {gate.prompts} has {len(dev_prompts)} prompts and gate.count is {gate.count}; add prompts, or "
-                "lower gate.count, as far as a gain can still be significant"
-            )
-    audited = draw(audit.task, audit.count, 901) if audit else []
-    # The last to be drawn: a baseline with more labels changes nothing for the rest.
-    further = config.evaluation.sft_labels if config.evaluation else None
-    sft = draw(corpus.task, further - len(labelled), 902) if corpus.task and further else []
-    kept_apart = [*evaluation, *dev, *audited]
-    blocked = Decontaminator(
-        [p.prompt.prompt for p in kept_apart]
-        + [prompt.prompt for prompt in dev_prompts]
-        + [row.prompt for path in config.decontaminate for row in load_prompts(path).rows]
-    )
-    if config.decontaminate:
-        places = [f"pool of round {number}" for number in range(1, len(pools) + 1)]
-        pools = [decontaminated(pool, place, blocked, quarantined) for pool, place in zip(pools, places, strict=True)]
-        labelled, sft = (decontaminated(rows, "labels", blocked, quarantined) for rows in (labelled, sft))
-        unlabelled = decontaminated(unlabelled, "corpus.prompts", blocked, quarantined)
-        d_meta = decontaminated(d_meta, "corpus.path", blocked, quarantined)
-    if isinstance(config.rounds, int):
-        if len(pools[0]) < config.rounds:
-            raise DataError(
-                f"the pool has {len(pools[0])} prompts for rounds={config.rounds}; add prompts or lower rounds"
-            )
-        pools = split_evenly(pools[0], config.rounds)
-    pool = [prompt for each in pools for prompt in each]
-    check_disjoint(
-        pool=pool,
-        annotated=unlabelled or [p.prompt for p in labelled + sft] or d_meta,
-        evaluation=[p.prompt for p in evaluation],
-        gate=[p.prompt for p in dev] or dev_prompts,
-        audit=[p.prompt for p in audited],
-        allow_empty=[name for name in ("evaluation", "gate", "audit") if getattr(config, name) is None],
-    )
-    return Splits(
+    draws = _Draws(config)
+    # In this order: a task gives to none of them a problem that one before it has.
+    evaluation, labelled = draws.evaluation(), draws.labelled()
+    unlabelled, d_meta, pools = draws.unlabelled(), draws.d_meta(), draws.pools()
+    dev, dev_prompts, audit = draws.dev(), draws.dev_prompts(), draws.audit()
+    sft = draws.further_labels(labelled)
+    splits = Splits(
         pools=pools,
-        pool=pool,
-        pool_answers=answers,
-        pool_tasks=tasks,
+        pool_answers=draws.pool_answers,
+        pool_tasks=draws.pool_tasks,
         labelled=labelled,
         unlabelled=unlabelled,
         d_meta=d_meta,
         evaluation=evaluation,
         dev=dev,
         dev_prompts=dev_prompts,
-        audit=audited,
+        audit=audit,
         sft=sft,
-        quarantined=quarantined,
-        blocked=blocked,
+        quarantined=draws.quarantined,
+        blocked=_held_out(config, [*evaluation, *dev, *audit], dev_prompts),
+    )
+    if config.decontaminate:
+        splits = _without_known(splits)
+    if isinstance(config.rounds, int):
+        splits = replace(splits, pools=_in_rounds(splits.pools[0], config.rounds))
+    _check_disjoint(splits, config)
+    return splits
+
+
+class _Draws:
+    """Draws one set after the other, each from a stream of random numbers of its own."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.quarantined: list[BadRow] = []
+        self.pool_answers: dict[str, Problem] = {}
+        self.pool_tasks: dict[str, Task] = {}
+        self._taken: frozenset[str] = frozenset()  # ids of the prompts drawn so far
+
+    def evaluation(self) -> list[Problem]:
+        evaluation = self.config.evaluation
+        return self._draw(load_checked_task(evaluation.task), evaluation.count, 1) if evaluation else []
+
+    def labelled(self) -> list[Problem]:
+        corpus = self.config.corpus
+        return self._draw(load_task(corpus.task), corpus.labels, 2) if isinstance(corpus, TaskCorpus) else []
+
+    def unlabelled(self) -> list[Prompt]:
+        corpus = self.config.corpus
+        if not isinstance(corpus, PromptsCorpus):
+            return []
+        found = load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share, "corpus.column=...")
+        return self._read(found)[: corpus.labels]
+
+    def d_meta(self) -> list[Refined]:
+        corpus = self.config.corpus
+        if not isinstance(corpus, FileCorpus):
+            return []
+        return self._read(load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share))
+
+    def pools(self) -> list[list[Prompt]]:
+        """The pool of each round; of rounds as a number, all of them in one."""
+        config = self.config
+        sources = [config.prompts] if isinstance(config.rounds, int) else [each.prompts for each in config.rounds]
+        share = config.default_pool // len(sources)
+        return [self._pool(source, share, 3 + number) for number, source in enumerate(sources)]
+
+    def _pool(self, source: PromptsConfig | None, default: int, stream: int) -> list[Prompt]:
+        if isinstance(source, TaskPrompts):
+            task = load_checked_task(source.task)
+            problems = self._draw(task, source.count or default, stream)
+            self.pool_answers |= {p.prompt.id: p for p in problems}
+            self.pool_tasks |= dict.fromkeys((p.prompt.id for p in problems), task)
+            return [p.prompt for p in problems]
+        if source is None:
+            return []  # the model writes them
+        return self._read(load_prompts(source.path, source.column, source.max_bad_share))[: source.count]
+
+    def dev(self) -> list[Problem]:
+        gate = self.config.gate
+        return self._draw(load_checked_task(gate.task), gate.count, 900) if isinstance(gate, TaskGate) else []
+
+    def dev_prompts(self) -> list[Prompt]:
+        gate = self.config.gate
+        if not isinstance(gate, PromptsGate):
+            return []
+        prompts = load_prompts(gate.prompts, gate.column, setting="gate.column=...").rows[: gate.count]
+        if len(prompts) < gate.count:
+            raise DataError(
+                f"gate: {gate.prompts} has {len(prompts)} prompts and gate.count is {gate.count}; add prompts, or "
+                "lower gate.count, as far as a gain can still be significant"
+            )
+        return prompts
+
+    def audit(self) -> list[Problem]:
+        audit = self.config.audit
+        return self._draw(load_checked_task(audit.task), audit.count, 901) if audit else []
+
+    def further_labels(self, labelled: Sequence[Problem]) -> list[Problem]:
+        """The last to be drawn: a baseline with more labels changes nothing for the rest."""
+        corpus, wanted = self.config.corpus, self.config.ablation.sft_labels
+        if wanted is None or not isinstance(corpus, TaskCorpus):
+            return []
+        return self._draw(load_task(corpus.task), wanted - len(labelled), 902)
+
+    def _draw(self, task: Task, count: int, stream: int) -> list[Problem]:
+        problems = task.problems(count, 1000 * self.config.seed + stream, self._taken)
+        self._taken |= {problem.prompt.id for problem in problems}
+        return problems
+
+    def _read(self, loaded: Loaded[Read]) -> list[Read]:
+        self.quarantined += loaded.quarantined
+        return loaded.rows
+
+
+def _held_out(config: RunConfig, problems: Sequence[Problem], prompts: Sequence[Prompt]) -> Decontaminator:
+    """Knows what no prompt of the pool may be: everything that measures a model."""
+    return Decontaminator(
+        [problem.prompt.prompt for problem in problems]
+        + [prompt.prompt for prompt in prompts]
+        + [row.prompt for path in config.decontaminate for row in load_prompts(path).rows]
+    )
+
+
+def _without_known(splits: Splits) -> Splits:
+    """The splits without the prompts that an evaluation set knows."""
+
+    def clean(rows: Sequence[Row], place: str) -> list[Row]:
+        return decontaminated(rows, place, splits.blocked, splits.quarantined)
+
+    return replace(
+        splits,
+        pools=[clean(pool, f"pool of round {number}") for number, pool in enumerate(splits.pools, start=1)],
+        labelled=clean(splits.labelled, "labels"),
+        sft=clean(splits.sft, "labels"),
+        unlabelled=clean(splits.unlabelled, "corpus.prompts"),
+        d_meta=clean(splits.d_meta, "corpus.path"),
+    )
+
+
+def _in_rounds(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
+    if len(pool) < rounds:
+        raise DataError(f"the pool has {len(pool)} prompts for rounds={rounds}; add prompts or lower rounds")
+    return split_evenly(pool, rounds)
+
+
+def _check_disjoint(splits: Splits, config: RunConfig) -> None:
+    labelled = [problem.prompt for problem in splits.labelled + splits.sft]
+    check_disjoint(
+        pool=splits.pool,
+        annotated=splits.unlabelled or labelled or splits.d_meta,
+        evaluation=[problem.prompt for problem in splits.evaluation],
+        gate=[problem.prompt for problem in splits.dev] or splits.dev_prompts,
+        audit=[problem.prompt for problem in splits.audit],
+        allow_empty=[name for name in ("evaluation", "gate", "audit") if getattr(config, name) is None],
     )
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from selfevo.method.examples import meta_examples, self_examples
+from selfevo.method.names import META, round_name
 from selfevo.method.protocols import Model
 from selfevo.method.records import Critiqued, Example, Judged, Prompt, Refined, extended
 from selfevo.method.rows import Mapped, Rows
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
+from selfevo.method.training_examples import meta_examples, self_examples
 
 if TYPE_CHECKING:  # filters are checked settings too, and importing selfevo should not wait for pydantic
     from selfevo.method.filters import Filter
@@ -75,24 +76,25 @@ def evolve(
     rows that were kept; it and `refine` are for ablations.
     """
     lessons = meta_examples(d_meta, beta)  # L_meta
-    model = workspace.train("meta", base, lessons)  # M_0
+    model = workspace.train(META, base, lessons)  # M_0
     evolved: list[Example] = []
     for t, pool in enumerate(pools, start=1):
         if not observer.measure(model):
             return model
         prompts = pool(model)
-        runner = workspace.runner(f"round-{t}", model)
+        name = round_name(t)
+        runner = workspace.runner(name, model)
         latest = learn(runner.filter(trajectories(runner, prompts, refine), filters))  # D_self^t
-        if not observer.monitor(f"round-{t}"):
+        if not observer.monitor(name):
             return model
         evolved += latest
         match policy:
             case "restart":
-                model = workspace.train(f"round-{t}", base, lessons + evolved)
+                model = workspace.train(name, base, lessons + evolved)
             case "continual-mixed":
-                model = workspace.train(f"round-{t}", model, lessons + evolved)
+                model = workspace.train(name, model, lessons + evolved)
             case "continual-latest":
-                model = workspace.train(f"round-{t}", model, latest)
+                model = workspace.train(name, model, latest)
     observer.measure(model)
     return model
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.prompts import Verdict, parse_verdict
@@ -104,13 +103,6 @@ class KeepAll(_Kind):
         return lambda row: None
 
 
-class ByGold(_Kind):
-    """Keeps what is right: the upper bound of every filter. It needs a pool whose answers are known, and a run with it
-    is no self-evolution."""
-
-    kind: Literal["gold"] = "gold"  # no filter yet: who holds the answers makes a Known of it
-
-
 class MaxPerPrompt(_Kind):
     """At most so many rows of one prompt, the first ones; for samples_per_prompt above 1."""
 
@@ -162,29 +154,7 @@ class Distinct(_Kind):
         return reason
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Keeps the rows that `right` says are right."""
-
-    right: Callable[[Judged], bool]
-
-    def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
-        return lambda row: None if self.right(row) else "wrong"
-
-
-JUDGING = (ByVerdict, ByVotes, ByAgreement, KeepAll, ByGold)  # by what is right; the others by form
-Kind = ByVerdict | ByVotes | ByAgreement | KeepAll | ByGold | MaxPerPrompt | Length | Distinct
-
-
-def _listed(value: Any) -> Any:
-    """`verdict` is short for {kind: verdict}, and one filter for a list of one."""
-    several = value if isinstance(value, list | tuple) else [value]
-    return [{"kind": each} if isinstance(each, str) else each for each in several]
-
-
-Filters = Annotated[
-    tuple[Annotated[Kind, Field(discriminator="kind")], ...], BeforeValidator(_listed), Field(min_length=1)
-]
+BY_FORM = (MaxPerPrompt, Length, Distinct)  # the others judge what a row says
 
 
 def by_verdict(row: Judged) -> str | None:

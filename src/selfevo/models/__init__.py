@@ -1,0 +1,1 @@
+"""Model folders, chat templates, devices, and servers that speak the OpenAI protocol."""

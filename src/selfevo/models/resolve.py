@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfevo.errors import ConfigError
-from selfevo.rundir.files import exists
+from selfevo.rundir.atomic_files import exists
 from selfevo.rundir.inspect import best_model, is_run
 
 

@@ -1,41 +1,118 @@
-"""The parts that a configuration names, built: engine and trainers."""
+"""The parts that a configuration names, built: engine, filters, objective, trainers, annotator."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
+from selfevo.config.base import OwnPart
+from selfevo.config.own_parts import make_part
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import EngineConfig, SkillsConfig, TrainerConfig
-from selfevo.engines.transformers import TransformersEngine
+from selfevo.config.sections import (
+    DPOObjective,
+    EngineConfig,
+    GRPOObjective,
+    SkillsConfig,
+    TrainerConfig,
+    TransformersSettings,
+)
+from selfevo.config.sources import PromptsCorpus, TaskCorpus
+from selfevo.method.filters import Filter
+from selfevo.method.names import WARM_UP, round_number
 from selfevo.method.protocols import Engine, Sampling, Trainer
+from selfevo.method.records import Example, Judged
+from selfevo.method.rows import Rows
+from selfevo.method.training_examples import preference_examples, prompt_examples, self_examples
 from selfevo.rundir.inspect import run_settings
+from selfevo.tasks import load_task
+from selfevo.tasks.base import Problem
+from selfevo.teachers.base import Teacher
+from selfevo.teachers.oracle import OracleTeacher
+
+ENGINES = {
+    "transformers": "selfevo.engines.transformers:TransformersEngine",
+    "vllm": "selfevo.engines.vllm:VLLMEngine",
+}
 
 
-def build_engine(config: EngineConfig = EngineConfig()) -> Engine:  # noqa: B008  (frozen)
+class Objective(Protocol):
+    """What the rounds learn from the rows they kept.
+
+    It may also have a method `trainer(config: TrainerConfig) -> Trainer`, which trains the rounds; else SFT does.
+    """
+
+    def __call__(self, rows: Rows[Judged], /) -> list[Example]: ...
+
+
+def build_engine(config: EngineConfig = TransformersSettings()) -> Engine:  # noqa: B008  (frozen)
     """The engine a configuration names. Raises MissingExtraError where it is not installed."""
-    if config.kind == "vllm":
-        from selfevo.engines.vllm import VLLMEngine  # an extra
+    own = isinstance(config, OwnPart)
+    options = config.options if isinstance(config, OwnPart) else config.model_dump(exclude={"kind"})
+    engine: Engine = make_part(config.kind if own else ENGINES[config.kind], options, Engine, "an engine")
+    return engine
 
-        return VLLMEngine(config.batch_size, config.dtype, config.gpu_memory_utilization, config.kv_cache_gib)
-    return TransformersEngine(config.batch_size, config.dtype, config.device, config.kv_cache_gib)
+
+def build_filters(config: RunConfig) -> list[Filter]:
+    """The filters of a run, in order; those of this package are their own settings."""
+    return [
+        make_part(each.kind, each.options, Filter, "a filter") if isinstance(each, OwnPart) else each
+        for each in config.filter
+    ]
+
+
+def build_objective(config: RunConfig) -> Objective:
+    objective = config.objective
+    if isinstance(objective, OwnPart):
+        own: Objective = make_part(objective.kind, objective.options, Objective, "an objective")
+        return own
+    if isinstance(objective, DPOObjective):
+        return preference_examples
+    return prompt_examples if isinstance(objective, GRPOObjective) else self_examples
 
 
 def build_trainer(config: RunConfig, name: str) -> Trainer:
     """The trainer of the model `name`, imported here: who only asks a model need not wait for TRL."""
-    settings = trainer_of(config, name)
-    if config.objective == "sft" or not name.startswith("round-"):
-        from selfevo.trainers.sft import TRLTrainer
+    settings, objective = trainer_of(config, name), config.objective
+    if round_number(name):
+        if isinstance(objective, DPOObjective):
+            from selfevo.trainers.dpo import PreferenceTrainer
 
-        return TRLTrainer(settings)
-    if config.objective == "dpo":
-        from selfevo.trainers.dpo import PreferenceTrainer
+            return PreferenceTrainer(settings, objective)
+        if isinstance(objective, GRPOObjective):
+            from selfevo.trainers.grpo import VerdictRewardTrainer
 
-        return PreferenceTrainer(settings)
-    from selfevo.trainers.grpo import VerdictRewardTrainer
+            return VerdictRewardTrainer(settings, objective, config.skills, lambda: build_engine(config.engine))
+        if make := getattr(build_objective(config), "trainer", None):
+            trainer: Trainer = make(settings)
+            return trainer
+    from selfevo.trainers.sft import TRLTrainer
 
-    return VerdictRewardTrainer(settings, config.skills, lambda: build_engine(config.engine))
+    return TRLTrainer(settings)
+
+
+def build_teacher(
+    corpus: TaskCorpus | PromptsCorpus, problems: Mapping[str, Problem], spent: tuple[int, float] = (0, 0.0)
+) -> Teacher:
+    """The annotator of a corpus. With a task it is told the gold answers of `problems`, by prompt id.
+
+    `spent`: tokens and dollars that annotation has cost the run so far.
+    """
+    task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
+    annotator = corpus.annotator
+    if isinstance(annotator, OwnPart):
+        told: dict[str, Any] = {"task": task, "problems": problems} if task else {}
+        teacher: Teacher = make_part(annotator.kind, annotator.options, Teacher, "an annotator", **told)
+        return teacher
+    if annotator is not None:
+        from selfevo.models.endpoint import Endpoint  # an extra
+        from selfevo.teachers.openai import OpenAITeacher
+
+        return OpenAITeacher(annotator, Endpoint(annotator, *spent), task, problems)
+    assert task is not None  # only its corpus does without an annotator
+    return OracleTeacher(task, problems)
 
 
 def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
@@ -45,9 +122,9 @@ def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
     """
     trainer = config.trainer
     own: dict[str, float | None] = {}
-    if name == "warm-up":
+    if name == WARM_UP and isinstance(config.corpus, TaskCorpus):
         own = {"num_train_epochs": config.corpus.warmup_epochs}
-    elif name.startswith("round-"):
+    elif round_number(name):
         own = {"num_train_epochs": trainer.round_epochs, "learning_rate": trainer.round_learning_rate}
     used = {key: value for key, value in own.items() if value is not None}
     return trainer.model_copy(update={**used, "round_epochs": None, "round_learning_rate": None})

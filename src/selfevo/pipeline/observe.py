@@ -6,38 +6,32 @@ rounds go on.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from selfevo.config.run_config import RunConfig
-from selfevo.evaluation.evaluate import Outcome, audit, measure, self_agreement, summary
+from selfevo.config.sources import PromptsGate
+from selfevo.evaluation.evaluate import audit, group, measure, self_agreement, summarise_outcomes
 from selfevo.evaluation.gate import Gate
 from selfevo.evaluation.monitors import alarms, round_figures
-from selfevo.evaluation.statistics import compare
 from selfevo.inputs.splits import Splits
+from selfevo.method import evolution
 from selfevo.method.evolution import trajectories
-from selfevo.method.filters import ByGold, Filter, Known
+from selfevo.method.filters import Filter
+from selfevo.method.names import BASE, SFT, round_name, round_number
 from selfevo.method.protocols import Model
 from selfevo.method.records import Judged, from_row
+from selfevo.method.skills import RESPOND
+from selfevo.pipeline.gold_filter import GoldWorkspace, KnownAnswers
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.progress import complain
-from selfevo.rundir.files import read_marker, read_rows, write_atomic
+from selfevo.rundir.atomic_files import read_marker, read_rows
+from selfevo.rundir.layout import done
+from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, write_results
 from selfevo.rundir.workspace import StageRunner, Workspace
-from selfevo.tasks import load_task
-from selfevo.tasks.base import Problem, Task
-
-
-@dataclass(frozen=True, slots=True)
-class ByPrompt:
-    """Each problem checked by the task that it comes from; `tasks` by prompt id."""
-
-    tasks: Mapping[str, Task]
-
-    def is_correct(self, problem: Problem, response: str) -> bool:
-        return self.tasks[problem.prompt.id].is_correct(problem, response)
+from selfevo.tasks import load_checked_task
+from selfevo.tasks.base import Problem
 
 
 @dataclass(slots=True)
@@ -47,66 +41,59 @@ class Observer:
     config: RunConfig
     workspace: Workspace
     sets: Splits
+    filters: Sequence[Filter]
     stopped: str = ""
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
-    rounds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: list[ModelResults] = field(default_factory=list)
+    rounds: dict[str, RoundResults] = field(default_factory=dict)
     _gate: Gate | None = None
+    evolving: evolution.Workspace = field(init=False)  # in which rounds run, and what is audited beside them
     _latest: Model | None = None
     _audited: dict[str, Problem] = field(init=False)
-    _checker: ByPrompt = field(init=False)
+    _answers: KnownAnswers = field(init=False)
 
     def __post_init__(self) -> None:
         self._gate = Gate(self.config.gate) if self.config.gate else None
         self._audited = {problem.prompt.id: problem for problem in self.sets.audit}
-        tasks = dict(self.sets.pool_tasks)
-        if self.config.audit:
-            tasks |= dict.fromkeys(self._audited, load_task(self.config.audit.task))
-        self._checker = ByPrompt(tasks)
+        self._answers = KnownAnswers.of(self.config, self.sets)
+        gold = self.config.ablation.gold_filter
+        self.evolving = GoldWorkspace(self.workspace, self._answers) if gold else self.workspace
 
     @property
     def alarmed(self) -> bool:
         """Whether an alarm ended the rounds: they go on when a bound is changed."""
         return bool(self.stopped) and not (self._gate and self._gate.stopped)
 
-    def filters(self) -> Sequence[Filter]:
-        """Those of the configuration, `gold` being told what is right."""
-        return [Known(self._right) if isinstance(each, ByGold) else each for each in self.config.filter]
-
     def measure(self, model: Model) -> bool:
         """Measures a model; False where the gate says that the rounds bring nothing more."""
         evaluation = self.config.evaluation
-        wanted = "rounds" if model.name.startswith("round-") else model.name
-        if evaluation and wanted in evaluation.stages:
-            task, runner = load_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
+        wanted = "rounds" if round_number(model.name) else model.name
+        if evaluation and wanted in evaluation.models:
+            task, runner = load_checked_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
             outcomes = measure(runner, task, self.sets.evaluation, evaluation.consistency)
-            self.outcomes[model.name] = outcomes
-            self.stages.append({"name": model.name, **summary(outcomes), **self._cost(model.name)})
-        if self._gate and model.name not in ("base", "sft"):
+            seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
+            self.models.append(summarise_outcomes(model.name, outcomes, seconds))
+        if self._gate and model.name not in (BASE, SFT):
             self._gate.admit(model.name, self._scores(model))
-            if model.name != f"round-{self.config.round_count}":  # after the last round there is nothing to stop
+            if model.name != round_name(self.config.round_count):  # after the last round there is nothing to stop
                 self.stopped = self._gate.stopped
         self._latest = model
         self.write()
-        if model.path.parent == self.workspace.root / "models":
+        if model.path.parent == self.workspace.layout.models:
             write_card(self.workspace.root, model.name)
         return not self.stopped
 
     def monitor(self, name: str) -> bool:
         """Monitors the filtered rows of a round; False where an alarm is to stop the run."""
         monitors = self.config.monitors
-        folder = self.workspace.root / "stages" / name
-        figures = round_figures(folder)
+        layout = self.workspace.layout
+        figures = round_figures(layout.stages / name)
         found = alarms(figures, monitors)
-        start = read_marker(folder / "respond.done.json")["rows"]["in"]
-        judged = read_marker(folder / "filter.done.json")["rows"]
-        self.rounds[name] = {
-            "name": name,
-            "rows": {**judged, "in": start, "quarantined": start - judged["in"]},
-            "monitors": figures,
-            "alarms": found,
-            "audit": self._audit(name),
-        }
+        start = read_marker(done(layout.stage(name, RESPOND.name)))["rows"]["in"]
+        judged = read_marker(done(layout.filtered(name)))["rows"]
+        rows = RowCounts(kept=judged["kept"], rejected=judged["rejected"], quarantined=start - judged["in"])
+        self.rounds[name] = RoundResults(
+            name=name, rows=rows, monitors=figures, alarms=tuple(found), audit=self._audit(name)
+        )
         for alarm in found:
             complain(f"{name}: {alarm}")
         if found and monitors.on_alarm == "stop":
@@ -116,19 +103,19 @@ class Observer:
 
     def write(self) -> None:
         evaluation = self.config.evaluation
-        results = {
-            "task": evaluation.task.name if evaluation else None,
-            "seed": self.config.seed,
-            "policy": self.config.policy,
-            "stages": self.stages,
-            "rounds": list(self.rounds.values()),
-            "bounds": self.config.monitors.bounds(),
-            "comparisons": self._comparisons(),
-            "gate": self._gate.state() if self._gate else None,
-            "stopped": self.stopped or None,
-            "seconds": round(self.workspace.seconds(""), 1),
-        }
-        write_atomic(self.workspace.root / "results.json", json.dumps(results, indent=2))
+        results = Results(
+            task=evaluation.task.name if evaluation else None,
+            seed=self.config.seed,
+            policy=self.config.policy,
+            models=tuple(self.models),
+            groups=group(self.sets.evaluation),
+            rounds=tuple(self.rounds.values()),
+            bounds=self.config.monitors.bounds(),
+            gate=self._gate.results() if self._gate else None,
+            stopped=self.stopped or None,
+            seconds=round(self.workspace.seconds(""), 1),
+        )
+        write_results(self.workspace.root, results)
         write_report(self.workspace.root)
 
     def _greedy(self, name: str, model: Model) -> StageRunner:
@@ -138,48 +125,25 @@ class Observer:
     def _scores(self, model: Model) -> list[float]:
         gate, runner = self.config.gate, self._greedy(f"gate-{model.name}", model)
         assert gate is not None
-        if gate.task is None:
+        if isinstance(gate, PromptsGate):
             return self_agreement(runner, self.sets.dev_prompts, gate.samples, gate.temperature)
-        outcomes = measure(runner, load_task(gate.task), self.sets.dev)
+        outcomes = measure(runner, load_checked_task(gate.task), self.sets.dev)
         return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
 
-    def _cost(self, name: str) -> dict[str, Any]:
-        seconds = sum(self.workspace.seconds(stage) for stage in (name, f"evaluate-{name}"))
-        here = self.rounds.get(name, {})
-        return {"rows": here.get("rows"), "audit": here.get("audit"), "seconds": round(seconds, 1)}
-
-    def _audit(self, name: str) -> dict[str, Any] | None:
+    def _audit(self, name: str) -> Audit | None:
         """Of the rows themselves where their answers are known, or of problems that went the same way beside them."""
         problems = self._audited or self.sets.pool_answers
         if not problems:
             return None
         if self._audited:
             assert self._latest is not None
-            runner = self.workspace.runner(f"audit-{name}", self._latest)
+            name = f"audit-{name}"
+            runner = self.evolving.runner(name, self._latest)
             prompts = [problem.prompt for problem in self.sets.audit]
-            runner.filter(trajectories(runner, prompts, self.config.refine), self.filters())
-            name = runner.name
-        rows = read_rows(self.workspace.root / "stages" / name / "filter.jsonl")
+            runner.filter(trajectories(runner, prompts, self.config.ablation.refine), self.filters)
+        rows = read_rows(self.workspace.layout.filtered(name))
         judged = [(from_row(Judged, row), row["kept"]) for row in rows]
         known = [(row, kept) for row, kept in judged if row.prompt_id in problems]  # not a model's own prompts
         if not known:
             return None
-        return audit(self._checker, problems, [row for row, _ in known], [kept for _, kept in known])
-
-    def _right(self, row: Judged) -> bool:
-        problem = self.sets.pool_answers.get(row.prompt_id) or self._audited[row.prompt_id]
-        return self._checker.is_correct(problem, row.refinement)
-
-    def _comparisons(self) -> list[dict[str, Any]]:
-        rounds = [name for name in self.outcomes if name.startswith("round-")]
-        if not rounds:
-            return []
-        # What a gate keeps is what the run is about.
-        best = self._gate.best if self._gate and self._gate.best in self.outcomes else rounds[-1]
-        pairs = [(best, other) for other in ("sft", "meta") if other in self.outcomes and other != best]
-        modes = (("direct", "right"), ("refined", "right_refined"))
-        return [
-            compare(a, [getattr(o, of) for o in self.outcomes[a]], b, [getattr(o, of) for o in self.outcomes[b]], mode)
-            for a, b in pairs
-            for mode, of in modes
-        ]
+        return audit(self._answers, problems, [row for row, _ in known], [kept for _, kept in known])

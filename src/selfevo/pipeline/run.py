@@ -10,32 +10,40 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
+from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MonitorsConfig
+from selfevo.config.sources import FileCorpus, TaskCorpus
 from selfevo.errors import ConfigError
 from selfevo.inputs.annotation import altered, annotate, gold_examples, spent, taken
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
-from selfevo.method.examples import answer_examples, meta_examples, preference_examples, prompt_examples, self_examples
+from selfevo.method.names import BASE, SFT
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
-from selfevo.method.records import Example, Judged, Refined
+from selfevo.method.records import Example, Refined
+from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.models.resolve import resolve_model
-from selfevo.pipeline.build import build_engine, build_trainer, describe_platform
+from selfevo.pipeline.build import (
+    build_engine,
+    build_filters,
+    build_objective,
+    build_teacher,
+    build_trainer,
+    describe_platform,
+)
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
-from selfevo.rundir.files import hash_model, read_marker, write_atomic
+from selfevo.rundir.atomic_files import hash_model, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
-from selfevo.rundir.ownership import claim, locked
+from selfevo.rundir.ownership import changed_parts, claim, locked
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
-from selfevo.teachers.base import Teacher
-from selfevo.teachers.oracle import OracleTeacher
 
 # What may be changed between a start and a resume: none of it decides what a row says.
 RESUMABLE = (
@@ -57,46 +65,50 @@ def run_loop(
     `engine` and `trainer` replace the ones the configuration names: for tests, and for trying things out. `shared` are
     run directories from which finished stages and models are taken over where they are the same.
     """
+    filters, objective = build_filters(config), build_objective(config)  # now: a mistake must not come up hours later
     with open_run(config, progress, engine, trainer, shared) as (workspace, base, sets):
-        d_meta = altered(sets.d_meta or write_d_meta(config, workspace, base, sets), config.corpus, config.seed)
+        recorded = taken(sets.d_meta, config.ablation.label_share, config.seed)
+        d_meta = altered(recorded or write_d_meta(config, workspace, base, sets), config.ablation, config.seed)
         workspace.save_rows("d_meta", d_meta)
-        observer = Observer(config, workspace, sets)
-        stages = config.evaluation.stages if config.evaluation else ()
-        if "base" in stages:
+        observer = Observer(config, workspace, sets, filters)
+        measured = config.evaluation.models if config.evaluation else ()
+        if BASE in measured:
             observer.measure(base)
-        if "sft" in stages:
-            further = gold_examples(load_task(config.corpus.task), sets.sft) if config.corpus.task else []
-            examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer("sft"))
-            observer.measure(workspace.train("sft", base, examples))
+        if SFT in measured:
+            further = (
+                gold_examples(load_task(config.corpus.task), sets.sft) if isinstance(config.corpus, TaskCorpus) else []
+            )
+            examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer(SFT))
+            observer.measure(workspace.train(SFT, base, examples))
         evolve(
-            workspace,
+            observer.evolving,
             base,
             d_meta,
             prompt_sources(config, workspace, sets, d_meta),
             beta=config.beta,
             policy=config.policy,
-            filters=observer.filters(),
+            filters=filters,
             observer=observer,
-            refine=config.refine,
-            learn=LEARN[config.objective],
+            refine=config.ablation.refine,
+            learn=objective,
         )
         observer.write()
         if not observer.alarmed:  # else it goes on when a bound is changed
             workspace.finish()
         write_cards(config.output)
-        path = config.output / "manifest.json"
+        path = workspace.layout.manifest
         write_atomic(path, json.dumps({**read_marker(path), "costs": costs(config.output)}, indent=2))
         return config.output
 
 
 def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = None) -> tuple[Path, list[Refined]]:
     """The beginning of a run alone: writes D_meta and returns its file and rows. `launch` goes on from there."""
-    if config.corpus.path:
+    if isinstance(config.corpus, FileCorpus):
         raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
     with open_run(config, progress, engine, None) as (workspace, base, sets):
-        d_meta = altered(write_d_meta(config, workspace, base, sets), config.corpus, config.seed)
+        d_meta = altered(write_d_meta(config, workspace, base, sets), config.ablation, config.seed)
         workspace.save_rows("d_meta", d_meta)
-        return config.output / "data" / "d_meta.jsonl", d_meta
+        return workspace.layout.data("d_meta"), d_meta
 
 
 @contextmanager
@@ -109,20 +121,20 @@ def open_run(
 ) -> Iterator[tuple[Workspace, Model, Splits]]:
     """The run directory, held by this process, with the base model and everything that is given."""
     with locked(config.output):
-        base_path = resolve_model(config.model)
-        settings = config.model_dump(mode="json")
+        base_path, engine = resolve_model(config.model), engine or build_engine(config.engine)
+        settings, parts = config.model_dump(mode="json"), part_files(config)
         manifest = {"selfevo": importlib.metadata.version("selfevo"), "platform": describe_platform()}
-        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE)
+        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE, parts)
         workspace = Workspace(
             root=config.output,
-            engine=engine or build_engine(config.engine),
+            engine=engine,
             trainer=lambda name: trainer or build_trainer(config, name),
             sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
             seed=config.seed,
             progress=progress,
-            shared=shared,
+            shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
-        base = Model("base", base_path, hash_model(base_path))
+        base = Model(BASE, base_path, hash_model(base_path))
         sets = draw_splits(config)
         for name, rows in sets.everything():
             workspace.save_rows(name, rows)
@@ -132,20 +144,12 @@ def open_run(
 def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, sets: Splits) -> list[Refined]:
     """Has D_meta written by the annotator that the configuration names."""
     corpus = config.corpus
-    task = load_task(corpus.task) if corpus.task else None
+    assert not isinstance(corpus, FileCorpus)  # whose rows are written already
     problems = {problem.prompt.id: problem for problem in sets.labelled}
-    teacher: Teacher
-    if corpus.annotator:
-        from selfevo.models.endpoint import Endpoint  # an extra
-        from selfevo.teachers.openai import OpenAITeacher
-
-        teacher = OpenAITeacher(corpus.annotator, Endpoint(corpus.annotator, *spent(workspace)), task, problems)
-    else:
-        assert task is not None  # CorpusConfig sees to it
-        teacher = OracleTeacher(task, problems)
-    return annotate(
-        workspace, base, corpus, taken(sets.to_annotate(), corpus.share, config.seed), teacher, task, problems
-    )
+    teacher = build_teacher(corpus, problems, spent(workspace))
+    task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
+    prompts = taken(sets.to_annotate(), config.ablation.label_share, config.seed)
+    return annotate(workspace, base, corpus, prompts, teacher, task, problems)
 
 
 def baseline_examples(
@@ -156,10 +160,3 @@ def baseline_examples(
     answers = [*answer_examples(d_meta), *further]
     budget = trainer.tokens(base, meta_examples(d_meta, beta))
     return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))
-
-
-LEARN: dict[str, Callable[[Iterable[Judged]], list[Example]]] = {
-    "sft": self_examples,
-    "dpo": preference_examples,
-    "grpo": prompt_examples,
-}

@@ -1,6 +1,6 @@
 """One thing changed: the variants of a run that `selfevo ablate` knows, each a change of its configuration.
 
-docs/ablations.md says what each asks of the method.
+docs/guides/ablations.md says what each asks of the method.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from pathlib import Path
 
 from selfevo.config.loading import apply_overrides, parse_config
 from selfevo.config.run_config import RunConfig
+from selfevo.config.sources import FileCorpus, PromptsCorpus, TaskCorpus, TaskPrompts
 from selfevo.errors import ConfigError
-from selfevo.method.filters import JUDGING
+from selfevo.method.filters import BY_FORM
+from selfevo.rundir.ablation import SELF
 
-SELF = "self"
 LABELS = re.compile(r"labels-(\d+)")
 SFT = re.compile(r"sft-(\d+)")
 PROMPTS = re.compile(r"prompts-(\d+)")
 Change = Callable[[RunConfig], list[str]]  # what is changed in a configuration, as `--set` would
 
-_WITH_SFT = "evaluation.stages=[sft, meta, rounds]"
+_WITH_SFT = "evaluation.models=[sft, meta, rounds]"
 
 
 def _set(*overrides: str) -> Change:
@@ -32,22 +33,23 @@ def _judge(kind: str, *overrides: str) -> Change:
     """Another judge of the rows; filters by form, such as length, stay."""
 
     def change(config: RunConfig) -> list[str]:
-        by_form = [each.model_dump(mode="json") for each in config.filter if not isinstance(each, JUDGING)]
+        by_form = [each.model_dump(mode="json") for each in config.filter if isinstance(each, BY_FORM)]
         return [f"filter={json.dumps([{'kind': kind}, *by_form])}", *overrides]
 
     return change
 
 
 def _share(share: float) -> Change:
-    return lambda config: [f"corpus.share={share}", *_as_many_steps(config, share)]
+    return lambda config: [f"ablation.label_share={share}", *_as_many_steps(config, share)]
 
 
 def _as_many_steps(config: RunConfig, share: float) -> list[str]:
     """What makes a share of D_meta train as long as all of it, so that labels are compared and not optimizer steps; the
     rounds keep their epochs."""
-    trainer = config.trainer
+    trainer, corpus = config.trainer, config.corpus
+    warm_up = [f"corpus.warmup_epochs={corpus.warmup_epochs / share}"] if isinstance(corpus, TaskCorpus) else []
     return [
-        f"corpus.warmup_epochs={config.corpus.warmup_epochs / share}",
+        *warm_up,
         f"trainer.num_train_epochs={trainer.num_train_epochs / share}",
         f"trainer.round_epochs={trainer.round_epochs or trainer.num_train_epochs}",
     ]
@@ -60,24 +62,25 @@ def _half_rate(config: RunConfig) -> list[str]:
 
 VARIANTS = {
     "no-filter": _judge("none"),
-    "no-refinement": _set("refine=false"),
-    "no-language": _set("corpus.words=false"),
+    "no-refinement": _set("ablation.refine=false"),
+    "no-language": _set("ablation.verdict_only=true"),
     "answer-agreement": _judge("answer-agreement"),
-    "self-consistency": _judge("answer-agreement", "refine=false"),
+    "self-consistency": _judge("answer-agreement", "ablation.refine=false"),
     "votes": _judge("verdict-votes"),
-    "gold": _judge("gold"),
+    "gold": _set("ablation.gold_filter=true"),
     "one-round": _set("rounds=1"),
     "six-rounds": _set("rounds=6"),
-    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt (docs/lab-notebook.md).
+    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt
+    # (experiments/notebook.md).
     "restart": _set("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"),
     "continual-mixed": _set("policy=continual-mixed"),
     "continual-latest": _set("policy=continual-latest"),
     "half-rate": _half_rate,
     "quarter-labels": _share(0.25),
     "half-labels": _share(0.5),
-    "flipped-10": _set("corpus.flipped=0.1"),
-    "flipped-30": _set("corpus.flipped=0.3"),
-    "flipped-50": _set("corpus.flipped=0.5"),
+    "flipped-10": _set("ablation.flipped_verdicts=0.1"),
+    "flipped-30": _set("ablation.flipped_verdicts=0.3"),
+    "flipped-50": _set("ablation.flipped_verdicts=0.5"),
     "dpo": _set("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-4"),
     "grpo": _judge("none", "objective=grpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-5"),
     "consistency": _set("evaluation.consistency=5", _WITH_SFT),
@@ -96,20 +99,22 @@ def find(name: str, config: RunConfig) -> list[str]:
     Raises ConfigError where there is none of the name, or not so many labels or prompts.
     """
     if match := SFT.fullmatch(name):
-        return [f"evaluation.sft_labels={match[1]}", _WITH_SFT]
+        return [f"ablation.sft_labels={match[1]}", _WITH_SFT]
     if match := LABELS.fullmatch(name):
         count, corpus = int(match[1]), config.corpus
-        if corpus.path:
-            raise ConfigError(f"variant {name}: a recorded D_meta has no labels to count; give --set corpus.share=...")
+        if isinstance(corpus, FileCorpus):
+            raise ConfigError(
+                f"variant {name}: a recorded D_meta has no labels to count; give --set ablation.label_share=..."
+            )
         if not 0 < count <= corpus.labels:
             raise ConfigError(f"variant {name}: there are {corpus.labels} labels; raise corpus.labels")
         share = count / corpus.labels
-        fewer = f"corpus.labels={count}" if corpus.prompts else f"corpus.share={share}"
+        fewer = f"corpus.labels={count}" if isinstance(corpus, PromptsCorpus) else f"ablation.label_share={share}"
         return [fewer, *_as_many_steps(config, share), _WITH_SFT]
     if match := PROMPTS.fullmatch(name):
         if config.prompts is None:
             raise ConfigError(f"variant {name}: each of the rounds has prompts of its own; give one pool, `prompts`")
-        pool = config.prompts.count or (config.default_pool if config.prompts.task else None)
+        pool = config.prompts.count or (config.default_pool if isinstance(config.prompts, TaskPrompts) else None)
         if pool and not 0 < int(match[1]) <= pool:
             raise ConfigError(f"variant {name}: there are {pool} prompts; raise prompts.count")
         return [f"prompts.count={match[1]}"]
@@ -125,10 +130,10 @@ def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig
     Raises ConfigError where the change does not go with the rest, or is none.
     """
     data = config.model_dump(mode="json")
-    if config.prompts is not None and config.prompts.task and config.prompts.count is None:
+    if isinstance(config.prompts, TaskPrompts) and config.prompts.count is None:
         data["prompts"]["count"] = config.default_pool  # another number of rounds must not change the pool
-    data = apply_overrides(data, ["evaluation.stages=[meta, rounds]"])
-    changes = ["evaluation.stages=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
+    data = apply_overrides(data, ["evaluation.models=[meta, rounds]"])
+    changes = ["evaluation.models=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
     place = {"seed": seed, "output": str(output / f"{name}-seed{seed}")}
     changed = parse_config({**apply_overrides(data, changes), **place}, f"variant {name}")
     if changed == parse_config({**data, **place}, f"variant {name}"):

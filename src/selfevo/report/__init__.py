@@ -1,0 +1,1 @@
+"""What people look at: tables, the HTML page with its chart, model cards, progress."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from selfevo.method.names import META, SFT, round_number
 from selfevo.report.wording import percent
+from selfevo.rundir.results import Mode, ModelResults
 
 LEFT, TOP, PLOT_HEIGHT, BELOW = 52, 14, 250, 58
-MODES = ("direct", "refined")
+MODES: tuple[Mode, ...] = ("direct", "refined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +42,36 @@ class Chart:
     description: str
 
 
-def draw(stages: Sequence[Mapping[str, Any]]) -> Chart:
-    """Accuracy per stage, direct and refined, from results.json; a stage without problems has no point."""
-    step = max(92, 460 / len(stages))
+def draw(models: Sequence[ModelResults]) -> Chart:
+    """Accuracy of each model, direct and refined; a model without problems has no point."""
+    step = max(92, 460 / len(models))
     bottom = TOP + PLOT_HEIGHT
     # From 0, so that heights compare; up to the first fifth that holds every interval, so that they can be told apart.
-    highest = max((stage[mode]["ci"][1] for stage in stages for mode in MODES if stage[mode]["n"]), default=1.0)
+    rates = {mode: [model.rate(mode) for model in models] for mode in MODES}
+    highest = max((rate.ci[1] for each in rates.values() for rate in each if rate and rate.n), default=1.0)
     top = next(fifth / 5 for fifth in range(1, 6) if fifth == 5 or highest <= fifth / 5)
 
     def height(share: float) -> float:
         return round(bottom - share / top * PLOT_HEIGHT, 1)
 
-    columns = [(round(LEFT + step * (i + 0.5), 1), str(stage["name"])) for i, stage in enumerate(stages)]
+    columns = [(round(LEFT + step * (i + 0.5), 1), model.name) for i, model in enumerate(models)]
     series: dict[str, list[Point]] = {}
     lines: dict[str, str] = {}
     for mode, offset in zip(MODES, (-8, 8), strict=True):
         series[mode], path = [], []
-        for (x, name), stage in zip(columns, stages, strict=True):
-            accuracy, (low, high) = stage[mode]["accuracy"], stage[mode]["ci"]
-            if accuracy is None:
+        for (x, name), rate in zip(columns, rates[mode], strict=True):
+            if rate is None or rate.accuracy is None:
                 continue
+            accuracy, (low, high) = rate.accuracy, rate.ci
             hint = f"{name}, {mode}: {percent(accuracy)}, 95 % interval {percent(low)} to {percent(high)}"
             point = Point(x + offset, height(accuracy), height(low), height(high), f"{100 * accuracy:.1f}", hint)
             series[mode].append(point)
-            if name == "meta" or name.startswith("round-"):
+            if name == META or round_number(name):
                 path.append(f"{point.x},{point.y}")
         lines[mode] = " ".join(path)
-    sft = next((s["direct"]["accuracy"] for s in stages if s["name"] == "sft"), None)
+    sft = next((model.direct.accuracy for model in models if model.name == SFT), None)
     return Chart(
-        width=LEFT + step * len(stages) + 8,
+        width=LEFT + step * len(models) + 8,
         height=bottom + BELOW,
         left=LEFT,
         bottom=bottom,
@@ -78,6 +80,6 @@ def draw(stages: Sequence[Mapping[str, Any]]) -> Chart:
         series=series,
         lines=lines,
         reference=None if sft is None else height(sft),
-        labelled=len(stages) <= 10,
+        labelled=len(models) <= 10,
         description="; ".join(point.hint for points in series.values() for point in points),
     )

@@ -2,125 +2,172 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from selfevo.evaluation.lm_eval_harness import HarnessScores
+from selfevo.evaluation.pairwise import WinRates
+from selfevo.rundir.ablation import Ablation, Answered, Voted
 from selfevo.rundir.inspect import Entry, Summary
+from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, Split
 
 
-def print_results(console: Console, results: dict[str, Any]) -> None:
-    table = Table(title=f"{results['task']}, seed {results['seed']}, policy {results['policy']}", title_justify="left")
-    votes = any(stage.get("consistency") for stage in results["stages"])
-    voted = ("consistency", "both") if votes else ()
-    for name in ("stage", "direct", "95 % interval", "refined", "95 % interval", *voted, "w→r", "r→w"):
-        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
-    for name in ("verdict precision", "recall", "unparsed", "rows kept", "time"):
-        table.add_column(name, justify="right")
-    for stage in results["stages"]:
-        verdict, transitions, rows = stage["verdict"], stage["transitions"], stage["rows"]
-        table.add_row(
-            stage["name"],
-            percent(stage["direct"]["accuracy"]),
-            interval(stage["direct"]["ci"]),
-            percent(stage["refined"]["accuracy"]),
-            interval(stage["refined"]["ci"]),
-            *(percent(stage[mode]["accuracy"]) if stage.get(mode) else "" for mode in voted),
-            str(transitions["wrong_right"]),
-            str(transitions["right_wrong"]),
-            percent(verdict["precision"]),
-            percent(verdict["recall"]),
-            str(verdict["unparsed"]),
-            f"{rows['kept']} of {rows['in']}" if rows else "",
-            f"{stage['seconds']:.0f} s",
-        )
-    console.print(table)
-    for key, title in (("by_kind", "kind of problem"), ("by_difficulty", "difficulty")):
-        groups = list(results["stages"][0].get(key, ())) if results["stages"] else []
-        if len(groups) < 2:
-            continue
-        split = Table(title=f"direct accuracy by {title}", title_justify="left")
-        split.add_column("stage")
-        for group in groups:
-            split.add_column(group, justify="right")
-        for stage in results["stages"]:
-            split.add_row(stage["name"], *(percent(stage[key][group]["direct"]["accuracy"]) for group in groups))
-        console.print(split)
-    for c in results["comparisons"]:
+def print_results(console: Console, results: Results) -> None:
+    """Everything that results.json holds or gives, as tables."""
+    _print_models(console, results)
+    _print_groups(console, results)
+    _print_rounds(console, results)
+    for c in results.comparisons:
         console.print(
-            f"{c['a']} against {c['b']}, {c['mode']}: {100 * c['difference']:+.1f} points ({interval(c['ci'])}, "
-            f"{c['gained']} gained, {c['lost']} lost), McNemar exact p = {c['p_value']:.2g}",
+            f"{c.a} against {c.b}, {c.mode}: {difference(c)}, {c.gained} gained, {c.lost} lost, "
+            f"McNemar exact p = {c.p_value:.2g}",
             highlight=False,
         )
-    if results.get("stopped"):
-        console.print(f"stopped: {results['stopped']}", highlight=False, style="yellow")
+    if results.gate:
+        for r in results.gate.rounds:
+            promoted = "promoted" if r.promoted else "not promoted"
+            console.print(
+                f"gate, {r.a} against {r.b}, {r.mode}: {difference(r)}, p = {r.p_value:.2g}: {promoted}",
+                highlight=False,
+            )
+        console.print(f"gate: the best model is {results.gate.best or 'not known yet'}", highlight=False)
+    if results.stopped:
+        console.print(f"stopped: {results.stopped}", highlight=False, style="yellow")
 
 
-def print_extractors(console: Console, found: dict[str, Any] | None) -> None:
+def _print_models(console: Console, results: Results) -> None:
+    table = Table(title=f"{results.task}, seed {results.seed}, policy {results.policy}", title_justify="left")
+    votes: tuple[Mode, ...] = ("consistency", "both")
+    voted = [mode for mode in votes if any(model.rate(mode) for model in results.models)]
+    for name in ("model", "direct", "95 % interval", "refined", "95 % interval", *voted, "w→r", "r→w"):
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for name in ("verdict precision", "recall", "unparsed", "rows kept", "time"):
+        table.add_column(name, justify="right")
+    for model in results.models:
+        round_ = results.round(model.name)
+        table.add_row(
+            model.name,
+            percent(model.direct.accuracy),
+            interval(model.direct.ci),
+            percent(model.refined.accuracy),
+            interval(model.refined.ci),
+            *(percent(rate.accuracy) if (rate := model.rate(mode)) else "" for mode in voted),
+            str(model.transitions.wrong_right),
+            str(model.transitions.right_wrong),
+            percent(model.verdicts.precision),
+            percent(model.recall),
+            str(model.verdicts.unparsed),
+            f"{round_.rows.kept} of {round_.rows.entered}" if round_ else "",
+            f"{model.seconds:.0f} s",
+        )
+    console.print(table)
+
+
+def _print_groups(console: Console, results: Results) -> None:
+    titles: dict[Split, str] = {"kind": "kind of problem", "difficulty": "difficulty"}
+    for by, title in titles.items():
+        names = list(results.groups.get(by, {}))
+        if len(names) < 2 or not results.models:
+            continue
+        split = Table(title=f"direct accuracy by {title}", title_justify="left")
+        split.add_column("model")
+        for name in names:
+            split.add_column(name, justify="right")
+        for model in results.models:
+            split.add_row(model.name, *(percent(r.accuracy) for r in results.rates(by, model, "direct").values()))
+        console.print(split)
+
+
+def _print_rounds(console: Console, results: Results) -> None:
+    if not results.rounds:
+        return
+    table = Table(title="rows of the rounds", title_justify="left")
+    names = ("round", "in", "kept", "rejected", "quarantined")
+    audited = ("r right", "r^ right", "kept right", "audit recall") if any(r.audit for r in results.rounds) else ()
+    for name in (*names, *audited):
+        table.add_column(name, justify="left" if name == "round" else "right")
+    for each in results.rounds:
+        rows, audit = each.rows, each.audit
+        cells = [str(count) for count in (rows.entered, rows.kept, rows.rejected, rows.quarantined)]
+        if audit:
+            cells += [percent(audit.response_share), percent(audit.right_share)]
+            cells += [percent(audit.precision), percent(audit.recall)]
+        table.add_row(each.name, *cells)
+    console.print(table)
+    for each in results.rounds:
+        for alarm in each.alarms:
+            console.print(f"{each.name}: {alarm}", highlight=False, style="yellow")
+
+
+def print_extractors(console: Console, model: ModelResults) -> None:
+    found, n = model.extractors, model.direct.n
     if found is None:
         console.print("the answers of this task are not numbers: there is one way to read them", highlight=False)
         return
     console.print(
-        f"strict (declared) and flexible (last number) extraction agree in {percent(found['agreement'])}; declared "
-        f"{percent(found['declared'])}; accuracy strict {percent(found['strict'])}, flexible "
-        f"{percent(found['flexible'])}, ours {percent(found['ours'])}",
+        f"strict (declared) and flexible (last number) extraction agree in {percent(found.agree / n)}; declared "
+        f"{percent(found.declared / n)}; accuracy strict {percent(found.strict / n)}, flexible "
+        f"{percent(found.flexible / n)}, ours {percent(model.direct.accuracy)}",
         highlight=False,
     )
 
 
-def print_harness(console: Console, figures: dict[str, Any]) -> None:
+def print_harness(console: Console, figures: Mapping[str, HarnessScores]) -> None:
     table = _table("task", "documents", "metric, filter", "score", "ours, same outputs")
     for task, found in figures.items():
-        for name, score in found["scores"].items():
+        for name, score in found.scores.items():
             if "_stderr" not in name:
                 table.add_row(
                     task,
-                    str(found["documents"]),
+                    str(found.documents),
                     name.replace(",", ", "),
-                    f"{100 * score:.1f} ± {100 * found['scores'].get(name.replace(',', '_stderr,'), 0):.1f}",
-                    percent(found["ours"]),
+                    f"{100 * score:.1f} ± {100 * found.scores.get(name.replace(',', '_stderr,'), 0):.1f}",
+                    percent(found.ours),
                 )
     console.print(table)
 
 
-def print_comparisons(console: Console, a: str, b: str, summary: dict[str, Any]) -> None:
-    low, high = summary["win_rate_ci"]
+def print_comparisons(console: Console, a: str, b: str, found: WinRates) -> None:
+    low, high = found.win_rate_ci
     for line in (
-        f"{a} against {b}: win rate {percent(summary['win_rate'])} ({100 * low:.1f}–{100 * high:.1f}), "
-        f"at equal length {percent(summary['length_controlled'])}",
-        f"{summary['wins']} wins, {summary['ties']} ties, {summary['losses']} losses of {summary['comparisons']}; "
-        f"{summary['unreadable']} unreadable, {summary['no_reply']} without a reply; "
-        f"the choice followed the order in {percent(summary['flipped'])}",
+        f"{a} against {b}: win rate {percent(found.win_rate)} ({100 * low:.1f}–{100 * high:.1f}), "
+        f"at equal length {percent(found.length_controlled)}",
+        f"{found.wins} wins, {found.ties} ties, {found.losses} losses of {found.comparisons}; "
+        f"{found.unreadable} unreadable, {found.no_reply} without a reply; "
+        f"the choice followed the order in {percent(found.flipped)}",
         *(
             f"  {column} {name}: {percent(share)}"
-            for column, split in summary["by"].items()
+            for column, split in found.by.items()
             for name, share in split.items()
         ),
     ):
         console.print(line, highlight=False)
 
 
-def print_ablation(console: Console, found: dict[str, Any]) -> None:
-    table = Table(title=f"seeds {', '.join(map(str, found['seeds']))}", title_justify="left")
-    voted = [mode for mode in ("consistency", "both") if any(mode in row for row in found["rows"])]
-    modes = ("direct", "95 %", "against self", "p", "refined", "against self", "p", *voted)
-    for name in ("variant", *modes, "verdict precision", "kept", "time"):
-        table.add_column(name, justify="left" if name == "variant" else "right")
-    for row in found["rows"]:
-        cells = [row["name"]]
-        for mode in ("direct", "refined"):
-            against = row[mode].get("against")
-            cells.append(percent(row[mode]["accuracy"]))
-            cells += [interval(row[mode]["ci"])] if mode == "direct" else []
-            shown = f"{100 * against['difference']:+.1f} ({interval(against['ci'])})" if against else ""
-            cells += [shown, f"{against['p_value']:.2g}" if against else ""]
-        cells += [percent(row[mode]["accuracy"]) if mode in row else "" for mode in voted]
-        cells.append(percent(row["verdict"]["precision"]))
-        cells.append(percent(row["kept"]) if row["kept"] is not None else "")
-        cells.append(f"{row['cost']['seconds'] / 60:.1f} min" if row["cost"] else "")
+def print_ablation(console: Console, found: Ablation) -> None:
+    table = Table(title=f"seeds {', '.join(map(str, found.seeds))}", title_justify="left")
+    voted: list[Voted] = [mode for mode in get_args(Voted) if any(mode in row.votes for row in found.rows)]
+    columns = ("direct", "95 %", "against self", "p", "refined", "against self", "p", *voted)
+    for name in ("model", *columns, "verdict precision", "kept", "time"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for row in found.rows:
+        cells = [row.name]
+        modes: tuple[Answered, ...] = ("direct", "refined")
+        for mode in modes:
+            cells.append(percent(row.rate(mode).accuracy))
+            cells += [interval(row.rate(mode).ci)] if mode == "direct" else []
+            pair = found.against_self(row, mode)
+            cells += (
+                [f"{100 * pair.difference:+.1f} ({interval(pair.ci)})", f"{pair.p_value:.2g}"] if pair else ["", ""]
+            )
+        cells += [percent(vote[0].accuracy) if (vote := row.voted(mode)) else "" for mode in voted]
+        cells.append(percent(row.verdicts.precision))
+        cells.append(percent(row.rows.kept / row.rows.entered) if row.rows and row.rows.entered else "")
+        cells.append(f"{row.cost.seconds / 60:.1f} min" if row.cost else "")
         table.add_row(*cells)
     console.print(table)
 
@@ -194,5 +241,9 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def interval(ci: list[float]) -> str:
+def difference(compared: ModelComparison) -> str:
+    return f"{100 * compared.difference:+.1f} points ({interval(compared.ci)})"
+
+
+def interval(ci: tuple[float, float]) -> str:
     return f"{100 * ci[0]:.1f}–{100 * ci[1]:.1f}" if ci[0] >= 0 else f"{100 * ci[0]:+.1f} to {100 * ci[1]:+.1f}"

@@ -1,5 +1,6 @@
 """The model card beside each saved model: README.md with hub metadata, lineage, what it learnt from, results and cost.
 
+The metadata hold the accuracies, so that the hub shows them beside the model.
 It is written anew when the model has been measured, and is no part of the model: no hash covers it.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from selfevo.report.wording import duration, number, percent
-from selfevo.rundir.files import MODEL_MARKER, read_marker, write_atomic
-from selfevo.rundir.inspect import costs, read_results
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, write_atomic
+from selfevo.rundir.inspect import costs
+from selfevo.rundir.layout import Layout
+from selfevo.rundir.results import MODES, Mode, ModelResults, read_results
 
 TERMS = {
     "skills": "feedback and refinement (f, r^) on trajectories of D_meta",
@@ -24,41 +26,52 @@ TERMS = {
     "prompt": "prompts without labels, its own verdict as reward (GRPO, a baseline)",
 }
 
+ANSWERS: dict[Mode, str] = {
+    "direct": "first answer",
+    "refined": "after self-refinement",
+    "consistency": "vote of several samples",
+    "both": "vote of several refined samples",
+}
+
 
 def write_card(root: Path, name: str) -> None:
     """Writes README.md of the model `name` of the run in `root`, from what the run directory holds so far; not of one
     that was removed."""
-    folder = root / "models" / name
-    marker, config, manifest = (
-        read_marker(path) for path in (folder / MODEL_MARKER, root / "config.json", root / "manifest.json")
-    )
+    layout = Layout(root)
+    folder = layout.model(name)
+    marker, config, manifest = (read_marker(path) for path in (folder / MODEL_MARKER, layout.config, layout.manifest))
     if "removed" in marker:
         return
     results = read_results(root)
+    measured = results.model(name) if results else None
+    task = results.task if results else None
     base = str(config["model"])
-    metadata = {
+    title = f"{Path(base).name}, {name}"
+    data = ModelCardData(
         # A folder on somebody's disk is no name on the hub, and no business of the reader.
-        **({"base_model": base} if base.count("/") == 1 and not Path(base).expanduser().exists() else {}),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
-    }
+        base_model=base if base.count("/") == 1 and not Path(base).expanduser().exists() else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
+        model_name=title,
+        eval_results=(_eval_results(task or "", measured) if measured else None) or None,
+    )
     parts = [
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
-        f"# {Path(base).name}, {name}",
+        f"---\n{data.to_yaml()}\n---",
+        f"# {title}",
         f"Made by selfevo {manifest.get('selfevo', '')}, an implementation of SELF (arXiv 2310.00533): policy "
-        f"`{config['policy']}`, objective of the rounds `{config['objective']}`, seed {config['seed']}. A plain "
-        "transformers folder; `selfevo answer` uses its self-refinement too.",
+        f"`{config['policy']}`, objective of the rounds `{config['objective']['kind']}`, seed {config['seed']}. "
+        "A plain transformers folder; `selfevo answer` uses its self-refinement too.",
         "## Lineage\n\n| model | trained from | SHA-256 of weights and tokenizer |\n|---|---|---|\n"
         + "\n".join(f"| {a} | {b} | `{sha}` |" for a, b, sha in lineage(root, name)),
         "## Learnt from\n\n"
         + "\n".join(f"- {count} examples: {TERMS.get(term, term)}" for term, count in marker["examples"].items()),
     ]
-    if stage := next((each for each in results.get("stages", []) if each["name"] == name), None):
-        parts.append(f"## Results\n\n{_results(results['task'], stage)}")
+    if measured:
+        parts.append(f"## Results\n\n{_results(task or '', measured)}")
     parts.append(f"## Cost\n\n{_cost(costs(root), name)}")
     parts.append(f"Versions: {json.dumps(manifest.get('platform', {}))}")
-    write_atomic(folder / "README.md", "\n\n".join(parts) + "\n")
+    write_atomic(folder / "README.md", str(ModelCard("\n\n".join(parts) + "\n")))
 
 
 def write_cards(root: Path) -> None:
@@ -69,30 +82,44 @@ def write_cards(root: Path) -> None:
 
 def lineage(root: Path, name: str) -> list[tuple[str, str, str]]:
     """From a model back to the base: name, what it was trained from, hash."""
-    rows = []
+    rows, models = [], Layout(root).models
     while True:
-        marker = read_marker(root / "models" / name / MODEL_MARKER)
+        marker = read_marker(models / name / MODEL_MARKER)
         rows.append((name, str(marker["start"]), str(marker["weights"])))
-        if not (root / "models" / str(marker["start"]) / MODEL_MARKER).is_file():
+        if not (models / str(marker["start"]) / MODEL_MARKER).is_file():
             return [*rows, (str(marker["start"]), "", str(marker["start_weights"]))]
         name = str(marker["start"])
 
 
-def _results(task: str, stage: Mapping[str, Any]) -> str:
+def _eval_results(task: str, measured: ModelResults) -> list[EvalResult]:
+    """The accuracies in [0, 1], as the hub reads them."""
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=task,
+            dataset_name=f"held-out problems of {task}",
+            metric_type="accuracy",
+            metric_name=f"accuracy, {ANSWERS[mode]}",
+            metric_value=round(rate.accuracy, 4),
+        )
+        for mode in MODES
+        if (rate := measured.rate(mode)) and rate.accuracy is not None
+    ]
+
+
+def _results(task: str, measured: ModelResults) -> str:
     lines = [
         f"Held-out problems of `{task}`, greedy (votes: sampled), 95 % Wilson intervals:",
         "",
         "| | accuracy |",
         "|---|---|",
     ]
-    for mode in ("direct", "refined", "consistency", "both"):
-        if rate := stage.get(mode):
-            low, high = rate["ci"]
-            lines.append(
-                f"| {mode} | {percent(rate['accuracy'])} ({percent(low)} to {percent(high)}), n = {rate['n']} |"
-            )
-    verdict = stage["verdict"]
-    lines += ["", f"Its own verdict: precision {percent(verdict['precision'])}, recall {percent(verdict['recall'])}."]
+    for mode in MODES:
+        if rate := measured.rate(mode):
+            low, high = rate.ci
+            lines.append(f"| {mode} | {percent(rate.accuracy)} ({percent(low)} to {percent(high)}), n = {rate.n} |")
+    precision, recall = measured.verdicts.precision, measured.recall
+    lines += ["", f"Its own verdict: precision {percent(precision)}, recall {percent(recall)}."]
     return "\n".join(lines)
 
 

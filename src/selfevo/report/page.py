@@ -7,13 +7,12 @@ the page forbids itself scripts and network by its content security policy.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -22,8 +21,11 @@ from selfevo.evaluation.monitors import MEANING
 from selfevo.method.prompts import parse_verdict
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
-from selfevo.rundir.files import read_rows, write_atomic
-from selfevo.rundir.inspect import by_stage, costs, is_run
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_rows, write_atomic
+from selfevo.rundir.inspect import costs, is_run
+from selfevo.rundir.layout import Layout
+from selfevo.rundir.results import Results, Split, read_results
+from selfevo.statistics import Rate
 
 SAMPLES = {"kept, refined": 3, "kept, unchanged": 2, "rejected": 3, "quarantined": 2}
 LONGEST_TEXT = 6000
@@ -80,54 +82,54 @@ def write_report(run: Path) -> Path:
 
     Raises RunError when `run` is not a run directory or one of its JSON files is damaged.
     """
-    if not (run / "config.json").is_file():
+    layout = Layout(run)
+    if not layout.config.is_file():
         raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the --output folder of one")
-    config, manifest, results = (_read_json(run / f"{name}.json") for name in ("config", "manifest", "results"))
-    stages: list[dict[str, Any]] = results.get("stages", [])
-    watched: list[dict[str, Any]] = results.get("rounds", [])
-    folders = [path for path in run.glob("stages/round-*") if re.fullmatch(r"round-\d+", path.name)]
-    rounds = [_read_round(run, path) for path in sorted(folders, key=by_stage)]
-    markers = sorted(run.glob("models/[!.]*/selfevo.json"), key=lambda path: by_stage(path.parent))
-    models = [_read_json(path) for path in markers]
-    evaluation = config.get("evaluation") or {}
+    config, manifest = (_read_json(path) for path in (layout.config, layout.manifest))
+    results = read_results(run)
+    rounds = [_read_round(run, path) for path in layout.rounds()]
+    models = [_read_json(path / MODEL_MARKER) for path in layout.finished_models()]
+    evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
+    filters = [str(each.get("kind", each)) for each in config.get("filter", [])]
+    if ablation.get("gold_filter"):
+        filters.append("gold answers in place of those that judge (ablation)")
+    measured = results.models if results else ()
+    audits = {each.name: each.audit for each in results.rounds if each.audit} if results else {}
     page = _template().render(
         folder=run.resolve().name,
         config=config,
         manifest=manifest,
-        task=results.get("task") or evaluation.get("task", {}).get("name"),
-        seconds=results.get("seconds"),
+        results=results,
+        task=(results.task if results else None) or evaluation.get("task", {}).get("name"),
         summary=summarise(
-            stages,
-            results.get("comparisons", []),
+            results,
             rounds,
-            models,
+            [str(model["name"]) for model in models],
             evaluated=bool(evaluation),
-            best=(results.get("gate") or {}).get("best"),
-            sft_labels=evaluation.get("sft_labels"),
+            sft_labels=ablation.get("sft_labels"),
         ),
-        stages=stages,
-        splits={
-            title: {group: rates["direct"]["n"] for stage in stages for group, rates in stage.get(key, {}).items()}
-            for title, key in (("kind", "by_kind"), ("difficulty", "by_difficulty"))
-        },
-        comparisons=results.get("comparisons", []),
-        chart=draw(stages) if stages else None,
+        splits={by: _split(results, by) for by in get_args(Split)} if results else {},
+        chart=draw(measured) if measured else None,
         rounds=rounds,
-        filters=", ".join(str(each.get("kind", each)) for each in config.get("filter", [])),
-        audits={each["name"]: each["audit"] for each in (*stages, *watched) if each.get("audit")},
-        monitored=[each for each in watched if each.get("monitors")],
+        filters=", ".join(filters),
+        audits=audits,
+        monitored=[each for each in results.rounds if each.monitors] if results else [],
         labels={name: label for name, (label, _) in MEANING.items()},
-        bounds=results.get("bounds", {}),
-        gate=results.get("gate"),
-        stopped=results.get("stopped"),
         costs=costs(run) if is_run(run) else {},
         models=models,
         terms=sorted({term for model in models for term in model["examples"]}),
-        corpus=_read_corpus(run / "data" / "d_meta.jsonl"),
+        corpus=_read_corpus(layout.data("d_meta")),
     )
     # A lone surrogate is legal in JSON and not in UTF-8; it must not cost the reader the page.
-    write_atomic(run / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
-    return run / "report.html"
+    write_atomic(layout.report, page.encode("utf-8", "replace").decode("utf-8"))
+    return layout.report
+
+
+def _split(results: Results, by: Split) -> dict[str, list[tuple[Rate, Rate]]]:
+    """For each group of problems every model's direct and refined rate."""
+    each = [(results.rates(by, model, "direct"), results.rates(by, model, "refined")) for model in results.models]
+    names = results.groups.get(by, {}) if each else {}
+    return {name: [(direct[name], refined[name]) for direct, refined in each] for name in names}
 
 
 @cache

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-from selfevo.evaluation.statistics import mcnemar_exact
+from selfevo.method.names import BASE, META, SFT
+from selfevo.rundir.results import ModelResults, Results
+from selfevo.statistics import mcnemar_exact
 
 SIGNIFICANT = 0.05
 NONE = "\u2013"
 MINUS = "\u2212"
 REFERENCES = {
-    "sft": "plain SFT on the same labels",
-    "meta": "the model with meta-skills only",
-    "base": "the base model",
+    SFT: "plain SFT on the same labels",
+    META: "the model with meta-skills only",
+    BASE: "the base model",
 }
 STARTS = {
-    "base": "The base model answers",
-    "sft": "Plain SFT answers",
-    "meta": "With meta-skills only, before any round, the model answers",
+    BASE: "The base model answers",
+    SFT: "Plain SFT answers",
+    META: "With meta-skills only, before any round, the model answers",
 }
 
 
@@ -68,79 +70,74 @@ def p_value(p: float) -> str:
 
 
 def summarise(
-    stages: Sequence[Mapping[str, Any]],
-    comparisons: Sequence[Mapping[str, Any]],
+    results: Results | None,
     rounds: Sequence[RoundCounts],
-    models: Sequence[Mapping[str, Any]],
+    trained: Sequence[str],
     *,
     evaluated: bool,
-    best: str | None = None,
     sft_labels: int | None = None,
 ) -> list[str]:
-    """Three sentences: how well the last model answers, what its self-refinement does, what the filter let through.
+    """Three sentences: how well the best model answers, what its self-refinement does, what the filter let through.
 
-    `best` is the model that a gate keeps, in the place of the last; `sft_labels` of the baseline, where it has others.
+    `trained` are the names of the models there are; `sft_labels` the labels of the baseline, where it has others.
     """
-    last = next((stage for stage in stages if stage["name"] == best), stages[-1] if stages else None)
-    if last is None or last["direct"]["accuracy"] is None:
+    last = results.best if results else None
+    if results is None or last is None or last.direct.accuracy is None:
         why = "has not been measured yet" if evaluated else "was not evaluated on held-out problems"
-        names = ", ".join(str(model["name"]) for model in models)
         first = f"This run {why}, so it says nothing about accuracy."
-        second = f"Models trained so far: {names}." if models else "No model has been trained yet."
-        return [first, second, _filter_sentence(stages, rounds)]
-    accuracy = _accuracy_sentence(last, stages, comparisons, sft_labels)
-    return [accuracy, _refinement_sentence(last), _filter_sentence(stages, rounds)]
+        second = f"Models trained so far: {', '.join(trained)}." if trained else "No model has been trained yet."
+        return [first, second, _filter_sentence(results, rounds)]
+    return [
+        _accuracy_sentence(last, results, sft_labels),
+        _refinement_sentence(last),
+        _filter_sentence(results, rounds),
+    ]
 
 
-def _accuracy_sentence(
-    last: Mapping[str, Any],
-    stages: Sequence[Mapping[str, Any]],
-    comparisons: Sequence[Mapping[str, Any]],
-    sft_labels: int | None,
-) -> str:
-    name, direct = str(last["name"]), last["direct"]
+def _accuracy_sentence(last: ModelResults, results: Results, sft_labels: int | None) -> str:
+    name = last.name
     count = name.removeprefix("round-")
     rounds = f"After {count} round{'s' * (count != '1')} the model answers"
-    sentence = f"{STARTS.get(name, rounds)} {percent(direct['accuracy'])} of {direct['n']} held-out problems"
-    accuracies = {stage["name"]: stage["direct"]["accuracy"] for stage in stages if stage is not last}
+    sentence = f"{STARTS.get(name, rounds)} {percent(last.direct.accuracy)} of {last.direct.n} held-out problems"
+    accuracies = {model.name: model.direct.accuracy for model in results.models if model is not last}
     reference = next((other for other in REFERENCES if accuracies.get(other) is not None), None)
     if reference is None:
         return f"{sentence}."
-    called = f"plain SFT on {sft_labels} labels" if reference == "sft" and sft_labels else REFERENCES[reference]
+    called = f"plain SFT on {sft_labels} labels" if reference == SFT and sft_labels else REFERENCES[reference]
     against = f"{percent(accuracies[reference])} for {called}"
     pair = (name, reference, "direct")
-    compared = next((c for c in comparisons if (c["a"], c["b"], c["mode"]) == pair), None)
+    compared = next((c for c in results.comparisons if (c.a, c.b, c.mode) == pair), None)
     if compared is None:
         return f"{sentence}, against {against}."
-    p, difference = _p(compared["p_value"]), f"{points(compared['difference'])} points"
-    if compared["p_value"] >= SIGNIFICANT:
+    p, difference = _p(compared.p_value), f"{points(compared.difference)} points"
+    if compared.p_value >= SIGNIFICANT:
         return f"{sentence}, against {against}; a difference of {difference} may be chance ({p})."
-    worse = "fewer than the " if compared["difference"] < 0 else "against "
+    worse = "fewer than the " if compared.difference < 0 else "against "
     return f"{sentence}, {worse}{against} ({difference}, {p})."
 
 
-def _refinement_sentence(last: Mapping[str, Any]) -> str:
-    gained, lost = last["transitions"]["wrong_right"], last["transitions"]["right_wrong"]
+def _refinement_sentence(last: ModelResults) -> str:
+    gained, lost = last.transitions.wrong_right, last.transitions.right_wrong
     if gained == lost == 0:
         return "Criticising and refining its own answers turns none from wrong to right and none from right to wrong."
     p = mcnemar_exact(gained, lost)
     chance = "" if p < SIGNIFICANT else "; the net effect may be chance"
     return (
-        f"Criticising and refining its own answers takes it from {percent(last['direct']['accuracy'])} to "
-        f"{percent(last['refined']['accuracy'])}: {gained} turn from wrong to right and {lost} from right to wrong "
+        f"Criticising and refining its own answers takes it from {percent(last.direct.accuracy)} to "
+        f"{percent(last.refined.accuracy)}: {gained} turn from wrong to right and {lost} from right to wrong "
         f"({_p(p)}){chance}."
     )
 
 
-def _filter_sentence(stages: Sequence[Mapping[str, Any]], rounds: Sequence[RoundCounts]) -> str:
+def _filter_sentence(results: Results | None, rounds: Sequence[RoundCounts]) -> str:
     total, kept = sum(r.rows_in for r in rounds), sum(r.kept for r in rounds)
     if not total:
         return "No round has produced rows yet."
     sentence = f"Of {number(total)} unlabelled prompts the filter kept {number(kept)} of the model's own answers"
-    audits = [stage["audit"] for stage in stages if stage.get("audit")]
-    judged, audited = sum(a["judged"] for a in audits), sum(a["kept"] for a in audits)
+    audits = [each.audit for each in results.rounds if each.audit] if results else []
+    judged, audited = sum(a.judged for a in audits), sum(a.kept for a in audits)
     if judged and audited:
-        before, after = sum(a["right"] for a in audits) / judged, sum(a["kept_right"] for a in audits) / audited
+        before, after = sum(a.right for a in audits) / judged, sum(a.kept_right for a in audits) / audited
         return f"{sentence}; {percent(after)} of those kept are right, against {percent(before)} of all it judged."
     rejected = sum(r.rejected.total() for r in rounds)
     quarantined = sum(r.quarantined.total() for r in rounds)

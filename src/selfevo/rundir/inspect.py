@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -12,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.errors import RunError
-from selfevo.rundir.files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
+from selfevo.method.names import META, round_number
+from selfevo.rundir.atomic_files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
+from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ownership import in_use, locked
+from selfevo.rundir.results import read_results
 
 
 @dataclass(slots=True)
@@ -61,12 +63,12 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    return (path / "config.json").is_file() and (path / "manifest.json").is_file()
+    return Layout(path).config.is_file() and Layout(path).manifest.is_file()
 
 
 def summarise(root: Path) -> Summary:
-    config = read_marker(_run(root) / "config.json")
-    stages = read_results(root).get("stages", [])
+    config = read_marker(Layout(_run(root)).config)
+    results = read_results(root)
     models = _models(root)
     events = list(_events(root))
     return Summary(
@@ -75,7 +77,7 @@ def summarise(root: Path) -> Summary:
         model=str(config.get("model")),
         seed=int(config.get("seed", 0)),
         last=models[-1].name if models else None,
-        accuracy=stages[-1]["direct"]["accuracy"] if stages else None,
+        accuracy=results.models[-1].direct.accuracy if results and results.models else None,
         seconds=sum(event["seconds"] for event in events),
         size=size_of(root),
     )
@@ -120,9 +122,9 @@ def verify(root: Path) -> tuple[int, list[str]]:
         checked += 1
         faults += _fault(marker)
     for path in sorted(root.glob("data/*.jsonl")) + sorted(root.glob("stages/*/*.jsonl")):
-        if not path.stem.endswith((".partial", ".growing")) and not path.with_suffix(".done.json").exists():
-            faults.append(f"{path} has no {path.with_suffix('.done.json').name} beside it")
-    for folder in sorted(path for path in (root / "models").glob("[!.]*") if path.is_dir()):
+        if not path.stem.endswith((".partial", ".growing")) and not done(path).exists():
+            faults.append(f"{path} has no {done(path).name} beside it")
+    for folder in sorted(path for path in Layout(root).models.glob("[!.]*") if path.is_dir()):
         checked += 1
         try:
             faults += folder_faults(folder, read_marker(folder / MODEL_MARKER))
@@ -136,7 +138,7 @@ def best_model(root: Path) -> Path:
 
     Raises RunError where there is none.
     """
-    models = [model for model in _models(root) if model.name == "meta" or model.name.startswith("round-")]
+    models = [model for model in _models(root) if model.name == META or round_number(model.name)]
     best = _gates_best(root)
     chosen = next((model for model in reversed(models) if model.name == best or not best), None)
     if chosen is None:
@@ -147,7 +149,7 @@ def best_model(root: Path) -> Path:
 def run_settings(model: Path) -> dict[str, Any]:
     """The configuration of the run that made the folder `model`; empty for a model that is in no run directory."""
     root = model.resolve().parent.parent
-    return read_marker(root / "config.json") if is_run(root) else {}
+    return read_marker(Layout(root).config) if is_run(root) else {}
 
 
 def prompts_seen(model: Path) -> frozenset[str]:
@@ -155,7 +157,7 @@ def prompts_seen(model: Path) -> frozenset[str]:
     root = model.resolve().parent.parent
     if not is_run(root):
         return frozenset()
-    paths = (root / "data" / f"{name}.jsonl" for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
+    paths = (Layout(root).data(name) for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
     rows = (row for path in paths if path.is_file() for row in read_rows(path))
     return frozenset(row["id"] if "id" in row else row["prompt"]["id"] for row in rows)
 
@@ -165,11 +167,12 @@ def removable(root: Path) -> list[Path]:
     scratch space."""
     models = [model for model in _models(root) if "removed" not in read_marker(model / MODEL_MARKER)]
     kept = {models[-1].name} if models else set()
-    measured = {stage["name"]: stage["direct"]["accuracy"] for stage in read_results(root).get("stages", [])}
+    results = read_results(root)
+    measured = {model.name: model.direct.correct for model in results.models} if results else {}
     if names := [model.name for model in reversed(models) if model.name in measured]:
         kept.add(max(names, key=lambda name: measured[name]))  # the latest of the best
     kept.add(_gates_best(root))
-    scratch = sorted(path for path in (root / "models").glob(".*") if path.is_dir())
+    scratch = sorted(path for path in Layout(root).models.glob(".*") if path.is_dir())
     return [*(model for model in models if model.name not in kept), *scratch]
 
 
@@ -203,9 +206,9 @@ def _run(root: Path) -> Path:
 
 def _stages(root: Path) -> Iterator[Entry]:
     begun: dict[str, Entry] = {}
-    for path in sorted((root / "stages").glob("*/*.jsonl")):
+    for path in sorted(Layout(root).stages.glob("*/*.jsonl")):
         name = f"{path.parent.name}/{path.name.partition('.')[0]}"
-        if path.with_suffix(".done.json").exists():
+        if done(path).exists():
             rows, lost = _lost(path)
             yield Entry(name, "done", rows, rows - lost.total(), lost)
         elif path.name.endswith(".partial.jsonl"):
@@ -227,15 +230,9 @@ def _lost(path: Path) -> tuple[int, Counter[str]]:
     return rows, lost
 
 
-def by_stage(path: Path) -> tuple[int, int, str]:
-    """Order of stages and models: sft and other helpers, meta, then the rounds by number, 10 after 9."""
-    match = re.fullmatch(r"round-(\d+)", path.name)
-    return (2, int(match[1]), "") if match else (int(path.name == "meta"), 0, path.name)
-
-
 def _models(root: Path) -> list[Path]:
     """The finished models, in the order in which they are made."""
-    return sorted((path.parent for path in _run(root).glob(f"models/[!.]*/{MODEL_MARKER}")), key=by_stage)
+    return Layout(_run(root)).finished_models()
 
 
 def _fault(marker: Path) -> list[str]:
@@ -244,12 +241,6 @@ def _fault(marker: Path) -> list[str]:
     except RunError as error:
         return [str(error)]
     return [fault] if fault else []
-
-
-def read_results(root: Path) -> dict[str, Any]:
-    """What results.json holds; empty before it is written."""
-    path = root / "results.json"
-    return read_marker(path) if path.is_file() else {}
 
 
 def _add(entry: Entry, event: dict[str, Any]) -> None:
@@ -265,11 +256,12 @@ def _add(entry: Entry, event: dict[str, Any]) -> None:
 
 def _gates_best(root: Path) -> str:
     """Its name, or nothing where there is no gate."""
-    return str((read_results(root).get("gate") or {}).get("best", ""))
+    results = read_results(root)
+    return results.gate.best if results and results.gate else ""
 
 
 def _events(root: Path) -> Iterator[dict[str, Any]]:
-    path = root / "events.jsonl"
+    path = Layout(root).events
     return read_rows(path) if path.is_file() else iter(())
 
 

@@ -5,72 +5,98 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from selfevo.errors import RunError
-from selfevo.rundir.files import read_marker, space_for, write_atomic
+from filelock import BaseFileLock, FileLock, Timeout
 
-TRIES = 3
+from selfevo.errors import RunError
+from selfevo.rundir.atomic_files import hash_file, read_marker, write_atomic
+from selfevo.rundir.layout import Layout
+
+PATIENCE = 0.2  # seconds; whoever asks whether a directory is in use holds the lock for a moment
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """One process per run directory. The lock dies with its owner, however that dies."""
-    import fcntl
+def locked(root: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """One process per run directory. The lock dies with its owner, however that dies.
 
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / ".lock"
-    with path.open("a+b", buffering=0) as file:
-        for attempt in range(TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if attempt < TRIES - 1:
-                    time.sleep(0.05)  # in_use() holds it for a moment
-                    continue
-            file.seek(0)
-            owner = file.read().decode().strip() or "unknown"
-            minutes = (time.time() - os.fstat(file.fileno()).st_mtime) / 60
-            raise RunError(
-                f"{root} is in use by process {owner} for {minutes:.0f} minutes; wait for it, or give another --output"
-            ) from None
-        with space_for(path, 8):
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-        yield
+    Raises RunError where another process holds it for longer than `patience`, in seconds; the message
+    has its number and for how long.
+    """
+    owner = Layout(root).owner
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = _lock(root, patience).acquire()
+    except Timeout:
+        raise RunError(f"{root} is in use by {_name(owner)}; wait for it, or give another --output") from None
+    except OSError as error:
+        raise RunError(f"{root} cannot be locked ({error}); give an --output that can be written") from None
+    with lock:
+        write_atomic(owner, str(os.getpid()))
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
 
 
 def in_use(root: Path) -> bool:
-    """Whether a process holds the lock of `root` at this moment."""
-    import fcntl
+    """Whether a process holds the lock of `root` at this moment.
 
-    try:
-        with (root / ".lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    In a directory that this user may not write to, the owner's number is what tells. It stays after a kill.
+    """
+    if not Layout(root).lock.exists():
         return False
-    except OSError:
+    try:
+        with _lock(root, PATIENCE):
+            return False
+    except Timeout:
         return True
-    return False
+    except OSError:
+        return Layout(root).owner.exists()
+
+
+def _lock(root: Path, patience: float) -> BaseFileLock:
+    return FileLock(Layout(root).lock, timeout=patience, poll_interval=PATIENCE / 10)
+
+
+def _name(owner: Path) -> str:
+    try:
+        minutes = (time.time() - owner.stat().st_mtime) / 60
+        return f"process {owner.read_text(encoding='utf-8')} for {minutes:.0f} minutes"
+    except OSError:  # it took the lock this moment, or lets it go
+        return "another process"
 
 
 def claim(
-    root: Path, config: dict[str, Any], manifest: dict[str, Any], config_text: str, may_change: Collection[str] = ()
+    root: Path,
+    config: dict[str, Any],
+    manifest: dict[str, Any],
+    config_text: str,
+    may_change: Collection[str] = (),
+    parts: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Makes `root` the run directory of this configuration, or checks that it already is.
 
-    `may_change`: dotted keys whose values decide no row.
+    `may_change`: dotted keys whose values decide no row. `parts`: the source files of parts from outside this package,
+    by the name that the configuration gives them; their SHA-256 is kept under "parts" of config.json.
 
-    Raises RunError when it belongs to another configuration (the message lists the keys) or to something else.
+    Raises RunError when it belongs to another configuration (the message lists the keys), when the source of a part
+    was changed, or when it is something else.
     """
-    path = root / "config.json"
-    if path.exists():
+    layout = Layout(root)
+    if layout.config.exists():
         # Where it stands is no part of a run: one that was moved or copied goes on.
-        old = {**read_marker(path), "output": config.get("output")}
+        old = {**read_marker(layout.config), "output": config.get("output")}
+        if changed := changed_parts(root, parts):
+            raise RunError(
+                f"{root} was started with another {changed[0]}: {parts[changed[0]]} was changed since; restore it to "
+                "resume, or give a new --output"
+            )
+        old.pop("parts", None)
         differences = [line for line in differing_keys(old, config) if line.partition(":")[0] not in may_change]
         if differences:
             raise RunError(
@@ -79,12 +105,21 @@ def claim(
             )
         return
     # What a run leaves that was killed in its first moment does not count.
-    foreign = [p.name for p in root.iterdir() if p.name not in (".lock", "config.yaml", "manifest.json")]
+    ours = (layout.lock, layout.owner, layout.config_yaml, layout.manifest)
+    foreign = [path.name for path in root.iterdir() if path not in ours]
     if any(not (name.startswith(".") and name.endswith(".tmp")) for name in foreign):
         raise RunError(f"{root} is not empty and not a selfevo run; give a new --output")
-    write_atomic(root / "config.yaml", config_text)
-    write_atomic(root / "manifest.json", json.dumps(manifest, indent=2))
-    write_atomic(path, json.dumps(config, indent=2))
+    write_atomic(layout.config_yaml, config_text)
+    write_atomic(layout.manifest, json.dumps(manifest, indent=2))
+    hashes = {"parts": {name: hash_file(file) for name, file in parts.items()}} if parts else {}
+    write_atomic(layout.config, json.dumps({**config, **hashes}, indent=2))
+
+
+def changed_parts(root: Path, parts: Mapping[str, Path]) -> list[str]:
+    """Which of `parts`, source files by name, were other files when the run in `root` was started with them."""
+    path = Layout(root).config
+    before = read_marker(path).get("parts", {}) if path.exists() else {}
+    return [name for name, file in parts.items() if name in before and before[name] != hash_file(file)]
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -16,14 +16,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from selfevo.errors import RunError
 from selfevo.method.protocols import Progress
 from selfevo.method.rows import Rows
-from selfevo.rundir.files import (
+from selfevo.rundir.atomic_files import (
     append,
     file_fault,
     hash_file,
@@ -34,93 +35,105 @@ from selfevo.rundir.files import (
     sync,
     write_atomic,
 )
+from selfevo.rundir.layout import done
 
 WINDOW = 4096
 
 T = TypeVar("T")
-U = TypeVar("U")
-T_co = TypeVar("T_co", covariant=True)
 Result = dict[str, Any]
 # Given the rows of a window by key, and the results that are there already, yields the others as they come, with a
 # word for whoever watches.
 Work = Callable[[Mapping[str, T], Mapping[str, Result]], Iterator[tuple[Mapping[str, Result], str]]]
 
 
-def fill(
-    path: Path,
-    rows: Rows[T],
-    *,
-    key: Callable[[T], str],
-    work: Work[T],
-    line: Callable[[T, Result], Mapping[str, Any]],
-    marker: Mapping[str, Any],
-    progress: Progress,
-    shared: Sequence[Path] = (),
-) -> None:
-    """Writes X.jsonl, a line per row, doing only the work that is owed.
+@dataclass(frozen=True, slots=True)
+class StageFile(Generic[T]):
+    """X.jsonl at `path`, a line per row.
 
     `key` names what decides a row's result: equal keys, equal results. `line` is what is written of a row and its
-    result; its "status" is "ok" or "quarantined". Of the files `shared`, one that is finished and has the same keys is
-    taken over as it is. Raises RunError when X.jsonl is finished and holds other rows, or
-    was changed since.
+    result; its "status" is "ok" or "quarantined". `marker` goes into X.done.json. Of the files `shared`, one that is
+    finished and has the same keys is taken over as it is.
     """
-    name = f"{path.parent.name} {path.stem}"
-    if not path.with_suffix(".done.json").exists():
-        _take_over(path, shared, rows, key)
-    if path.with_suffix(".done.json").exists():
-        _check(path, (key(row) for row in rows))
-        path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
-        return
-    growing, partial = path.with_suffix(".growing.jsonl"), path.with_suffix(".partial.jsonl")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():  # killed between its last row and its marker
-        path.replace(growing)
-    growing.touch()
-    digest, counts, place, started = hashlib.sha256(), Counter[str](), 0, False
-    with growing.open("rb") as finished:
-        for window in _windows(rows):
-            keys = [key(row) for row in window]
-            digest.update("".join(keys).encode())
-            lines = list(islice(finished, len(window))) if not started else []
-            if not started and [row.get("key") for row in map(_parse, lines)] == keys:
-                counts.update(_parse(text)["status"] for text in lines)
-                place += sum(map(len, lines))
-                continue
-            by_key = dict(zip(keys, window, strict=True))
-            done = _results(partial, by_key)
-            if not started:
-                os.truncate(growing, place)
-                progress.start(name, len(rows), counts.total() + sum(k in done for k in keys))
-                started = True
-            for results, detail in work(by_key, done):
-                append(partial, "".join(_partial_line(k, result) for k, result in results.items()))
-                done |= results
-                progress.advance(len(results), detail)
-            written = [{**line(row, done[k]), "key": k} for k, row in zip(keys, window, strict=True)]
-            append(growing, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written))
-            counts.update(row["status"] for row in written)
-            partial.unlink()
-    growing.replace(path)
-    sync(path.parent)
-    total = {"in": counts.total(), "out": counts["ok"], "quarantined": counts["quarantined"]}
-    mark_done(path, {**marker, "rows": total, "keys": digest.hexdigest()}, hash_file(path))
-    if started:
-        progress.finish(f"{total['in']} in, {total['out']} out, {total['quarantined']} quarantined")
 
+    path: Path
+    key: Callable[[T], str]
+    line: Callable[[T, Result], Mapping[str, Any]]
+    marker: Mapping[str, Any] = field(default_factory=dict)
+    shared: Sequence[Path] = ()
 
-def _take_over(path: Path, shared: Sequence[Path], rows: Iterable[T], key: Callable[[T], str]) -> None:
-    finished = [other for other in shared if other.with_suffix(".done.json").is_file()]
-    if not finished:
-        return
-    digest = _digest(key(row) for row in rows)
-    for other in finished:
-        with suppress(RunError):  # what is damaged there is made anew here
-            marker = read_marker(other.with_suffix(".done.json"))
-            if marker.get("keys") == digest and not file_fault(other, marker["sha256"]):
-                path.with_suffix(".growing.jsonl").unlink(missing_ok=True)
-                for name in (path, path.with_suffix(".done.json")):  # the marker last: it makes the rows count
-                    link(other.with_name(name.name), name)
-                return
+    def fill(self, rows: Rows[T], work: Work[T], progress: Progress) -> None:
+        """Writes the file, doing only the work that is owed.
+
+        Raises RunError when it is finished and holds other rows, or was changed since.
+        """
+        name = f"{self.path.parent.name} {self.path.stem}"
+        if not done(self.path).exists():
+            self._take_over(rows)
+        if done(self.path).exists():
+            self._check(rows)
+            self.path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
+            return
+        growing, partial = self.path.with_suffix(".growing.jsonl"), self.path.with_suffix(".partial.jsonl")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():  # killed between its last row and its marker
+            self.path.replace(growing)
+        growing.touch()
+        digest, counts, place, started = hashlib.sha256(), Counter[str](), 0, False
+        with growing.open("rb") as finished:
+            for window in _windows(rows):
+                keys = [self.key(row) for row in window]
+                digest.update("".join(keys).encode())
+                lines = list(islice(finished, len(window))) if not started else []
+                if not started and [row.get("key") for row in map(_parse, lines)] == keys:
+                    counts.update(_parse(text)["status"] for text in lines)
+                    place += sum(map(len, lines))
+                    continue
+                by_key = dict(zip(keys, window, strict=True))
+                known = _results(partial, by_key)
+                if not started:
+                    os.truncate(growing, place)
+                    progress.start(name, len(rows), counts.total() + sum(k in known for k in keys))
+                    started = True
+                for results, detail in work(by_key, known):
+                    append(partial, "".join(_partial_line(k, result) for k, result in results.items()))
+                    known |= results
+                    progress.advance(len(results), detail)
+                written = [{**self.line(row, known[k]), "key": k} for k, row in zip(keys, window, strict=True)]
+                append(growing, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written))
+                counts.update(row["status"] for row in written)
+                partial.unlink()
+        growing.replace(self.path)
+        sync(self.path.parent)
+        total = {"in": counts.total(), "out": counts["ok"], "quarantined": counts["quarantined"]}
+        mark_done(self.path, {**self.marker, "rows": total, "keys": digest.hexdigest()}, hash_file(self.path))
+        if started:
+            progress.finish(f"{total['in']} in, {total['out']} out, {total['quarantined']} quarantined")
+
+    def _take_over(self, rows: Iterable[T]) -> None:
+        finished = [other for other in self.shared if done(other).is_file()]
+        if not finished:
+            return
+        digest = _digest(map(self.key, rows))
+        for other in finished:
+            with suppress(RunError):  # what is damaged there is made anew here
+                marker = read_marker(done(other))
+                if marker.get("keys") == digest and not file_fault(other, marker["sha256"]):
+                    self.path.with_suffix(".growing.jsonl").unlink(missing_ok=True)
+                    # The marker last: it makes the rows count.
+                    for name in (self.path, done(self.path)):
+                        link(other.with_name(name.name), name)
+                    return
+
+    def _check(self, rows: Iterable[T]) -> None:
+        marker = done(self.path)
+        expected = read_marker(marker)
+        if fault := file_fault(self.path, expected["sha256"]):
+            raise RunError(f"{fault}; restore it, or delete it and {marker} to have its rows made again")
+        if expected["keys"] != _digest(map(self.key, rows)):
+            raise RunError(
+                f"{self.path} holds results for other rows, from another model or with other settings than this run "
+                "now asks for; use a new --output"
+            )
 
 
 def _digest(keys: Iterable[str]) -> str:
@@ -128,18 +141,6 @@ def _digest(keys: Iterable[str]) -> str:
     for key in keys:
         digest.update(key.encode())
     return digest.hexdigest()
-
-
-def _check(path: Path, keys: Iterable[str]) -> None:
-    marker = path.with_suffix(".done.json")
-    expected = read_marker(marker)
-    if fault := file_fault(path, expected["sha256"]):
-        raise RunError(f"{fault}; restore it, or delete it and {marker} to have its rows made again")
-    if expected["keys"] != _digest(keys):
-        raise RunError(
-            f"{path} holds results for other rows, from another model or with other settings than this run now asks "
-            "for; use a new --output"
-        )
 
 
 def _windows(rows: Iterable[T]) -> Iterator[list[T]]:

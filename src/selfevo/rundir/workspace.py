@@ -1,14 +1,5 @@
-"""The run directory: every row and every model in a write-once place, so that a killed run goes on where it stopped.
-
-    RUN/
-      config.yaml            the resolved configuration; a resume with another one is refused
-      manifest.json          versions, platform, base model
-      events.jsonl           what was done and how long it took, one line per committed piece of work
-      data/*.jsonl           prompts, problems, D_meta
-      stages/NAME/SKILL.jsonl    one row per input row, in input order (stage_file.py); NAME/filter.jsonl: kept or
-                                 rejected, with the reason
-      models/NAME/           a plain transformers folder; its selfevo.json holds the SHA-256 of each file
-      results.json, report.html
+"""The run directory at work: every row and every model in a write-once place (layout.py has the places), so that a
+killed run goes on where it stopped.
 
 A model's folder appears under its name when it is whole. A row is known by the hash of the model, the skill, the
 conversation, the sampling and the seed: a later round can never be served an earlier round's answer.
@@ -33,7 +24,7 @@ from selfevo.method.protocols import Engine, Generation, Model, Progress, Reques
 from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
-from selfevo.rundir.files import (
+from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
     file_fault,
     folder_faults,
@@ -46,7 +37,8 @@ from selfevo.rundir.files import (
     sync,
     write_done,
 )
-from selfevo.rundir.stage_file import fill
+from selfevo.rundir.layout import Layout, done
+from selfevo.rundir.stage_file import StageFile
 
 In = TypeVar("In", bound=Prompt)
 Out = TypeVar("Out", bound=Prompt)
@@ -64,13 +56,17 @@ class Workspace:
     progress: Progress
     shared: tuple[Path, ...] = ()  # other run directories: what they have finished and is the same is taken over
 
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.root)
+
     def runner(self, name: str, model: Model, sampling: Mapping[str, Sampling] | None = None) -> StageRunner:
         """For the stages in stages/NAME; `sampling` takes the place of the workspace's, skill by skill."""
         return StageRunner(self, name, model, {**self.sampling, **(sampling or {})})
 
     def train(self, name: str, start: Model, examples: Sequence[Example]) -> Model:
         """The model `name`, trained from `start` on `examples` unless it already stands in the run directory."""
-        final = self.root / "models" / name
+        final = self.layout.model(name)
         trainer = self.trainer(name)
         lineage = content_id(start.id, [example.id for example in examples], self.seed, trainer.key())
         if not final.is_dir():
@@ -84,10 +80,10 @@ class Workspace:
             return Model(name, final, str(marker["weights"]))
         if not examples:
             raise TrainingError(
-                f"nothing to train {name} on: no kept row gives a training example; see {self.root / 'stages'}"
+                f"nothing to train {name} on: no kept row gives a training example; see {self.layout.stages}"
             )
         check_present(start)
-        work, temporary = self.root / "models" / f".{name}.work", self.root / "models" / f".{name}.tmp"
+        work, temporary = self.layout.models / f".{name}.work", self.layout.models / f".{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         self.engine.release()
         progress = _Named(self.progress, f"train {name}")
@@ -121,8 +117,8 @@ class Workspace:
 
     def _take_over(self, name: str, lineage: str) -> None:
         """The same model of another run, its files linked."""
-        temporary = self.root / "models" / f".{name}.tmp"
-        for folder in (root / "models" / name for root in self.shared):
+        temporary = self.layout.models / f".{name}.tmp"
+        for folder in (Layout(root).model(name) for root in self.shared):
             if not (folder / MODEL_MARKER).is_file():
                 continue
             try:
@@ -134,12 +130,12 @@ class Workspace:
                 temporary.mkdir(parents=True)
                 for path in [folder / name for name in (*marker["files"], MODEL_MARKER)]:
                     link(path, temporary / path.relative_to(folder))
-                temporary.rename(self.root / "models" / name)
+                temporary.rename(self.layout.model(name))
                 return
 
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:
         line = json.dumps({"event": kind, "stage": stage, "seconds": round(seconds, 3), **figures})
-        path = self.root / "events.jsonl"
+        path = self.layout.events
         with space_for(path, len(line)), path.open("a+b") as file:
             if file.tell() > 0:  # a kill may have left half a line
                 file.seek(-1, os.SEEK_END)
@@ -150,21 +146,21 @@ class Workspace:
 
     def finish(self) -> None:
         """Notes that nothing is owed any more."""
-        path = self.root / "events.jsonl"
+        path = self.layout.events
         events = read_rows(path) if path.exists() else iter(())  # none where all was taken over from other runs
         if not any(event["event"] == "finish" for event in events):
             self.event("finish", stage="", seconds=0)
 
     def seconds(self, stage: str) -> float:
         """Seconds of work on a stage so far, over all the processes that worked on it; "" is the whole run."""
-        path = self.root / "events.jsonl"
+        path = self.layout.events
         events = read_rows(path) if path.exists() else iter(())
         return sum(float(e["seconds"]) for e in events if f"{e['stage']}/".startswith(f"{stage}/" if stage else ""))
 
     def save_rows(self, name: str, rows: Rows[Any]) -> None:
         """Writes records under data/, once: a resume must find the same content."""
-        path = self.root / "data" / f"{name}.jsonl"
-        marker = path.with_suffix(".done.json")
+        path = self.layout.data(name)
+        marker = done(path)
         if not marker.exists():
             lines = (json.dumps(as_row(row), ensure_ascii=False) for row in rows)
             write_done(path, lines, lambda: {"rows": {"in": len(rows)}})
@@ -207,7 +203,7 @@ class StageRunner:
     def generate(self, skill: Skill[In, Out], rows: Rows[In]) -> Stored[Out]:
         """Runs `skill` on every row and gives those that came back whole; the others are on disk, quarantined."""
         path = self._fill(skill, rows)
-        return Stored(path, skill.record, read_marker(path.with_suffix(".done.json"))["rows"]["out"])
+        return Stored(path, skill.record, read_marker(done(path))["rows"]["out"])
 
     def generations(self, skill: Skill[In, Out], rows: Rows[In]) -> list[Generation]:
         """One generation per row, in order."""
@@ -252,16 +248,10 @@ class StageRunner:
             record = skill.build(row, generation["text"]) if whole else Quarantined(row.id, generation["finish"])
             return {**as_row(record), "status": "ok" if whole else "quarantined", "generation": generation}
 
-        path = self._path(skill.name)
-        fill(
-            path,
-            rows,
-            key=key,
-            work=lambda window, done: self._generate(skill, sampling, window, done),
-            line=line,
-            marker={"model": self.model.id},
-            progress=self.workspace.progress,
-            shared=[root / path.relative_to(self.workspace.root) for root in self.workspace.shared],
+        path, root = self._path(skill.name), self.workspace.root
+        shared = [other / path.relative_to(root) for other in self.workspace.shared]
+        StageFile(path, key, line, {"model": self.model.id}, shared).fill(
+            rows, lambda window, done: self._generate(skill, sampling, window, done), self.workspace.progress
         )
         return path
 
@@ -319,7 +309,7 @@ class StageRunner:
         return found[1] if found and self.sampling[found[0].name] == sampling else None
 
     def _path(self, stage: str) -> Path:
-        return self.workspace.root / "stages" / self.name / f"{stage}.jsonl"
+        return self.workspace.layout.stage(self.name, stage)
 
 
 def check_present(model: Model) -> None:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import difflib
 
+from selfevo.config.own_parts import make_part
 from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError
 from selfevo.tasks import steps
-from selfevo.tasks.base import AnnotatedTask
+from selfevo.tasks.base import AnnotatedTask, Task
 
 FROM_FILES = ("gsm8k", "svamp", "math")
+
+
+def load_checked_task(config: TaskConfig) -> Task:
+    """The task a configuration names, where nothing is taught: an own one needs no solutions and no feedback."""
+    if config.own:
+        task: Task = make_part(config.name, config.options, Task, "a task")
+        return task
+    return load_task(config)
 
 
 def load_task(config: TaskConfig) -> AnnotatedTask:
     """The task a configuration names. Raises ConfigError with the close names when there is none."""
     name = config.name
+    if config.own:
+        task: AnnotatedTask = make_part(name, config.options, AnnotatedTask, "a task that writes D_meta")
+        return task
     if name == "demo":
         return steps.StepsTask(name, tuple(steps.KINDS))
     if name in steps.KINDS:
@@ -38,7 +50,7 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
         from selfevo.tasks.gym import GymTask
 
         return GymTask(name, dict(config.options))
-    known = ["demo", *steps.KINDS, "instructions", *FROM_FILES, "gym:NAME"]
+    known = ["demo", *steps.KINDS, "instructions", *FROM_FILES, "gym:NAME", "package.module:Name of your own"]
     close = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"unknown task {name!r}; {f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(known)}"

@@ -3,7 +3,7 @@
 In the manner of IFEval (arXiv 2311.07911): what is demanded is stated in the instruction and verified in the text, so
 there are gold verdicts without one gold answer. The annotator's feedback goes through the demands one by one, sets what
 is wanted beside what is there, and carries the count of errors along to the verdict: a judgement is learnt where what
-decides it stands next to it (docs/lab-notebook.md). What is wanted is the response itself, mended.
+decides it stands next to it (experiments/notebook.md). What is wanted is the response itself, mended.
 
 What is checked is form alone. A text can meet every demand and say little.
 """

@@ -3,7 +3,7 @@
 An answer gives the results alone, so each addition has to come out at a glance, and there are more of them than a few
 dozen labels show. The annotator's feedback works each one out by its last digits, in sums so small that the same labels
 show every one many times over, and then sets each result beside the answer's own. Working out is therefore learnt long
-before answering is. That gap is what self-evolution lives on; docs/lab-notebook.md has the problems that lack it.
+before answering is. That gap is what self-evolution lives on; experiments/notebook.md has problems that lack it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class StepsTask:
         """Feedback in words: the steps worked out, each result beside the answer's with a count of errors, the verdict.
 
         The count is carried along so that the verdict stands next to what decides it: a model that had to look back
-        over its comparisons for a "different" concluded "qualified" in spite of one (docs/lab-notebook.md).
+        over its comparisons for a "different" concluded "qualified" in spite of one (experiments/notebook.md).
         """
         steps, given = KINDS[problem.kind].steps(problem.prompt.prompt), chain(response)
         pairs, wrong = [], 0

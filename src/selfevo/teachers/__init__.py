@@ -1,0 +1,1 @@
+"""Who writes D_meta: one annotator a file."""

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from selfevo.config.sections import AnnotatorConfig
+from selfevo.config.sections import OpenAIAnnotator
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.method.records import Drafted, content_id
-from selfevo.models.chat import messages
+from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
 from selfevo.tasks.base import AnnotatedTask, Problem
 from selfevo.teachers.base import Annotation
@@ -35,7 +35,7 @@ class OpenAITeacher:
 
     def __init__(
         self,
-        config: AnnotatorConfig,
+        config: OpenAIAnnotator,
         endpoint: Endpoint,
         task: AnnotatedTask | None = None,
         problems: Mapping[str, Problem] | None = None,

@@ -21,7 +21,7 @@ from selfevo.config.sections import TrainerConfig
 from selfevo.errors import RunError, TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
-from selfevo.rundir.files import MODEL_MARKER, folder_faults, read_marker, seal
+from selfevo.rundir.atomic_files import MODEL_MARKER, folder_faults, read_marker, seal
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:

@@ -11,11 +11,11 @@ from typing import Any
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from selfevo.config.sections import TrainerConfig
+from selfevo.config.sections import DPOObjective, TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
 
@@ -25,9 +25,11 @@ class PreferenceTrainer:
     """Trains on examples with a `rejected` text, the model it starts from being the reference."""
 
     config: TrainerConfig
+    objective: DPOObjective
 
     def key(self) -> str:
-        return content_id("dpo", self.config.model_dump(mode="json", exclude={"save_minutes"}))
+        settings = self.config.model_dump(mode="json", exclude={"save_minutes"})
+        return content_id(settings, self.objective.model_dump(mode="json"))
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         rows, _ = pairs(Chat(load_tokenizer(base)), examples, self.config.max_length)
@@ -43,7 +45,7 @@ class PreferenceTrainer:
             raise TrainingError(f"all {len(examples)} pairs are longer than max_length={config.max_length}")
         trainer = _Pretokenised(
             model=model,
-            args=DPOConfig(**settings(config, work, seed, half), beta=config.dpo_beta, max_length=None),
+            args=DPOConfig(**settings(config, work, seed, half), beta=self.objective.beta, max_length=None),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],

@@ -15,13 +15,13 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from selfevo.config.sections import SkillsConfig, TrainerConfig
+from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.method import prompts
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.protocols import Engine, Progress, Request
 from selfevo.method.records import Example, Prompt, content_id
-from selfevo.models.chat import Chat, messages
+from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
 
@@ -34,12 +34,13 @@ class VerdictRewardTrainer:
     feedback."""
 
     config: TrainerConfig
+    objective: GRPOObjective
     skills: SkillsConfig
     judge: Callable[[], Engine]
 
     def key(self) -> str:
         settings = self.config.model_dump(mode="json", exclude={"save_minutes"})
-        return content_id("grpo", settings, self.skills.model_dump(mode="json"))
+        return content_id(settings, self.objective.model_dump(mode="json"), self.skills.model_dump(mode="json"))
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         """Of the prompts: nobody knows how long the responses will be."""
@@ -49,7 +50,7 @@ class VerdictRewardTrainer:
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
-        config, judge = self.config, self.judge()
+        config, objective, judge = self.config, self.objective, self.judge()
         model, tokenizer, half = load(base, config, seed)
         rewards: list[float] = []
 
@@ -66,13 +67,13 @@ class VerdictRewardTrainer:
             model=model,
             args=GRPOConfig(
                 **settings(config, work, seed, half),
-                num_generations=config.num_generations,
+                num_generations=objective.num_generations,
                 steps_per_generation=max(
-                    1, at_once(len(examples)) * config.num_generations // config.per_device_train_batch_size
+                    1, at_once(len(examples)) * objective.num_generations // config.per_device_train_batch_size
                 ),
                 max_completion_length=self.skills.respond.max_new_tokens,
                 temperature=self.skills.respond.temperature or 1.0,
-                beta=config.grpo_beta,
+                beta=objective.beta,
             ),
             reward_funcs=verdict,
             train_dataset=Dataset.from_list(
@@ -86,7 +87,7 @@ class VerdictRewardTrainer:
         judge.release()
         if not losses:
             raise TrainingError(
-                f"{len(examples)} prompts do not fill one batch of {config.num_generations} responses each"
+                f"{len(examples)} prompts do not fill one batch of {objective.num_generations} responses each"
             )
         save(trainer, tokenizer, base, output)
         tokens = float(trainer.state.num_input_tokens_seen or 0)

@@ -17,7 +17,7 @@ from selfevo.config.sections import TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
-from selfevo.models.chat import Chat
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
 

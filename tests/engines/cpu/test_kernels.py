@@ -90,3 +90,18 @@ def test_attention_through_windows_is_attention() -> None:
             cache = model(ids, attention_mask=mask[:, :9], use_cache=True).past_key_values
             logits.append(model(ids[:, :1], attention_mask=mask, past_key_values=cache, **more).logits)
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (4, 1)])
+def test_a_step_of_decoding_attends_as_the_whole_does(heads: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    size = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "vocab_size": 300}
+    model = LlamaForCausalLM(LlamaConfig(num_attention_heads=heads[0], num_key_value_heads=heads[1], **size)).eval()
+    ids = torch.randint(300, (5, 9))
+    with torch.no_grad():
+        whole = model(ids).logits[:, -1]
+        speed_up(model)
+        cache = model(ids[:, :-1], use_cache=True).past_key_values
+        mask = torch.ones(5, 9, dtype=torch.bool)
+        step = model(ids[:, -1:], attention_mask=mask, past_key_values=cache, windows=windows_of(mask, torch.float32))
+    torch.testing.assert_close(step.logits[:, -1], whole, rtol=0, atol=1e-5)

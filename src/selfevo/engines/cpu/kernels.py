@@ -125,6 +125,10 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
+    rows, heads, columns, size = query.shape
+    if columns == 1:
+        # The heads of a group as columns of one head: the fused kernel then reads a key once for all of them.
+        query = query.reshape(rows, key.shape[1], -1, size)
     attended = [
         scaled_dot_product_attention(
             query[window.rows],
@@ -136,7 +140,7 @@ def _attention(
         )
         for window in windows or [Window(slice(None), 0, attention_mask)]
     ]
-    return torch.cat(attended).transpose(1, 2).contiguous(), None
+    return torch.cat(attended).reshape(rows, heads, columns, size).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_NAME, _attention)

@@ -1,0 +1,172 @@
+"""The front door from Python: run the loop, look at what it left, measure a model.
+
+run = selfevo.run("my-run.yaml", rounds=2)
+print(run.results.models[-1].direct.accuracy)
+for row in run.rows("round-2"):
+    print(row.kept, row.reason, row.refinement)
+[answer] = selfevo.Refiner(run.best).answer(["Add 4 to each: 15 48 32"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selfevo.checks.doctor import examine
+from selfevo.config.base import merged
+from selfevo.config.loading import parse, parse_config, read_yaml
+from selfevo.config.run_config import RunConfig
+from selfevo.config.sections import MeasureConfig
+from selfevo.errors import ConfigError, RunError
+from selfevo.method.protocols import Engine, Progress, Trainer
+from selfevo.method.records import Judged, from_row
+from selfevo.pipeline.evaluate_model import evaluate_model
+from selfevo.pipeline.run import run_loop
+from selfevo.report.progress import Live, Silent, console
+from selfevo.rundir.atomic_files import read_rows
+from selfevo.rundir.inspect import best_model, is_run
+from selfevo.rundir.layout import Layout
+from selfevo.rundir.results import Results, load_results
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True)
+class FilteredRow(Judged):
+    """A trajectory of a round: whether the filter kept it, and the reason if it did not."""
+
+    kept: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run left in its directory `root`: of a run that has ended, or of one that goes on."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        if not is_run(self.root):
+            raise RunError(f"{self.root} is not a run directory; `selfevo runs FOLDER` lists those in a folder")
+
+    @property
+    def models(self) -> dict[str, Path]:
+        """The folder of each finished model by name, in the order in which they were made."""
+        return {folder.name: folder for folder in Layout(self.root).finished_models()}
+
+    @property
+    def best(self) -> Path:
+        """The model to use: the one that the gate keeps, else the last. Raises RunError before there is one."""
+        return best_model(self.root)
+
+    @property
+    def results(self) -> Results:
+        """Every figure of the run. Raises RunError before the first model is measured."""
+        return load_results(self.root)
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML page that needs no network."""
+        return Layout(self.root).report
+
+    def rows(self, name: str) -> Iterator[FilteredRow]:
+        """The trajectories of a round, such as "round-2", that came as far as the filter.
+
+        Raises RunError where the run has no such round, or has not filtered it yet.
+        """
+        layout = Layout(self.root)
+        if not layout.filtered(name).is_file():
+            there = ", ".join(path.name for path in layout.rounds() if layout.filtered(path.name).is_file())
+            raise RunError(f"{self.root} has no filtered rows of {name!r}; it has those of {there or 'no round yet'}")
+        return (from_row(FilteredRow, row) for row in read_rows(layout.filtered(name)))
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | RunConfig,
+    *,
+    progress: bool | Progress = True,
+    check: bool = True,
+    engine: Engine | Mapping[str, Any] | None = None,
+    trainer: Trainer | Mapping[str, Any] | None = None,
+    **overrides: Any,
+) -> RunResult:
+    """Runs the SELF loop, or goes on with a run that was stopped; returns what it left.
+
+    `config` is a YAML file, the same as a dict, or a `RunConfig`. `overrides` replace its keys: `rounds=2`; a dict
+    changes the keys of a section that it names, `trainer={"learning_rate": 1e-5}`. `engine` and `trainer` may also be
+    an `Engine` and a `Trainer` of your own. `progress=False` shows nothing, a `Progress` is told what goes on.
+    `check=False` leaves out the checks of `selfevo doctor` before a first start.
+
+    Raises ConfigError, DataError, RunError, EngineError, TrainingError or BudgetError, each with a message that names
+    the value, the place and the remedy.
+    """
+    (engine_section, own_engine), (trainer_section, own_trainer) = _apart(engine), _apart(trainer)
+    sections = {"engine": engine_section, "trainer": trainer_section}
+    settings = _settings(config, {**overrides, **{name: section for name, section in sections.items() if section}})
+    if check and not is_run(settings.output):
+        failed = [f"{each.name}: {each.finding}" for each in examine(settings, own_engine) if each.status == "fail"]
+        if failed:
+            raise ConfigError(f"checks failed: {'; '.join(failed)}; mend that, or start all the same with check=False")
+    return RunResult(run_loop(settings, _shown(progress), own_engine, own_trainer))
+
+
+def evaluate(
+    model: str | Path,
+    task: str | Mapping[str, Any],
+    *,
+    path: str | Path | None = None,
+    count: int = 300,
+    seed: int = 0,
+    consistency: int = 1,
+    max_new_tokens: int | None = None,
+    output: str | Path | None = None,
+    progress: bool | Progress = True,
+    engine: Engine | Mapping[str, Any] | None = None,
+) -> Results:
+    """Measures a model on `count` problems of a task: its first answers, and the refined ones.
+
+    `model` is a folder, a hub id or a run directory, which stands for its best model. `task` is a name, as in
+    `selfevo eval --task`, or a section as in a configuration. `consistency` samples vote besides; the limits of each
+    skill are those of the run that made the model, or `max_new_tokens`. With `output` every row is kept in that folder,
+    and the same call goes on where it was stopped.
+
+    Raises ConfigError where there is no such model or task, DataError where the problems cannot be had.
+    """
+    named = {"name": task} if isinstance(task, str) else dict(task)
+    section, own = _apart(engine)
+    asked = {
+        "task": {**named, **({"path": str(path)} if path else {})},
+        "count": count,
+        "seed": seed,
+        "consistency": consistency,
+        "max_new_tokens": max_new_tokens,
+        **({"engine": section} if section else {}),
+    }
+    measure = parse(MeasureConfig, asked, "evaluate")
+    folder = Path(output) if output else None
+    return evaluate_model(str(model), measure, output=folder, progress=_shown(progress), engine=own)
+
+
+def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    if isinstance(config, RunConfig):
+        # What is a default stays unsaid, so that a section can be changed to another kind.
+        given: Mapping[str, Any] = config.model_dump(mode="json", exclude_unset=True)
+    elif isinstance(config, Mapping):
+        given = config
+    else:
+        given = read_yaml(Path(config))
+    source = str(config) if isinstance(config, str | Path) else "the configuration"
+    return parse_config(merged(given, overrides), source)
+
+
+def _apart(part: Part | Mapping[str, Any] | None) -> tuple[Mapping[str, Any], Part | None]:
+    """A section of the configuration, or a part of the caller's own."""
+    return (part, None) if isinstance(part, Mapping) else ({}, part)
+
+
+def _shown(progress: bool | Progress) -> Progress:
+    if isinstance(progress, bool):
+        return Live(console) if progress else Silent()
+    return progress

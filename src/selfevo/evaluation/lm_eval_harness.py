@@ -1,0 +1,127 @@
+"""Measures a model with lm-evaluation-harness: its tasks, prompts and scores, and beside them ours on the same outputs.
+
+An extra: pip install 'selfevo[harness]'.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfevo.config.sections import TransformersSettings, VLLMSettings
+from selfevo.errors import ConfigError, DataError, MissingExtraError
+from selfevo.method.answer_extraction import extract_answer, read_number
+from selfevo.rundir.atomic_files import write_atomic
+from selfevo.tasks.word_problems import read_problem
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessScores:
+    """One task: the harness's scores ({"metric,filter": share}) on so many documents, and `ours`, the share that
+    answer_extraction.py finds right in the same outputs, None where an answer is not a number."""
+
+    scores: Mapping[str, float]
+    documents: int
+    ours: float | None
+
+
+def run_harness(
+    model: Path,
+    tasks: Sequence[str],
+    *,
+    path: Path | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    max_new_tokens: int = 256,
+    engine: TransformersSettings | VLLMSettings = TransformersSettings(),  # noqa: B008  (frozen)
+    output: Path | None = None,
+) -> dict[str, HarnessScores]:
+    """Runs tasks of lm-evaluation-harness on the model folder, with its chat template, on the first `limit` documents.
+
+    `path` is a JSONL file read instead of the hub's data set of one task; its few-shot examples then come from the same
+    file, the document itself left out. Returns the scores by task. With `output`, they are written there as
+    harness.json, and every sample beside them.
+
+    Raises MissingExtraError without the package, ConfigError for an unknown task, DataError when its data are not had.
+    """
+    if find_spec("lm_eval") is None:
+        raise MissingExtraError("--harness needs lm-evaluation-harness; run: pip install 'selfevo[harness]'")
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from selfevo.models.device import pick_device
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = TaskManager()
+    if unknown := [name for name in tasks if name not in manager.all_tasks]:
+        raise ConfigError(f"lm-evaluation-harness has no task {unknown[0]!r}; `lm-eval ls tasks` lists what there is")
+    if path is not None and (len(tasks) > 1 or not path.is_file()):
+        raise ConfigError(f"--path {path} must be a file with the documents of one task, and --harness one task")
+    arguments = {"pretrained": str(model), "dtype": engine.dtype, "trust_remote_code": False}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            specs = [own_data(name, path.resolve(), manager, Path(folder)) if path else name for name in tasks]
+            loaded = list(manager.load(specs)["tasks"].values())
+        found = lm_eval.simple_evaluate(
+            model="vllm" if isinstance(engine, VLLMSettings) else "hf",
+            model_args=arguments,
+            tasks=loaded,
+            num_fewshot=num_fewshot,
+            batch_size=engine.batch_size,
+            device=str(pick_device("auto" if isinstance(engine, VLLMSettings) else engine.device)),
+            limit=limit,
+            apply_chat_template=True,
+            gen_kwargs={"max_gen_toks": max_new_tokens},
+            task_manager=manager,
+        )
+    except (OSError, KeyError, ValueError) as error:  # what datasets raises for a set that it cannot load
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DataError(f"lm-evaluation-harness failed on {', '.join(tasks)}: {reason}") from error
+    assert found is not None  # we are rank 0
+    results = {name: _scores(name, found) for name in found["samples"]}
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        scores = {name: asdict(own) for name, own in results.items()}
+        write_atomic(output / "harness.json", json.dumps(scores, indent=2))
+        for name, samples in found["samples"].items():
+            lines = (json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples)
+            write_atomic(output / f"samples_{name}.jsonl", "".join(lines))
+    return results
+
+
+def own_data(name: str, path: Path, manager: Any, folder: Path) -> str:
+    """The file of a task that reads its documents from `path` and is otherwise as the harness defines it."""
+    definition = manager.task_index[name].yaml_path
+    if definition is None:
+        raise ConfigError(f"task {name!r} is a program, which --path cannot be given to; leave it out")
+    splits = {"training_split": None, "validation_split": None, "test_split": "test", "fewshot_split": "test"}
+    data = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": {"test": str(path)}}}
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({"include": str(definition), "task": name, **data, **splits}), encoding="utf-8")
+    return str(file)
+
+
+def score(document: Mapping[str, Any], response: str) -> bool | None:
+    """Whether `response` is right by our own rule; None where its answer is not a number."""
+    try:
+        _, gold, _, _ = read_problem(document)
+    except ValueError:
+        return None
+    return extract_answer(response) == read_number(gold)
+
+
+def _scores(name: str, found: Mapping[str, Any]) -> HarnessScores:
+    scores = {key: value for key, value in found["results"][name].items() if isinstance(value, float)}
+    samples = {sample["doc_id"]: sample for sample in found["samples"][name]}.values()  # it has one for each filter
+    texts = [(sample["doc"], sample["resps"][0][0]) for sample in samples]
+    ours = [score(document, text) if isinstance(text, str) else None for document, text in texts]
+    known = [right for right in ours if right is not None]
+    return HarnessScores(scores, len(ours), sum(known) / len(known) if known else None)

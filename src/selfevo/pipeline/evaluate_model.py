@@ -1,0 +1,88 @@
+"""`selfevo eval`: measures one model, in a run directory of its own or beside nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from selfevo.config.own_parts import part_files
+from selfevo.config.sections import MeasureConfig
+from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
+from selfevo.method.protocols import Engine, Model, Progress, Trainer
+from selfevo.method.records import content_id
+from selfevo.models.resolve import resolve_model
+from selfevo.pipeline.build import build_engine, build_sampling, describe_platform
+from selfevo.rundir.atomic_files import hash_model
+from selfevo.rundir.inspect import prompts_seen
+from selfevo.rundir.ownership import claim, locked
+from selfevo.rundir.results import Results, write_results
+from selfevo.rundir.workspace import Workspace
+from selfevo.tasks import load_checked_task
+
+
+def evaluate_model(
+    model: str,
+    config: MeasureConfig,
+    *,
+    output: Path | None,
+    progress: Progress,
+    engine: Engine | None = None,
+) -> Results:
+    """Measures one model as `config` says; returns results like those of a run, with this one model.
+
+    `model` is a folder or a hub id, or stands behind the endpoint. Of a model in a run directory no problem is asked
+    that its run had to learn from. With `output`, every row is kept there and a second call goes on where the first was
+    stopped. `engine` takes the place of the one that is configured.
+    """
+    if (endpoint := config.endpoint) is not None:
+        from selfevo.engines.openai import OpenAIEngine  # an extra
+
+        subject = Model("model", Path(model), content_id(endpoint.base_url, model))
+        engine = engine or OpenAIEngine(endpoint)
+        seen: frozenset[str] = frozenset()
+    else:
+        folder = resolve_model(model)
+        subject = Model("model", folder, hash_model(folder))
+        engine = engine or build_engine(config.engine)
+        seen = prompts_seen(folder)
+    task = load_checked_task(config.task)
+    problems = task.problems(config.count, 1000 * config.seed + 1, seen)
+    sampling = build_sampling(subject.path, config.max_new_tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        root = output or Path(scratch)
+        with locked(root):
+            settings = {
+                "model": model,
+                **config.model_dump(mode="json", exclude={"endpoint"}),
+                "max_new_tokens": {name: limits.max_new_tokens for name, limits in sampling.items()},
+                "base_url": endpoint.base_url if endpoint else None,
+            }
+            text = yaml.safe_dump(settings, sort_keys=False)
+            claim(root, settings, {"platform": describe_platform()}, text, parts=part_files(config))
+            workspace = Workspace(
+                root=root,
+                engine=engine,
+                trainer=_nobody,
+                sampling=sampling,
+                seed=config.seed,
+                progress=progress,
+            )
+            runner = workspace.runner("evaluate", subject)
+            outcomes = measure(runner, task, problems, config.consistency)
+            seconds = workspace.seconds("")
+            results = Results(
+                task=config.task.name,
+                seed=config.seed,
+                policy=None,
+                models=(summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes)),),
+                groups=group(problems),
+                seconds=round(seconds, 1),
+            )
+            write_results(root, results)
+    return results
+
+
+def _nobody(model: str) -> Trainer:
+    raise AssertionError(f"nothing is trained here, {model} was to be")
