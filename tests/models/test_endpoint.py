@@ -175,11 +175,12 @@ def test_retry_after_comes_before_our_own_waiting(tmp_path: Path, monkeypatch: p
     assert set(seen.values()) == {3}
 
 
-def test_only_what_decides_no_row_may_change_on_a_resume(tmp_path: Path) -> None:
+def test_only_what_decides_no_finished_row_may_change_on_a_resume(tmp_path: Path) -> None:
     with serving(good) as server:
         build(configured(tmp_path, server.url))
         before = tree(tmp_path / "run")
-        build(configured(tmp_path, server.url, max_concurrency=3, timeout_seconds=9, max_dollars=None))
+        further: dict[str, Any] = {"temperature": 0.5, "max_new_tokens": 9, "response_format": "text"}
+        build(configured(tmp_path, server.url, max_concurrency=3, timeout_seconds=9, max_dollars=None, **further))
         assert tree(tmp_path / "run") == before
-        with pytest.raises(RunError, match=r"corpus\.annotator\.temperature: None in the run, 0\.5 now"):
-            build(configured(tmp_path, server.url, temperature=0.5))
+        with pytest.raises(RunError, match=r"corpus\.annotator\.model: 'm' in the run, 'other' now"):
+            build(configured(tmp_path, server.url, model="other"))
