@@ -1,4 +1,4 @@
-"""What servers answer an annotator's call, played against a run: which reply counts, is asked again, or ends the run."""
+"""What servers answer an annotator, played against a run: which reply counts, is asked again, or ends the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _key_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "BACKOFF", wait_none())
 
 
-def of(expect: str) -> Any:
+def of(expect: str) -> pytest.MarkDecorator:
     cases = [case for case in CASES if case["expect"] == expect]
     assert cases
     return pytest.mark.parametrize("case", cases, ids=[case["name"] for case in cases])
