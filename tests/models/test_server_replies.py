@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,6 +116,18 @@ def test_a_setting_that_is_not_taken_is_named(status: int | None, body: Any, set
     assert (error.kind, error.setting) == ("setting", setting)
     unasked = Sent(SENT.words, 9, ())
     assert read_error(status, body, unasked).kind != "setting", "only what was sent can be refused"
+
+
+FILE = Path(__file__).parents[1] / "cases" / "server_errors.jsonl"
+REPORTED = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("case", REPORTED, ids=range(len(REPORTED)))
+def test_errors_that_people_report_are_of_their_kind(case: dict[str, Any]) -> None:
+    """In the words of the servers and gateways they come from. Asked about the very words that errors hold."""
+    sent = Sent("Solve: max tokens in a text? What is the temperature, unsupported?", 2048, SENT.settings)
+    error = read_error(case["status"], case["body"], sent)
+    assert (error.kind, error.setting) == (case["kind"], case["setting"])
 
 
 def test_the_words_of_the_server_are_shown() -> None:

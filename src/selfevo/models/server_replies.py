@@ -168,21 +168,20 @@ def _pattern(*words: str) -> re.Pattern[str]:
 
 _FUNDS = _pattern(
     r"credit balance", r"insufficient.{0,12}(credit|balance|fund|quota)", r"(no|out of|have any|more) credits",
-    r"billing (hard )?limit", r"account.{0,20}(deactivated|suspended|overdue)", r"payment (is )?required", r"arrearage",
+    r"billing (hard )?limit", r"exceeded.{0,30}(budget|credits)", r"budget.{0,12}exceeded",
+    r"account.{0,20}(deactivated|suspended|overdue)", r"payment (is )?required", r"arrearage",
 )  # fmt: skip
-_QUOTA = _pattern(r"exceeded your current quota", r"insufficient.{0,12}(credit|balance|fund|quota)", r"credit balance")
+_QUOTA = _pattern(
+    r"exceeded your current quota", r"insufficient.{0,12}(credit|balance|fund|quota)", r"credit balance",
+    r"budget.{0,12}exceeded", r"out of credits",
+)  # fmt: skip
 _LATER = _pattern(r"(retry|try again|wait).{0,20}\d")
 _KEY = _pattern(
     r"(incorrect|invalid|missing|no|wrong|expired|revoked).{0,12}(api.?key|auth\w* (credential|token))",
     r"api.?key.{0,30}(invalid|not valid|incorrect|missing|expired|revoked|required)",
     r"unauthori[sz]ed",
 )  # fmt: skip
-_MODERATED = _pattern(
-    r"moderat",
-    r"flagged",
-    r"content.{0,8}(policy|filter|management)",
-    "flagged",
-)
+_MODERATED = _pattern("moderat", "flagged", "content.{0,8}(policy|filter|management)", "safety", "violat", "harmful")
 _MODEL = _pattern(
     r"model.{0,60}(not found|not exist|does not exist|doesn't exist|not a valid|is not available|not loaded)",
     r"(unknown|no such|invalid|not a valid) model", r"model_not_found",
@@ -200,9 +199,9 @@ _SETTINGS = {
 _PROTEST = _pattern(
     r"unsupported", r"not (be )?support", r"n't support", r"unknown", r"unrecogni", r"unexpected", r"invalid",
     r"not (be )?(permitted|allowed|accepted|taken|recogni[sz]ed|available|implemented|enabled|compatible|valid)",
-    r"extra (inputs|fields)", r"only\b.{0,30}default", r"(must|should|can only|cannot|can't) ", r"incompatible",
-    "at most", "exceed", "too (large|big|high|small)", "out of range", "deprecated", "no endpoints found",
-    "forbidden", "unavailable", "less than", "greater than", r"is not one of", "not (accept|take|allow)",
+    r"extra (inputs|fields)", r"only\b.{0,30}default", r"(must|should|can only|may only|cannot|can't) ",
+    "incompatible", "at most", "maximum", r"\brange\b", "exceed", "too (large|big|high|small)",
+    "deprecated", "no endpoints found", "forbidden", "unavailable", "less than", "greater than", r"is not one of", "not (accept|take|allow)",
 )  # fmt: skip
 
 
