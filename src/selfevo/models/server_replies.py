@@ -200,8 +200,9 @@ _PROTEST = _pattern(
     r"unsupported", r"not (be )?support", r"n't support", r"unknown", r"unrecogni", r"unexpected", r"invalid",
     r"not (be )?(permitted|allowed|accepted|taken|recogni[sz]ed|available|implemented|enabled|compatible|valid)",
     r"extra (inputs|fields)", r"only\b.{0,30}default", r"(must|should|can only|may only|cannot|can't) ",
-    "incompatible", "at most", "maximum", r"\brange\b", "exceed", "too (large|big|high|small)",
-    "deprecated", "no endpoints found", "forbidden", "unavailable", "less than", "greater than", r"is not one of", "not (accept|take|allow)",
+    "incompatible", "at most", "maximum", r"\brange\b", "exceed",
+    "too (large|big|high|small)", "deprecated", "no endpoints found", "forbidden", "unavailable", "less than",
+    "greater than", "is not one of", "not (accept|take|allow)",
 )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def read_written(text: str) -> Written | None:
         text = _THOUGHT.sub("", text).lstrip()
     if _THINKS.match(text):  # to no end
         return None
-    for source in (text, _BACKSLASH.sub(_doubled, text)):
+    for source in (text, _COMMA.sub(r"\1", _BACKSLASH.sub(_doubled, text))):
         if found := set(_objects(source)):
             return found.pop() if len(found) == 1 else None
     return None
@@ -72,7 +72,7 @@ def _written(value: Mapping[str, Any]) -> Written | None:
     if not (isinstance(feedback, str) and isinstance(refinement, str) and isinstance(verdict, str)):
         return None
     words = re.sub("[_-]", " ", verdict.removeprefix("Verdict:")).strip(_MARKS)
-    read = parse_verdict(f"Verdict: {words}")
+    read = parse_verdict(f"Verdict: {re.sub(' +', ' ', words)}")
     if read is Verdict.UNKNOWN:
         return None
     return Written(_as_meant(feedback), read, _as_meant(refinement))
@@ -80,7 +80,14 @@ def _written(value: Mapping[str, Any]) -> Written | None:
 
 def _as_meant(text: str) -> str:
     """LaTeX whose backslash was not doubled in JSON was read as a control character that no text has there."""
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair
     return _CONTROLS.sub(lambda match: "\\" + _LETTERS[match[0]], text)
+
+
+def _without_doubt(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; none of what is said twice, and not the same."""
+    value = dict(pairs)
+    return value if all(value[name] == said for name, said in pairs) else {}
 
 
 def _doubled(match: re.Match[str]) -> str:
@@ -88,15 +95,18 @@ def _doubled(match: re.Match[str]) -> str:
 
 
 _TRIES = 200  # of a text that is full of braces
-_MARKS = "*\"'`. \t\n"  # around a verdict
-_TAGS = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|analysis)"
-_THINKS = re.compile(rf"<{_TAGS}>|\[THINK\]", re.IGNORECASE)
+_MARKS = "*\"'`.! \t\n"  # around a verdict
+_TAGS = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad)"
+_THINKS = re.compile(rf"<{_TAGS}\b[^<>]*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
 _THOUGHT = re.compile(
-    rf".*(?:</{_TAGS}>|\[/THINK\]|<\|channel\|>final<\|message\|>)",  # Harmony's: gpt-oss
+    rf".*(?:</{_TAGS}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final[^{{]{{,40}}?<\|message\|>)",
     re.DOTALL | re.IGNORECASE,
 )
 _OPENING = re.compile(r'\{\s*"')
-_DECODER = json.JSONDecoder(strict=False, parse_int=str, parse_float=str)  # line breaks in strings; 42 as it is written
+_DECODER = json.JSONDecoder(  # with line breaks in strings; 42 as it is written
+    strict=False, parse_int=str, parse_float=str, object_pairs_hook=_without_doubt
+)
+_COMMA = re.compile(r",(\s*[}\]])")
 _BACKSLASH = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})|\\')  # without a group: it escapes nothing
 _CONTROLS = re.compile(r"[\b\f]|\r(?!\n)|\t(?=imes\b|heta\b|ext\{|frac\{|au\b)|\n(?=eq\b|abla\b)")
 _LETTERS = {"\b": "b", "\f": "f", "\r": "r", "\t": "t", "\n": "n"}
