@@ -136,6 +136,8 @@ def test_the_words_of_the_server_are_shown() -> None:
     assert read_error(503, said, SENT).words == "HTTP 503: Provider returned error (GPU on fire)"
     assert read_error(422, {"detail": [{"loc": ["body", "n"], "msg": "bad"}]}, SENT).words == "HTTP 422: body.n: bad"
     assert read_error(500, "<html>\n busy</html>", SENT).words == "HTTP 500: <html> busy</html>"
+    assert read_error(500, "\x1b[31mred\x07 \u202egreen \ud83d!", SENT).words == "HTTP 500: [31mred green !"
+    assert len(read_error(500, "x" * 10_000, SENT).words) < 500
 
 
 # --- texts and bills --------------------------------------------------------------------------------------------------

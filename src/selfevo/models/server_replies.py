@@ -248,7 +248,8 @@ def _short(value: Any, limit: int = 400) -> str:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
         text = "nested too deeply to show"
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    text = "".join(character if character.isprintable() else " " for character in text)  # nothing a terminal obeys
+    text = " ".join(text.split())
     return text if len(text) <= limit else text[:limit] + "..."
 
 

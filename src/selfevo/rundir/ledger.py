@@ -42,9 +42,9 @@ class Ledger:
         self._calls, self._unbilled = 0, dict[int, Cost]()
         path = Layout(root).events if root else None
         for event in read_rows(path) if path and path.exists() else ():
-            if event["stage"] != stage:
+            if event.get("stage") != stage:
                 continue
-            if event["event"] == "call":
+            if event.get("event") == "call":
                 self._calls = int(event["call"])
                 self._unbilled[self._calls] = Cost(*event["most"])
                 continue
