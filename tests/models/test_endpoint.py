@@ -212,6 +212,16 @@ def test_a_short_key_is_taken_out_of_errors_where_it_stands_alone(
         build(configured(tmp_path, server.url, 1))
 
 
+@pytest.mark.parametrize("before", [270, 280, 290, 380, 390, 399])
+@pytest.mark.parametrize("status", [200, 400])
+def test_no_part_of_a_key_is_left_where_words_are_cut(tmp_path: Path, before: int, status: int) -> None:
+    said = json.dumps({"error": {"message": "x" * before + CANARY, "code": 400}})
+    with serving(lambda body: Answer(said, status)) as server:
+        asking = endpoint.Endpoint(EndpointConfig(model="m", base_url=server.url, api_key_env="TEST_API_KEY"))
+        [[(_, reply)]] = list(asking.ask([endpoint.Ask([{"role": "user", "content": "a"}], 9)]))
+    assert "xxx" in reply.fault and CANARY[:4] not in reply.fault
+
+
 @pytest.mark.parametrize("key", ["sk-\u00fc0123456789abcdef", "sk-01234\n56789abcdefg", "sk-0123\x1b456789abcd"])
 def test_a_key_that_no_header_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("TEST_API_KEY", key)

@@ -223,7 +223,7 @@ class Endpoint:
                 response = await client.chat.completions.with_raw_response.create(
                     model=self.config.model, **arguments, **ask.options
                 )
-            body = read_json(response.content)
+            body = self._read(response.content)
             if usage := read_usage(body):
                 cost = self._priced(*usage)
             elif isinstance(body, dict) and body.get("error"):
@@ -234,7 +234,7 @@ class Endpoint:
                 raise ServerError("again", f"the reply is empty{thoughts}")
             return completion
         except openai.APIStatusError as error:
-            body = read_json(error.response.content)
+            body = self._read(error.response.content)
             cost = self._priced(*(read_usage(body) or (0, 0)))
             fault = read_error(error.status_code, body, sent)
             raise _WaitingError(fault, error.response.headers.get("retry-after", "")) from None
@@ -276,6 +276,10 @@ class Endpoint:
             self._told = True
             logger.warning("%s asks to wait %.0f s; it is asked again in %.0f s", self.config.base_url, asked, seconds)
         return seconds
+
+    def _read(self, content: bytes) -> Any:
+        """A body; a secret goes before anything is cut to a length, which could leave half of it."""
+        return read_json(content.replace(self._key.encode(), b"***") if self._secret else content)
 
     def _clean(self, text: str, written: bool = False) -> str:
         """Servers repeat keys in their errors, and models what they are told: `written` is text of a model, where only
