@@ -16,7 +16,7 @@ from selfevo.engines.openai import OpenAIEngine
 from selfevo.errors import EngineError
 from selfevo.method.protocols import Engine, Generation, Request, Sampling, stream
 from selfevo.models import endpoint
-from selfevo.rundir.files import read_rows
+from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.results import load_results
 from selfevo.tasks.steps import StepsTask
 from server import Answer, Server, completion, error, serving

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfevo.rundir.files import read_rows, space_for
+from selfevo.rundir.atomic_files import read_rows, space_for
 from selfevo.rundir.layout import Layout
 
 
