@@ -14,13 +14,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`cut`: bytes by which the body falls short of its announced length."""
+    """`cut`: bytes by which the body falls short of its announced length. `trickle`: seconds before each byte."""
 
     body: str
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: int = 0
+    trickle: float = 0.0
 
 
 def completion(text: str, prompt_tokens: int = 10, new_tokens: int = 5, finish: str = "stop") -> Answer:
@@ -74,7 +75,10 @@ def serving(answer: Callable[[dict[str, Any]], Answer]) -> Iterator[Server]:
                 for name, value in headers.items():
                     self.send_header(name.replace("_", "-"), value)
                 self.end_headers()
-                self.wfile.write(content[: len(content) - reply.cut])
+                content = content[: len(content) - reply.cut]
+                for piece in (bytes([byte]) for byte in content) if reply.trickle else (content,):
+                    time.sleep(reply.trickle)
+                    self.wfile.write(piece)
             except OSError:  # the client did not wait
                 self.close_connection = True
             if reply.cut:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tenacity import wait_fixed, wait_none
+from tenacity import AsyncRetrying, RetryCallState, wait_fixed, wait_none
 
 from annotator import CANARY, annotation, asked, build, configured, engine, good, rows_of
 from runs import tree
@@ -17,6 +19,7 @@ from selfevo.cli import app as cli
 from selfevo.config.sections import EndpointConfig
 from selfevo.errors import BudgetError, ConfigError, RunError
 from selfevo.models import endpoint
+from selfevo.models.server_replies import ServerError
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
 from selfevo.rundir.atomic_files import read_rows
@@ -175,11 +178,131 @@ def test_retry_after_comes_before_our_own_waiting(tmp_path: Path, monkeypatch: p
     assert set(seen.values()) == {3}
 
 
-def test_only_what_decides_no_row_may_change_on_a_resume(tmp_path: Path) -> None:
+def test_only_what_decides_no_finished_row_may_change_on_a_resume(tmp_path: Path) -> None:
     with serving(good) as server:
         build(configured(tmp_path, server.url))
         before = tree(tmp_path / "run")
-        build(configured(tmp_path, server.url, max_concurrency=3, timeout_seconds=9, max_dollars=None))
+        further: dict[str, Any] = {"temperature": 0.5, "max_new_tokens": 9, "response_format": "text"}
+        build(configured(tmp_path, server.url, max_concurrency=3, timeout_seconds=9, max_dollars=None, **further))
         assert tree(tmp_path / "run") == before
-        with pytest.raises(RunError, match=r"corpus\.annotator\.temperature: None in the run, 0\.5 now"):
-            build(configured(tmp_path, server.url, temperature=0.5))
+        with pytest.raises(RunError, match=r"corpus\.annotator\.model: 'm' in the run, 'other' now"):
+            build(configured(tmp_path, server.url, model="other"))
+
+
+@pytest.mark.parametrize("key", ["1", "none", "EMPTY", "ollama", "token", "sk-no-key-required", "the response"])
+def test_a_key_that_is_none_is_not_searched_for_in_training_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEST_API_KEY", key)
+    said = f"There are 11 items, none of it EMPTY; ollama has {key} and the response token."
+    with serving(lambda body: completion(annotation(said, refinement=f"{said}!"))) as server:
+        (row,) = build(configured(tmp_path, server.url, 1))
+    assert row.feedback == f"{said}\nVerdict: not qualified"
+    assert row.refinement == f"{said}!"
+
+
+def test_a_short_key_is_taken_out_of_errors_where_it_stands_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_API_KEY", "hunter2")
+    with (
+        serving(lambda body: error(401, "no user hunter2 (Bearer hunter2), hunter22 is taken")) as server,
+        pytest.raises(ConfigError, match=r"no user \*\*\* \(Bearer \*\*\*\), hunter22 is taken"),
+    ):
+        build(configured(tmp_path, server.url, 1))
+
+
+@pytest.mark.parametrize("before", [270, 280, 290, 380, 390, 399])
+@pytest.mark.parametrize("status", [200, 400])
+def test_no_part_of_a_key_is_left_where_words_are_cut(tmp_path: Path, before: int, status: int) -> None:
+    said = json.dumps({"error": {"message": "x" * before + CANARY, "code": 400}})
+    with serving(lambda body: Answer(said, status)) as server:
+        asking = endpoint.Endpoint(EndpointConfig(model="m", base_url=server.url, api_key_env="TEST_API_KEY"))
+        [[(_, reply)]] = list(asking.ask([endpoint.Ask([{"role": "user", "content": "a"}], 9)]))
+    assert "xxx" in reply.fault and CANARY[:4] not in reply.fault
+
+
+@pytest.mark.parametrize("key", ["sk-\u00fc0123456789abcdef", "sk-01234\n56789abcdefg", "sk-0123\x1b456789abcd"])
+def test_a_key_that_no_header_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("TEST_API_KEY", key)
+    with pytest.raises(ConfigError, match="TEST_API_KEY holds characters that no key has") as caught:
+        build(configured(tmp_path, "http://h/v1"))
+    assert key not in str(caught.value)
+
+
+def test_a_key_from_a_file_may_end_in_a_line_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_API_KEY", f" {CANARY}\r\n")
+    with serving(good) as server:
+        build(configured(tmp_path, server.url, 1))
+    assert server.calls[0]["headers"]["authorization"] == f"Bearer {CANARY}"
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ["86400", "inf", "1e308", "Fri, 31 Dec 2900 23:59:59 GMT"])
+def test_a_server_that_asks_to_wait_for_a_day_is_asked_when_we_think_fit_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: str
+) -> None:
+    with serving(lambda body: error(429, "x", retry_after=asked) if len(server.calls) < 5 else good(body)) as server:
+        assert len(build(configured(tmp_path, server.url, 2))) == 2
+    said = [record.getMessage() for record in caplog.records if "asks to wait" in record.getMessage()]
+    assert len(said) == 1, "once"
+    assert f"{server.url} asks to wait" in said[0] and "asked again in 0 s" in said[0]
+
+
+def test_a_wait_that_is_reasonable_is_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "BACKOFF", wait_fixed(7))
+    asking = endpoint.Endpoint(EndpointConfig(model="m", api_key_env=None))
+
+    def seconds(header: str) -> float:
+        error = endpoint._WaitingError(ServerError("again", "x"), header)
+        state = RetryCallState(AsyncRetrying(), None, (), {})
+        state.set_exception((type(error), error, None))
+        return asking._wait(state)
+
+    assert [seconds(header) for header in ("0", "20", "300", "301", "", "soon")] == [0, 20, 300, 7, 7, 7]
+
+
+def test_a_body_that_comes_byte_by_byte_is_a_timeout(tmp_path: Path) -> None:
+    with serving(lambda body: replace(good(body), trickle=0.2 if len(server.calls) < 3 else 0)) as server:
+        config = configured(tmp_path, server.url, 2, timeout_seconds=1, max_retries=1, max_concurrency=2)
+        started = time.monotonic()
+        assert len(build(config)) == 2
+        assert time.monotonic() - started < 15
+    assert len(server.calls) == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer("[" * 200_000),
+        Answer('{"choices": ' + '{"a": ' * 200_000),
+        Answer('{"created": "31 February", "choices": [{"index": "x", "message": null}]}'),
+        Answer('{"created": 1e999, "choices": [{"message": {"content": {"a": 1}}}], "usage": {"prompt_tokens": 1e99}}'),
+        Answer("[" * 200_000, 400),
+        Answer('{"error": ' + "[" * 500 + "]" * 500 + "}", 400),
+        Answer('{"error": {"message": ' + '{"a":' * 900 + "1" + "}" * 900 + "}}", 200),
+        Answer("\x00\x01", 200),
+        Answer('{"choices": [{"message": {"content": "' + "\\ud800" * 9 + '"}}]}'),
+        Answer("", 204),
+        Answer("", 304),
+        Answer("gone", 302, {"location": "http://127.0.0.1:9/nowhere"}),
+        Answer("x", 200, {"content-encoding": "gzip"}),
+        Answer('{"choices": [{"message": {"content": "x"}}]}', 200, {"content-type": "text/plain; charset=nonsense"}),
+        Answer("data: {}\n\ndata: [DONE]\n\n", 200, {"content-type": "text/event-stream"}),
+    ],
+    ids=range(15),
+)  # fmt: skip
+def test_whatever_a_reply_holds_is_a_fault_of_the_reply(tmp_path: Path, answer: Answer) -> None:
+    with serving(lambda body: answer if asked(body)["instruction"] == "ask 0" else good(body)) as server:
+        config = configured(tmp_path, server.url, 3, max_retries=1)
+        assert [row.prompt for row in build(config)] == ["ask 1", "ask 2"]
+    assert rows_of(config)[0]["reason"]
+
+
+def test_half_a_surrogate_pair_can_be_asked_about() -> None:
+    with serving(lambda body: completion(body["messages"][0]["content"])) as server:
+        asking = endpoint.Endpoint(EndpointConfig(model="m", base_url=server.url, api_key_env=None))
+        [[(_, reply)]] = list(asking.ask([endpoint.Ask([{"role": "user", "content": "a \ud83d b"}], 9)]))
+    assert reply.text == "a ? b"

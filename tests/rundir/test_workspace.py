@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from runs import MODEL, PROMPTS, KilledError, asked, judged, open_run, reply, sc
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import EngineError, RunError
 from selfevo.method.filters import ByVerdict
-from selfevo.method.protocols import Generation, Model, Request, Sampling
+from selfevo.method.protocols import Generation, Model, Request, Sampling, generate_all, stream
 from selfevo.method.records import Drafted, Prompt
 from selfevo.method.skills import CRITIQUE, RESPOND
 from selfevo.rundir.atomic_files import read_rows
@@ -274,3 +274,43 @@ def test_a_rejected_row_stays_on_disk_with_its_reason(tmp_path: Path) -> None:
         ("3", False, "verdict unreadable"),
     ]
     assert [line["refinement"] for line in lines] == ["s1", "s2", "s3"]
+
+
+@dataclass
+class Streaming(ScriptedEngine):
+    """Does the slices from the last to the first, and dies before the first `lasts`."""
+
+    lasts: int = 0
+    seen: list[int] = field(default_factory=list)
+
+    def stream(
+        self, model: Path, slices: Sequence[Sequence[Request]], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        self.seen = [len(requests) for requests in slices]
+        for place in reversed(range(len(slices))):
+            if place < self.lasts:
+                raise EngineError("the server is gone")
+            yield place, self.generate(model, slices[place], sampling)
+
+
+def test_slices_are_committed_as_they_come(tmp_path: Path) -> None:
+    engine = Streaming(reply, batch_size=3, lasts=4)
+    with pytest.raises(EngineError, match="the server is gone"):
+        open_run(tmp_path / "run", engine).runner("round-1", MODEL).generate(RESPOND, PROMPTS)
+    assert engine.seen == [3, 3, 3, 3, 3, 3, 2]
+    kept = list(read_rows(tmp_path / "run/stages/round-1/respond.partial.jsonl"))
+    assert len(kept) == 8, "the three slices that came"
+    second = Streaming(reply, batch_size=3)
+    rows = open_run(tmp_path / "run", second).runner("round-1", MODEL).generate(RESPOND, PROMPTS)
+    assert len(second.calls) == 12
+    assert second.seen == [3, 3, 3, 3], "none that is done is asked again"
+    assert list(rows) == list(open_run(tmp_path / "b", scripted()).runner("round-1", MODEL).generate(RESPOND, PROMPTS))
+
+
+def test_an_engine_that_only_generates_is_streamed_slice_by_slice() -> None:
+    requests = [Request((f"{i}",), 0) for i in range(6)]
+    slices = [requests[:2], requests[2:4], requests[4:]]
+    come = list(stream(scripted(), Path("base"), slices, Sampling(8)))
+    assert [place for place, _ in come] == [0, 1, 2]
+    together = generate_all(Streaming(reply, batch_size=2), Path("base"), requests, Sampling(8))
+    assert together == [generation for _, several in come for generation in several], "in order, as they may come"

@@ -53,6 +53,16 @@ class EndpointConfig(Strict):
     max_total_tokens: Positive | None = Field(None, description="the same in tokens, read and written")
     input_price: float | None = Field(None, ge=0, description="dollars per million tokens; default: known prices")
     output_price: float | None = Field(None, ge=0, description="the same for what it writes")
+    limit_name: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None,
+        description="what the server calls max_new_tokens; by default the second at api.openai.com, else the first",
+    )
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> EndpointConfig:
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("input_price and output_price belong together; give both, or neither for known prices")
+        return self
 
     @field_validator("base_url")
     @classmethod

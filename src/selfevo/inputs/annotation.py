@@ -27,9 +27,10 @@ from selfevo.rundir.layout import done
 from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace
 from selfevo.tasks.base import AnnotatedTask, Problem
-from selfevo.teachers.base import Annotation, Teacher
+from selfevo.teachers.base import Teacher
 
 FOLDER = "d_meta"
+STAGE = f"{FOLDER}/annotate"
 AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
 
 
@@ -59,7 +60,7 @@ def annotate(
             rows = {owed[position]: asdict(annotation) for position, annotation in batch}
             yield rows, f"${dollars:.2f}" if dollars else ""
             now = time.monotonic()
-            workspace.event("annotate", stage=f"{FOLDER}/annotate", seconds=now - started, **_figures(annotations))
+            workspace.event("rows", stage=STAGE, seconds=now - started, rows=len(annotations))
             started = now
 
     shared = [root / path.relative_to(workspace.root) for root in workspace.shared]
@@ -70,7 +71,7 @@ def annotate(
         raise DataError(
             f"not one of {len(drafts)} responses was annotated: "
             + "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
-            + f"; the replies are in {path}"
+            + f"; the replies are in {path}; delete {path.parent} to have them asked again with other settings"
         )
     return rows
 
@@ -99,16 +100,6 @@ def altered(rows: Sequence[Refined], ablation: AblationConfig, seed: int) -> lis
             feedback = f"{words}\n{verdict_line(Verdict.QUALIFIED if qualified else Verdict.NOT_QUALIFIED)}".strip()
         result.append(replace(row, feedback=feedback))
     return result
-
-
-def spent(workspace: Workspace) -> tuple[int, float]:
-    """Tokens and dollars that annotation has cost this run so far, over all its processes."""
-    path = workspace.layout.events
-    events = [event for event in read_rows(path) if event["event"] == "annotate"] if path.exists() else []
-    return (
-        sum(event["prompt_tokens"] + event["new_tokens"] for event in events),
-        sum(event["dollars"] for event in events),
-    )
 
 
 def balance(rows: Iterable[Refined]) -> Counter[str]:
@@ -163,12 +154,3 @@ def gold_examples(task: AnnotatedTask, problems: Iterable[Problem]) -> list[Exam
 
 def _solved(task: AnnotatedTask, problem: Problem) -> Drafted:
     return extended(Drafted, problem.prompt, task.solution(problem))
-
-
-def _figures(annotations: Sequence[Annotation]) -> dict[str, float]:
-    return {
-        "rows": len(annotations),
-        "prompt_tokens": sum(annotation.prompt_tokens for annotation in annotations),
-        "new_tokens": sum(annotation.new_tokens for annotation in annotations),
-        "dollars": round(sum(annotation.dollars for annotation in annotations), 9),
-    }

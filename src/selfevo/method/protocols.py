@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from selfevo.method.records import Example, Turns
 
@@ -79,7 +79,7 @@ class Engine(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many requests it likes at once; the run commits rows to disk at this grain."""
+        """How many requests make a slice; the run commits rows to disk at this grain."""
         ...
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
@@ -91,11 +91,37 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that works on several slices at a time."""
+
+    def stream(
+        self, model: Path, slices: Sequence[Sequence[Request]], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """The position of each slice and its generations, one per request, in order; slices come as they are done.
+
+        Raises EngineError at the end where a slice could not be done: those that came before it count.
+        """
+        ...
+
+
+def stream(
+    engine: Engine, model: Path, slices: Sequence[Sequence[Request]], sampling: Sampling
+) -> Iterator[tuple[int, list[Generation]]]:
+    """The slices as `engine` streams them, or one after the other where it cannot."""
+    if isinstance(engine, StreamingEngine):
+        yield from engine.stream(model, slices, sampling)
+        return
+    for place, requests in enumerate(slices):
+        yield place, engine.generate(model, requests, sampling)
+
+
 def generate_all(engine: Engine, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
     """One generation per request, in order, as many at once as the engine likes."""
     size = engine.batch_size
-    batches = (requests[i : i + size] for i in range(0, len(requests), size))
-    return [generation for batch in batches for generation in engine.generate(model, batch, sampling)]
+    slices = [requests[i : i + size] for i in range(0, len(requests), size)]
+    come = dict(stream(engine, model, slices, sampling))
+    return [generation for place in range(len(slices)) for generation in come[place]]
 
 
 class Trainer(Protocol):

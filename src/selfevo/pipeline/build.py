@@ -27,9 +27,10 @@ from selfevo.method.records import Example, Judged
 from selfevo.method.rows import Rows
 from selfevo.method.training_examples import preference_examples, prompt_examples, self_examples
 from selfevo.rundir.inspect import run_settings
+from selfevo.rundir.ledger import Ledger
 from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem
-from selfevo.teachers.base import Teacher
+from selfevo.teachers.base import BookedTeacher, Teacher
 from selfevo.teachers.oracle import OracleTeacher
 
 ENGINES = {
@@ -94,23 +95,23 @@ def build_trainer(config: RunConfig, name: str) -> Trainer:
 
 
 def build_teacher(
-    corpus: TaskCorpus | PromptsCorpus, problems: Mapping[str, Problem], spent: tuple[int, float] = (0, 0.0)
+    corpus: TaskCorpus | PromptsCorpus, problems: Mapping[str, Problem], ledger: Ledger | None = None
 ) -> Teacher:
     """The annotator of a corpus. With a task it is told the gold answers of `problems`, by prompt id.
 
-    `spent`: tokens and dollars that annotation has cost the run so far.
+    `ledger` is where what it costs is booked.
     """
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     annotator = corpus.annotator
     if isinstance(annotator, OwnPart):
         told: dict[str, Any] = {"task": task, "problems": problems} if task else {}
         teacher: Teacher = make_part(annotator.kind, annotator.options, Teacher, "an annotator", **told)
-        return teacher
+        return BookedTeacher(teacher, ledger or Ledger())
     if annotator is not None:
         from selfevo.models.endpoint import Endpoint  # an extra
         from selfevo.teachers.openai import OpenAITeacher
 
-        return OpenAITeacher(annotator, Endpoint(annotator, *spent), task, problems)
+        return OpenAITeacher(annotator, Endpoint(annotator, ledger), task, problems)
     assert task is not None  # only its corpus does without an annotator
     return OracleTeacher(task, problems)
 

@@ -16,6 +16,7 @@ from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, describe_platform
 from selfevo.rundir.atomic_files import hash_model
 from selfevo.rundir.inspect import prompts_seen
+from selfevo.rundir.ledger import Ledger
 from selfevo.rundir.ownership import claim, locked
 from selfevo.rundir.results import Results, write_results
 from selfevo.rundir.workspace import Workspace
@@ -37,10 +38,7 @@ def evaluate_model(
     stopped. `engine` takes the place of the one that is configured.
     """
     if (endpoint := config.endpoint) is not None:
-        from selfevo.engines.openai import OpenAIEngine  # an extra
-
         subject = Model("model", Path(model), content_id(endpoint.base_url, model))
-        engine = engine or OpenAIEngine(endpoint)
         seen: frozenset[str] = frozenset()
     else:
         folder = resolve_model(model)
@@ -61,6 +59,11 @@ def evaluate_model(
             }
             text = yaml.safe_dump(settings, sort_keys=False)
             claim(root, settings, {"platform": describe_platform()}, text, parts=part_files(config))
+            if engine is None:
+                assert endpoint is not None
+                from selfevo.engines.openai import OpenAIEngine  # an extra
+
+                engine = OpenAIEngine(endpoint, Ledger(output, "evaluate/server") if output else None)
             workspace = Workspace(
                 root=root,
                 engine=engine,

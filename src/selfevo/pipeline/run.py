@@ -21,7 +21,7 @@ from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MonitorsConfig
 from selfevo.config.sources import FileCorpus, TaskCorpus
 from selfevo.errors import ConfigError
-from selfevo.inputs.annotation import altered, annotate, gold_examples, spent, taken
+from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
 from selfevo.method.names import BASE, SFT
@@ -41,14 +41,18 @@ from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
 from selfevo.rundir.atomic_files import hash_model, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
+from selfevo.rundir.ledger import Ledger
 from selfevo.rundir.ownership import changed_parts, claim, locked
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 
-# What may be changed between a start and a resume: none of it decides what a row says.
+# What may be changed between a start and a resume. None of it decides what a finished row says; what an annotator
+# writes hangs on its last four, so that each row records those that it was made with.
 RESUMABLE = (
     *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
-    *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "api_key_env")),
+    *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "input_price", "output_price")),
+    *(f"corpus.annotator.{key}" for key in ("api_key_env", "limit_name")),
+    *(f"corpus.annotator.{key}" for key in ("response_format", "temperature", "max_new_tokens")),
     *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
 )
 
@@ -146,7 +150,7 @@ def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, sets: Spl
     corpus = config.corpus
     assert not isinstance(corpus, FileCorpus)  # whose rows are written already
     problems = {problem.prompt.id: problem for problem in sets.labelled}
-    teacher = build_teacher(corpus, problems, spent(workspace))
+    teacher = build_teacher(corpus, problems, Ledger(workspace.root, STAGE))
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     prompts = taken(sets.to_annotate(), config.ablation.label_share, config.seed)
     return annotate(workspace, base, corpus, prompts, teacher, task, problems)

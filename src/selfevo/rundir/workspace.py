@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from selfevo.errors import EngineError, RunError, SelfevoError, TrainingError
 from selfevo.method.filters import Filter, apply
-from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
+from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer, stream
 from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
@@ -38,6 +37,7 @@ from selfevo.rundir.atomic_files import (
     write_done,
 )
 from selfevo.rundir.layout import Layout, done
+from selfevo.rundir.ledger import write_event
 from selfevo.rundir.stage_file import StageFile
 
 In = TypeVar("In", bound=Prompt)
@@ -134,15 +134,7 @@ class Workspace:
                 return
 
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:
-        line = json.dumps({"event": kind, "stage": stage, "seconds": round(seconds, 3), **figures})
-        path = self.layout.events
-        with space_for(path, len(line)), path.open("a+b") as file:
-            if file.tell() > 0:  # a kill may have left half a line
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(line.encode() + b"\n")
+        write_event(self.root, kind, stage=stage, seconds=seconds, **figures)
 
     def finish(self) -> None:
         """Notes that nothing is owed any more."""
@@ -260,8 +252,9 @@ class StageRunner:
     ) -> Iterator[tuple[dict[str, Any], str]]:
         """The owed generations of a window, batch by batch.
 
-        Rows of like length share a batch, and a batch is what is committed: what is in flight is all that a kill can
-        cost. Batches are cut before looking at what is done, so that a resume forms the very same ones.
+        Rows of like length share a batch, a slice for the engine, and a slice is what is committed when it comes: what
+        is in flight is all that a kill can cost. Batches are cut before looking at what is done, so that a resume forms
+        the very same ones.
         """
         known = {
             key: asdict(Generation(text, "stop", 0, 0))
@@ -273,15 +266,14 @@ class StageRunner:
         turns = {key: skill.turns(row) for key, row in window.items() if key not in known}
         order = sorted(turns, key=lambda key: (sum(map(len, turns[key])), key))
         size = self.workspace.engine.batch_size
-        for batch in (order[i : i + size] for i in range(0, len(order), size)):
-            owed = [key for key in batch if key not in done]
-            if not owed:
-                continue
-            started = time.monotonic()
+        batches = ([key for key in order[i : i + size] if key not in done] for i in range(0, len(order), size))
+        slices = [batch for batch in batches if batch]
+        if slices:
             check_present(self.model)
-            requests = [self._request(skill, window[key]) for key in owed]
-            answers = self.workspace.engine.generate(self.model.path, requests, sampling)
-            seconds = time.monotonic() - started
+        asked = [[self._request(skill, window[key]) for key in owed] for owed in slices]
+        started = time.monotonic()
+        for place, answers in stream(self.workspace.engine, self.model.path, asked, sampling):
+            owed, seconds = slices[place], time.monotonic() - started
             if len(answers) != len(owed):
                 raise EngineError(f"the engine returned {len(answers)} answers to {len(owed)} requests; none was kept")
             tokens = sum(generation.new_tokens for generation in answers)
@@ -295,6 +287,7 @@ class StageRunner:
                 prompt_tokens=sum(generation.prompt_tokens for generation in answers),
                 new_tokens=tokens,
             )
+            started = time.monotonic()
 
     def _request(self, skill: Skill[In, Out], row: In) -> Request:
         return Request(skill.turns(row), self._seed(skill, row), row.system, len(row.history) + 1)

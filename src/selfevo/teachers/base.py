@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from selfevo.method.records import Drafted
+from selfevo.rundir.ledger import Cost, Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class Annotation:
     """Feedback `f` that ends in a verdict, and the refined response `r^`.
 
     `reason` says why they cannot be used, "" if they can; then `reply` is what was written instead. Cost is in tokens
-    and US dollars.
+    and US dollars. `settings` are those that may change between the rows of a run.
     """
 
     feedback: str
@@ -24,6 +25,7 @@ class Annotation:
     prompt_tokens: int = 0
     new_tokens: int = 0
     dollars: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Teacher(Protocol):
@@ -36,3 +38,21 @@ class Teacher(Protocol):
     def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
         """Annotations by position in `drafts`, as they come; each position comes once."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class BookedTeacher:
+    """Books what a teacher says that its annotations cost, for one that keeps no ledger itself."""
+
+    teacher: Teacher
+    ledger: Ledger
+
+    def key(self, draft: Drafted) -> str:
+        return self.teacher.key(draft)
+
+    def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
+        for batch in self.teacher.annotate(drafts):
+            costs = (Cost(each.prompt_tokens, each.new_tokens, each.dollars) for _, each in batch)
+            if (cost := sum(costs, Cost())) != Cost():
+                self.ledger.bill(self.ledger.call(cost), cost)
+            yield batch

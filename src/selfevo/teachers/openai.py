@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from selfevo.config.sections import OpenAIAnnotator
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
@@ -15,16 +13,7 @@ from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
 from selfevo.tasks.base import AnnotatedTask, Problem
 from selfevo.teachers.base import Annotation
-
-
-class Written(BaseModel):
-    """What the annotator is asked for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    feedback: str
-    verdict: Literal["qualified", "not qualified"]
-    refinement: str
+from selfevo.teachers.written import SCHEMA, Written, read_written
 
 
 class OpenAITeacher:
@@ -43,8 +32,7 @@ class OpenAITeacher:
         self.config, self.endpoint, self.task, self.problems = config, endpoint, task, problems or {}
 
     def key(self, draft: Drafted) -> str:
-        settings = [self.config.base_url, self.config.model, self.config.temperature, self.config.max_new_tokens]
-        return content_id(settings, self._messages(draft))
+        return content_id([self.config.base_url, self.config.model], self._messages(draft))
 
     def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
         for replies in self.endpoint.ask([self.ask(draft) for draft in drafts]):
@@ -58,7 +46,7 @@ class OpenAITeacher:
         if self.config.response_format == "json_object":
             options["response_format"] = {"type": "json_object"}
         elif self.config.response_format == "json_schema":
-            schema = {"name": "annotation", "strict": True, "schema": Written.model_json_schema()}
+            schema = {"name": "annotation", "strict": True, "schema": SCHEMA}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
         return Ask(self._messages(draft), self.config.max_new_tokens, options)
 
@@ -74,20 +62,22 @@ class OpenAITeacher:
         return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
 
     def _annotation(self, draft: Drafted, reply: Reply) -> Annotation:
+        feedback, refinement, reason = self._read(draft, reply)
         figures = (reply.prompt_tokens, reply.new_tokens, reply.dollars)
+        settings = {name: getattr(self.config, name) for name in ("response_format", "temperature", "max_new_tokens")}
+        return Annotation(feedback, refinement, reason, reply.text if reason else "", *figures, settings)
+
+    def _read(self, draft: Drafted, reply: Reply) -> tuple[str, str, str]:
+        """Feedback and refinement of a row of D_meta, and why they cannot be used: "" if they can."""
         if reply.fault:
-            return Annotation("", "", f"no reply: {reply.fault}", "", *figures)
+            return "", "", f"no reply: {reply.fault}"
         if reply.finish == "length":
-            return Annotation("", "", "the reply was cut off at max_new_tokens", reply.text, *figures)
-        written = _parse(reply.text)
-        if written is None:
-            return Annotation("", "", "the reply is not the JSON asked for", reply.text, *figures)
-        feedback, refinement, reason = self._checked(draft, written)
-        return Annotation(feedback, refinement, reason, reply.text if reason else "", *figures)
+            return "", "", "the reply was cut off at max_new_tokens"
+        written = read_written(reply.text)
+        return self._checked(draft, written) if written else ("", "", "the reply is not the JSON asked for")
 
     def _checked(self, draft: Drafted, written: Written) -> tuple[str, str, str]:
-        """Feedback and refinement of a row of D_meta, and why they cannot be used: "" if they can."""
-        verdict = Verdict(written.verdict)
+        verdict = written.verdict
         feedback = f"{written.feedback.strip()}\n{verdict_line(verdict)}"
         # Where the response is qualified it stands, word for word: a right answer must not be taught to change.
         refinement = draft.response if verdict is Verdict.QUALIFIED else written.refinement.strip()
@@ -106,16 +96,6 @@ class OpenAITeacher:
             if not self.task.is_correct(problem, refinement):
                 return feedback, refinement, "the refinement contradicts the gold answer"
         return feedback, refinement, ""
-
-
-def _parse(text: str) -> Written | None:
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text[3:-3].removeprefix("json")
-    try:
-        return Written.model_validate_json(text)
-    except ValidationError:
-        return None
 
 
 INSTRUCTION = """\
