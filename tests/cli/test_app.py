@@ -165,7 +165,7 @@ def test_a_mistake_in_the_configuration_is_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(
     ("override", "part"),
-    [("seed", "is not of the form key.subkey=value"), ("sede=1", "did you mean 'seed'?"), ("seed=[1", "YAML")],
+    [("seed", "does not have the form key.subkey=value"), ("sede=1", "did you mean 'seed'?"), ("seed=[1", "YAML")],
 )
 def test_a_mistake_in_an_override_is_one_line_and_exit_code_2(
     selfevo: Selfevo, tmp_path: Path, override: str, part: str

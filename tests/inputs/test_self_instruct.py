@@ -245,8 +245,8 @@ def test_an_evaluation_set_that_cannot_be_read_stops_the_run(tmp_path: Path) -> 
     ("change", "said"),
     [
         ({"rounds": 2}, "'prompts' is missing; add it, or give each of the rounds its own"),
-        ({"rounds": []}, "the first round needs prompts"),
-        ({"rounds": [{"self_instruct": {"count": 5}}]}, "the first round needs prompts"),
+        ({"rounds": []}, "the first round has no prompts"),
+        ({"rounds": [{"self_instruct": {"count": 5}}]}, "the first round has no prompts"),
         ({"prompts": {"path": "p.jsonl"}}, "both prompts and a list of rounds are given"),
         ({"rounds": [{}]}, "exactly one of prompts and self_instruct"),
         ({"rounds": [{"prompts": "p.jsonl"}, {"self_instruct": {"count": 0}}]}, "count is 0"),

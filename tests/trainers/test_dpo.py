@@ -100,8 +100,8 @@ def test_only_the_rounds_are_trained_so() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({}, "objective dpo trains without L_meta; set policy: continual-latest"),
-        ({"policy": "continual-latest", "ablation": {"refine": False}}, "they are the same"),
+        ({}, "objective dpo trains without L_meta, which policy restart needs"),
+        ({"policy": "continual-latest", "ablation": {"refine": False}}, "makes them equal"),
     ],
 )
 def test_what_it_does_not_go_with_is_said(change: dict[str, Any], said: str) -> None:
