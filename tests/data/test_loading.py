@@ -86,7 +86,7 @@ def test_a_line_of_fifty_megabytes_is_set_aside_without_being_read(tmp_path: Pat
     loaded = load_prompts(lines(tmp_path / "a.jsonl", many([long, {"prompt": "last"}])))
     assert texts(loaded)[-1] == "last"
     (row,) = loaded.quarantined
-    assert (row.line, row.reason) == (301, "is 50,000,015 bytes long; a line may have 33,554,432")
+    assert (row.line, row.reason) == (301, "is 50,000,015 bytes long; at most 33,554,432 are allowed")
 
 
 def test_a_thousand_good_rows_survive_every_kind_of_bad_one(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_json_list_counts_its_rows(tmp_path: Path) -> None:
     path.write_text('\ufeff [{"prompt": "a"}, 3]', encoding="utf-8")
     assert list(read_table(str(path))) == [
         Row(str(path), 1, {"prompt": "a"}),
-        BadRow(str(path), 2, "holds int, not an object of columns"),
+        BadRow(str(path), 2, "holds int, not a JSON object"),
     ]
 
 
@@ -287,7 +287,7 @@ def test_feedback_without_a_verdict_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_corpus_without_any_verdict_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no trajectories; all 2 rows are set aside.*no readable verdict"):
+    with pytest.raises(DataError, match=r"holds no trajectories; all 2 rows are quarantined.*no readable verdict"):
         load_corpus(lines(tmp_path / "a.jsonl", [corpus_row(feedback="fine")] * 2), {})
 
 

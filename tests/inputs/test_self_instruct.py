@@ -244,7 +244,7 @@ def test_an_evaluation_set_that_cannot_be_read_stops_the_run(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rounds": 2}, "'prompts' is missing; add it, or give each of the rounds its own"),
+        ({"rounds": 2}, "'prompts' is missing; add it, or give rounds as a list"),
         ({"rounds": []}, "the first round has no prompts"),
         ({"rounds": [{"self_instruct": {"count": 5}}]}, "the first round has no prompts"),
         ({"prompts": {"path": "p.jsonl"}}, "both prompts and a list of rounds are given"),
