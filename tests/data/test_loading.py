@@ -167,7 +167,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_unknown_kind_of_file_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt\na\n")
-    with pytest.raises(DataError, match=r"unknown kind '\.csv'; use one of \.jsonl"):
+    with pytest.raises(DataError, match=r"unknown suffix '\.csv'; use one of \.jsonl"):
         load_prompts(str(tmp_path / "a.csv"))
 
 
@@ -253,7 +253,7 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"someone/set is no file or folder here.*offline.*download the file"):
+    with pytest.raises(DataError, match=r"someone/set is not a file or folder here.*offline.*download the file"):
         load_prompts("someone/set")
 
 

@@ -367,8 +367,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     monkeypatch.setattr(engine._model, "forward", small)
     assert engine.generate(stopping, REQUESTS, Sampling(24)) == expected
     assert [record.getMessage() for record in caplog.records] == [
-        "out of memory with 24 rows at once; going on with 12",
-        "out of memory with 12 rows at once; going on with 6",
+        "out of memory with 24 rows in parallel; continuing with 12",
+        "out of memory with 12 rows in parallel; continuing with 6",
     ]
 
 

@@ -230,7 +230,7 @@ def test_no_label_is_used_that_an_evaluation_set_knows(tmp_path: Path) -> None:
 def test_a_corpus_that_an_evaluation_set_knows_is_refused(tmp_path: Path) -> None:
     [row] = draw_splits(configured(tmp_path)).d_meta
     (tmp_path / "held.jsonl").write_text(json.dumps({"prompt": row.prompt}) + "\n")
-    with pytest.raises(DataError, match=r"corpus\.path: all 1 prompts are known to an evaluation set"):
+    with pytest.raises(DataError, match=r"corpus\.path: all 1 prompts are in an evaluation set"):
         draw_splits(configured(tmp_path, decontaminate=[str(tmp_path / "held.jsonl")]))
 
 

@@ -156,9 +156,7 @@ def _read_saved(path: Path, split: str) -> Iterator[Row]:
             split = next(iter(saved))
         if split not in saved:
             shown = f"no split {split!r}" if split else "several splits"
-            raise DataError(
-                f"{path} has {shown}; append one of {', '.join(f':{name}' for name in saved)}"
-            )
+            raise DataError(f"{path} has {shown}; append one of {', '.join(f':{name}' for name in saved)}")
         saved = saved[split]
     elif split:
         raise DataError(f"{path} has no splits; leave out ':{split}'")
