@@ -285,7 +285,7 @@ def test_runs_show_verify_and_gc(selfevo: Selfevo, scripted: ScriptedEngine, tmp
     for word in ("round-1/respond", "round-3/filter", "rejected or quarantined", "sft"):
         assert word in out
     code, out, _ = selfevo("verify", "runs/mine")
-    assert (code, "are what was written" in out) == (0, True)
+    assert (code, "are unchanged" in out) == (0, True)
     code, out, _ = selfevo("gc", "runs/mine", "--yes")
     assert code == 0
     assert "runs/mine/models/sft" in out

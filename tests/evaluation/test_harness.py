@@ -88,4 +88,4 @@ def test_one_of_task_and_harness(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "give --task or --harness, one of them" in capsys.readouterr().err
+    assert "give exactly one of --task and --harness" in capsys.readouterr().err

@@ -99,7 +99,9 @@ def test_the_figures_of_a_round(tmp_path: Path) -> None:
     assert (figures["judge_yes"], figures["judge_unparsed"]) == (1 / 2, 1 / 3)
     assert figures["yes"] == 2 / 4
     assert figures["agreement"] == 2 / 3
-    assert alarms(figures, MonitorsConfig()) == ["verdict unreadable 0.333, above 0.3: the feedback does not end in a verdict"]
+    assert alarms(figures, MonitorsConfig()) == [
+        "verdict unreadable 0.333, above 0.3: the feedback does not end in a verdict"
+    ]
     assert alarms(figures, MonitorsConfig(max_unparsed=None, min_distinct_1=0.6)) == [
         "distinct words 0.556, below 0.6: the model uses few words"
     ]

@@ -185,7 +185,7 @@ def test_models_are_measured_greedily_and_rounds_sample_as_configured(config: Ru
     assert used[False, 3] == {0.4, config.skills.judge.temperature}
 
 
-def test_a_second_launch_asks_and_trains_nothing(config: RunConfig) -> None:
+def test_a_second_run_asks_and_trains_nothing(config: RunConfig) -> None:
     run(config)
     before, figures = tree(config.output), results(config)
     trainer = ScriptedTrainer()

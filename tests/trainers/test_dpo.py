@@ -83,7 +83,7 @@ def test_token_ids_are_those_of_every_other_training(tiny_model: Path) -> None:
 
 def test_pairs_that_are_all_too_long_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
     trainer = PreferenceTrainer(CONFIG.model_copy(update={"max_length": 5}), OBJECTIVE)
-    with pytest.raises(TrainingError, match="all 6 pairs are longer than trainer.max_length=5"):
+    with pytest.raises(TrainingError, match=r"all 6 pairs are longer than trainer\.max_length=5"):
         trainer.train(tiny_model, preference_examples(ROWS), tmp_path, work=tmp_path, seed=0, progress=Silent())
 
 

@@ -197,7 +197,7 @@ def test_over_long_sequences_are_left_out_and_counted(tiny_model: Path, tmp_path
 
 
 def test_nothing_but_over_long_sequences_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="all 3 training sequences are longer than trainer.max_length=5"):
+    with pytest.raises(TrainingError, match=r"all 3 training sequences are longer than trainer\.max_length=5"):
         train(tiny_model, tmp_path, max_length=5)
     assert not any((tmp_path / "out").iterdir())
 

@@ -1,4 +1,4 @@
-"""What an annotator is: it writes feedback and a refinement on a response."""
+"""The protocol of an annotator, which writes feedback on a response and a refinement."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from selfevo.method.records import Drafted
 class Annotation:
     """Feedback `f` that ends in a verdict, and the refined response `r^`.
 
-    `reason` says why they cannot be used, "" if they can; then `reply` is what was written instead. Cost is in tokens
-    and US dollars.
+    `reason` says why they are unusable; `reply` is then what the annotator wrote instead. "" if they
+    are usable. The cost is in tokens and US dollars.
     """
 
     feedback: str
@@ -27,12 +27,12 @@ class Annotation:
 
 
 class Teacher(Protocol):
-    """The annotator: writes D_meta."""
+    """The annotator of D_meta."""
 
     def key(self, draft: Drafted) -> str:
-        """A hash of all that decides what it writes on `draft`."""
+        """A hash of all that changes its annotation of `draft`."""
         ...
 
     def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
-        """Annotations by position in `drafts`, as they come; each position comes once."""
+        """Annotations with their position in `drafts`, as they come. Each position comes once."""
         ...
