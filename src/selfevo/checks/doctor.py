@@ -50,10 +50,10 @@ class Check:
 
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
     """All checks of a configuration. Writes no files. Raises as a run does if model or data are missing."""
-    folder, sets = resolve_model(config.model), draw_splits(config)
+    folder, splits = resolve_model(config.model), draw_splits(config)
     parameters = count_parameters(folder)  # first, because it gives the clearest error for an unknown model
-    chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, sets)
-    found = estimate(config, parameters, chat, sets, d_meta)
+    chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
+    found = estimate(config, parameters, chat, splits, d_meta)
     return [
         versions(),
         disk(config, folder, parameters),
@@ -62,7 +62,7 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         stop_token(chat, d_meta),
         lengths(config, found.lengths),
         context(config, folder, chat, d_meta),
-        *generation(config, folder, chat, sets, engine or build_engine(config.engine)),
+        *generation(config, folder, chat, splits, engine or build_engine(config.engine)),
         Check("time", "pass", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
     ]
 
@@ -204,9 +204,9 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
     return Check("context", "fail" if over > len(d_meta) / 2 else "warn", finding, remedy)
 
 
-def generation(config: RunConfig, folder: Path, chat: Chat, sets: Splits, engine: Engine) -> list[Check]:
+def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engine: Engine) -> list[Check]:
     """Runs the engine on prompts of the run: do they fit, do answers end, is it the text of transformers?"""
-    asked = [*sets.pool, *sets.to_annotate(), *sets.d_meta][:PROMPTS]
+    asked = [*splits.pool, *splits.to_annotate(), *splits.d_meta][:PROMPTS]
     requests = [Request(prompts.respond(prompt), 0, prompt.system) for prompt in asked]
     generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
     engine.release()

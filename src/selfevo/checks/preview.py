@@ -40,11 +40,11 @@ def preview(config: RunConfig, console: Console) -> None:
     """Prints three samples per kind of sequence with the loss mask, token counts, and estimated time."""
     folder = resolve_model(config.model)
     chat = Chat(load_tokenizer(folder))
-    sets = draw_splits(config)
-    d_meta = lessons_of(config, sets)
+    splits = draw_splits(config)
+    d_meta = lessons_of(config, splits)
     if isinstance(config.corpus, TaskCorpus):
         console.print("D_meta is written during the run; here the response is the gold answer.\n", style="yellow")
-    elif sets.unlabelled:
+    elif splits.unlabelled:
         console.print(
             "D_meta is written during the run; its texts are not known yet, so token counts are too low.\n",
             style="yellow",
@@ -61,8 +61,8 @@ def preview(config: RunConfig, console: Console) -> None:
             rows,
             lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row), row.system))),
         )
-    found = estimate(config, count_parameters(folder), chat, sets, d_meta)
-    print_estimate(config, found, len(d_meta), len(sets.pool), console)
+    found = estimate(config, count_parameters(folder), chat, splits, d_meta)
+    print_estimate(config, found, len(d_meta), len(splits.pool), console)
 
 
 def preview_annotation(config: RunConfig, console: Console) -> None:
@@ -70,8 +70,8 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     corpus = config.corpus
     if isinstance(corpus, FileCorpus):
         raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
-    sets = draw_splits(config)
-    prompts = sets.to_annotate()
+    splits = draw_splits(config)
+    prompts = splits.to_annotate()
     calls = len(prompts) * (2 if isinstance(corpus, TaskCorpus) else 1)
     console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate", highlight=False)
     annotator = corpus.annotator
@@ -85,7 +85,7 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     from selfevo.teachers.openai import OpenAITeacher
 
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
-    teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in sets.labelled})
+    teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in splits.labelled})
     # The responses are not known yet, so the greatest length counts.
     asks = [teacher.ask(Drafted(p.id, p.prompt, "x" * 4 * config.skills.respond.max_new_tokens)) for p in prompts]
     read, written = (sum(most(ask)[i] for ask in asks) * calls // len(asks) for i in (0, 1))
@@ -100,13 +100,13 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
         console.print(f"[dim]{message['role']}[/]", message["content"], soft_wrap=True, highlight=False)
 
 
-def lessons_of(config: RunConfig, sets: Splits) -> list[Refined]:
+def lessons_of(config: RunConfig, splits: Splits) -> list[Refined]:
     """D_meta. Before it is written: gold answers as responses, or placeholder texts."""
     if isinstance(config.corpus, TaskCorpus):
-        return solved(load_task(config.corpus.task), sets.labelled)
+        return solved(load_task(config.corpus.task), splits.labelled)
     feedback = f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}"
-    return sets.d_meta or [
-        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in sets.unlabelled
+    return splits.d_meta or [
+        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in splits.unlabelled
     ]
 
 
@@ -161,24 +161,24 @@ class Estimate:
         return self.parameters * work / self.speed
 
 
-def estimate(config: RunConfig, parameters: int, chat: Chat, sets: Splits, d_meta: Sequence[Refined]) -> Estimate:
+def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Estimate:
     lengths = [len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta)]
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
-    pool = len(sets.pool) * config.samples_per_prompt
+    pool = len(splits.pool) * config.samples_per_prompt
     kept = 0.5 * pool / config.round_count  # not known before the run; half is a guess
     answer = one * 0.3
     training = known * trainer_of(config, META).num_train_epochs
     if isinstance(corpus := config.corpus, TaskCorpus):
         training += one * corpus.labels * corpus.warmup_share * 0.3 * corpus.warmup_epochs
     if config.evaluation and SFT in config.evaluation.models:
-        labels = len(sets.labelled) + len(sets.sft)
+        labels = len(splits.labelled) + len(splits.sft)
         training += max(known, answer * labels) * trainer_of(config, SFT).num_train_epochs
     for t in range(1, config.round_count + 1):
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
         training += rows * trainer_of(config, round_name(t)).num_train_epochs
-    measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
+    measured = len(splits.evaluation) * (config.round_count + 3) + len(splits.dev) * (config.round_count + 1)
     generated = (pool * 1.5 + measured) * one
     return Estimate(parameters, lengths, training, generated, measure_flops(config))
 

@@ -60,7 +60,7 @@ class Splits:
         return self.unlabelled or [problem.prompt for problem in self.labelled]
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
-        sets: dict[str, Sequence[Any]] = {
+        named: dict[str, Sequence[Any]] = {
             "pool": self.pool,
             "labelled": self.labelled,
             "unlabelled": self.unlabelled,
@@ -70,7 +70,7 @@ class Splits:
             "sft": self.sft,
             "quarantined": self.quarantined,
         }
-        return [(name, rows) for name, rows in sets.items() if rows]
+        return [(name, rows) for name, rows in named.items() if rows]
 
 
 def draw_splits(config: RunConfig) -> Splits:
@@ -273,7 +273,7 @@ class Repeated:
 
 
 def prompt_sources(
-    config: RunConfig, workspace: Workspace, sets: Splits, d_meta: Sequence[Refined]
+    config: RunConfig, workspace: Workspace, splits: Splits, d_meta: Sequence[Refined]
 ) -> list[Callable[[Model], Rows[Prompt]]]:
     """The source of prompts for each round: a pool, or the model itself."""
     seeds = list({row.id: from_row(Prompt, as_row(row)) for row in d_meta}.values())
@@ -284,11 +284,11 @@ def prompt_sources(
 
     def prompts_of(number: int) -> Callable[[Model], Rows[Prompt]]:
         if isinstance(config.rounds, int) or (own := config.rounds[number].self_instruct) is None:
-            return lambda model: sets.pools[number]
+            return lambda model: splits.pools[number]
 
         def written(model: Model) -> Rows[Prompt]:
             grown = grow(
-                workspace, f"self-instruct-{number + 1}", model, [*seeds, *sets.pool, *later], sets.blocked, own
+                workspace, f"self-instruct-{number + 1}", model, [*seeds, *splits.pool, *later], splits.blocked, own
             )
             later.extend(grown)
             return grown

@@ -33,13 +33,13 @@ class KnownAnswers:
     tasks: Mapping[str, Task]
 
     @classmethod
-    def of(cls, config: RunConfig, sets: Splits) -> KnownAnswers:
+    def of(cls, config: RunConfig, splits: Splits) -> KnownAnswers:
         """The problems of the pool and of the audit."""
-        audited = {problem.prompt.id: problem for problem in sets.audit}
-        tasks = dict(sets.pool_tasks)
+        audited = {problem.prompt.id: problem for problem in splits.audit}
+        tasks = dict(splits.pool_tasks)
         if config.audit:
             tasks |= dict.fromkeys(audited, load_checked_task(config.audit.task))
-        return cls({**audited, **sets.pool_answers}, tasks)
+        return cls({**audited, **splits.pool_answers}, tasks)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         return self.tasks[problem.prompt.id].is_correct(problem, response)

@@ -40,7 +40,7 @@ class Observer:
 
     config: RunConfig
     workspace: Workspace
-    sets: Splits
+    splits: Splits
     filters: Sequence[Filter]
     stopped: str = ""
     models: list[ModelResults] = field(default_factory=list)
@@ -53,8 +53,8 @@ class Observer:
 
     def __post_init__(self) -> None:
         self._gate = Gate(self.config.gate) if self.config.gate else None
-        self._audited = {problem.prompt.id: problem for problem in self.sets.audit}
-        self._answers = KnownAnswers.of(self.config, self.sets)
+        self._audited = {problem.prompt.id: problem for problem in self.splits.audit}
+        self._answers = KnownAnswers.of(self.config, self.splits)
         gold = self.config.ablation.gold_filter
         self.evolving = GoldWorkspace(self.workspace, self._answers) if gold else self.workspace
 
@@ -69,7 +69,7 @@ class Observer:
         wanted = "rounds" if round_number(model.name) else model.name
         if evaluation and wanted in evaluation.models:
             task, runner = load_checked_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
-            outcomes = measure(runner, task, self.sets.evaluation, evaluation.consistency)
+            outcomes = measure(runner, task, self.splits.evaluation, evaluation.consistency)
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
             self.models.append(summarise_outcomes(model.name, outcomes, seconds))
         if self._gate and model.name not in (BASE, SFT):
@@ -108,7 +108,7 @@ class Observer:
             seed=self.config.seed,
             policy=self.config.policy,
             models=tuple(self.models),
-            groups=group(self.sets.evaluation),
+            groups=group(self.splits.evaluation),
             rounds=tuple(self.rounds.values()),
             bounds=self.config.monitors.bounds(),
             gate=self._gate.results() if self._gate else None,
@@ -126,20 +126,20 @@ class Observer:
         gate, runner = self.config.gate, self._greedy(f"gate-{model.name}", model)
         assert gate is not None
         if isinstance(gate, PromptsGate):
-            return self_agreement(runner, self.sets.dev_prompts, gate.samples, gate.temperature)
-        outcomes = measure(runner, load_checked_task(gate.task), self.sets.dev)
+            return self_agreement(runner, self.splits.dev_prompts, gate.samples, gate.temperature)
+        outcomes = measure(runner, load_checked_task(gate.task), self.splits.dev)
         return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
 
     def _audit(self, name: str) -> Audit | None:
         """Audits the problems of `audit`, which run beside the round, or else the round's own rows."""
-        problems = self._audited or self.sets.pool_answers
+        problems = self._audited or self.splits.pool_answers
         if not problems:
             return None
         if self._audited:
             assert self._latest is not None
             name = f"audit-{name}"
             runner = self.evolving.runner(name, self._latest)
-            prompts = [problem.prompt for problem in self.sets.audit]
+            prompts = [problem.prompt for problem in self.splits.audit]
             runner.filter(trajectories(runner, prompts, self.config.ablation.refine), self.filters)
         rows = read_rows(self.workspace.layout.filtered(name))
         judged = [(from_row(Judged, row), row["kept"]) for row in rows]

@@ -67,17 +67,19 @@ def run_loop(
     other run directories: identical finished stages and models are taken from them.
     """
     filters, objective = build_filters(config), build_objective(config)  # built first, so that a mistake is found now
-    with open_run(config, progress, engine, trainer, shared) as (workspace, base, sets):
-        recorded = taken(sets.d_meta, config.ablation.label_share, config.seed)
-        d_meta = altered(recorded or write_d_meta(config, workspace, base, sets), config.ablation, config.seed)
+    with open_run(config, progress, engine, trainer, shared) as (workspace, base, splits):
+        recorded = taken(splits.d_meta, config.ablation.label_share, config.seed)
+        d_meta = altered(recorded or write_d_meta(config, workspace, base, splits), config.ablation, config.seed)
         workspace.save_rows("d_meta", d_meta)
-        observer = Observer(config, workspace, sets, filters)
+        observer = Observer(config, workspace, splits, filters)
         measured = config.evaluation.models if config.evaluation else ()
         if BASE in measured:
             observer.measure(base)
         if SFT in measured:
             further = (
-                gold_examples(load_task(config.corpus.task), sets.sft) if isinstance(config.corpus, TaskCorpus) else []
+                gold_examples(load_task(config.corpus.task), splits.sft)
+                if isinstance(config.corpus, TaskCorpus)
+                else []
             )
             examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer(SFT))
             observer.measure(workspace.train(SFT, base, examples))
@@ -85,7 +87,7 @@ def run_loop(
             observer.evolving,
             base,
             d_meta,
-            prompt_sources(config, workspace, sets, d_meta),
+            prompt_sources(config, workspace, splits, d_meta),
             beta=config.beta,
             policy=config.policy,
             filters=filters,
@@ -106,8 +108,8 @@ def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = 
     """Only the first part of a run: writes D_meta, returns its file and rows. `run_loop` goes on."""
     if isinstance(config.corpus, FileCorpus):
         raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
-    with open_run(config, progress, engine, None) as (workspace, base, sets):
-        d_meta = altered(write_d_meta(config, workspace, base, sets), config.ablation, config.seed)
+    with open_run(config, progress, engine, None) as (workspace, base, splits):
+        d_meta = altered(write_d_meta(config, workspace, base, splits), config.ablation, config.seed)
         workspace.save_rows("d_meta", d_meta)
         return workspace.layout.data("d_meta"), d_meta
 
@@ -136,20 +138,20 @@ def open_run(
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))
-        sets = draw_splits(config)
-        for name, rows in sets.everything():
+        splits = draw_splits(config)
+        for name, rows in splits.everything():
             workspace.save_rows(name, rows)
-        yield workspace, base, sets
+        yield workspace, base, splits
 
 
-def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, sets: Splits) -> list[Refined]:
+def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, splits: Splits) -> list[Refined]:
     """Lets the annotator of the configuration write D_meta. Returns its rows."""
     corpus = config.corpus
     assert not isinstance(corpus, FileCorpus)  # its rows need no annotator
-    problems = {problem.prompt.id: problem for problem in sets.labelled}
+    problems = {problem.prompt.id: problem for problem in splits.labelled}
     teacher = build_teacher(corpus, problems, spent(workspace))
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
-    prompts = taken(sets.to_annotate(), config.ablation.label_share, config.seed)
+    prompts = taken(splits.to_annotate(), config.ablation.label_share, config.seed)
     return annotate(workspace, base, corpus, prompts, teacher, task, problems)
 
 
