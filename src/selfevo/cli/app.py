@@ -160,7 +160,10 @@ def annotate(
         bool, typer.Option("--dry-run", help="Show the number of annotations, the cost and one call, then stop.")
     ] = False,
 ) -> None:
-    """Writes D_meta only: the model answers, the annotator criticises and refines. `run` goes on."""
+    """Writes D_meta only: the model answers, the annotator criticises and refines.
+
+    `selfevo run` continues from there.
+    """
     settings = load_config(config, set_ or [])
     if dry_run:
         from selfevo.checks.preview import preview_annotation

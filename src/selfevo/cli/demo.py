@@ -39,7 +39,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "corpus": {
                 "task": {"name": task},
                 "labels": 12 if smoke else 80,
-                # About half of the criticised responses should be wrong. On instructions few soon are.
+                # About half of the criticised responses should be wrong. On instructions a short warm-up leaves few wrong.
                 "samples_per_prompt": 2 if smoke else 8 if task == "instructions" else 4,
                 "warmup_epochs": 2 if smoke else 3 if task == "instructions" else 6,
                 "temperature": 1.0,
