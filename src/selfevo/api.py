@@ -93,14 +93,14 @@ def run(
 ) -> RunResult:
     """Runs the SELF loop, or resumes a stopped run. Returns the run.
 
-    `config` is a YAML file, a dict with the same keys, or a `RunConfig`. `overrides` replace its keys:
-    `rounds=2`. A dict changes only the keys that it names: `trainer={"learning_rate": 1e-5}`. `engine`
-    and `trainer` may also be your own `Engine` and `Trainer`. `progress=False` shows nothing; a
-    `Progress` replaces the display. `check=False` skips the checks of `selfevo doctor`, which
-    otherwise run before a first start.
+    `config` is a YAML file, a dict with the same keys, or a `RunConfig`. `overrides` replace its
+    keys: `rounds=2`. A dict changes only the keys that it names: `trainer={"learning_rate": 1e-5}`.
+    `engine` and `trainer` may also be your own `Engine` and `Trainer`. `progress=False` shows
+    nothing; a `Progress` replaces the display. `check=False` skips the checks of `selfevo doctor`,
+    which otherwise run before a first start.
 
-    Raises ConfigError, DataError, RunError, EngineError, TrainingError or BudgetError, each with a message that names
-    the value, the place and the remedy.
+    Raises ConfigError, DataError, RunError, EngineError, TrainingError or BudgetError, each with a
+    message that names the value, the place and the remedy.
     """
     (engine_section, own_engine), (trainer_section, own_trainer) = _apart(engine), _apart(trainer)
     sections = {"engine": engine_section, "trainer": trainer_section}
@@ -132,7 +132,8 @@ def evaluate(
     samples also vote. Each skill is limited to `max_new_tokens`, by default to the limit of the run
     that made the model. With `output`, every row is kept in that folder, and the same call resumes.
 
-    Raises ConfigError if there is no such model or task, DataError if there are not enough problems.
+    Raises ConfigError if there is no such model or task, DataError if there are not enough
+    problems.
     """
     named = {"name": task} if isinstance(task, str) else dict(task)
     section, own = _apart(engine)

@@ -236,7 +236,7 @@ def test_several_responses_to_a_prompt_are_rows_of_their_own(tmp_path: Path) -> 
     assert kept
     assert len(kept) == len(set(kept))
     assert content.rounds[0].audit is not None and content.rounds[0].audit.judged == 24, "every sample is audited"
-    with pytest.raises(ConfigError, match="samples_per_prompt above 1 needs"):
+    with pytest.raises(ConfigError, match=r"samples_per_prompt is 2; set skills\.respond"):
         changed(tmp_path, samples_per_prompt=2)
 
 

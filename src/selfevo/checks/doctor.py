@@ -1,8 +1,9 @@
 """`selfevo doctor`: checks before a run, each with a remedy.
 
-Some failures of self-training give no error: a stop token that is never trained, a chat template that
-differs between training and inference, an engine whose text differs from the model's, sequences that
-are too long to be trained on. They are checked with the model and the rows of the run.
+Some failures of self-training give no error: a stop token that is never trained, a chat template
+that differs between training and inference, an engine whose text differs from the model's,
+sequences that are too long to be trained on. They are checked with the model and the rows of the
+run.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Check:
 
 
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
-    """All checks of a configuration. Writes no files. Raises as a run does if model or data are missing."""
+    """All checks of a configuration. Writes no files. Raises if model or data are missing."""
     folder, splits = resolve_model(config.model), draw_splits(config)
     parameters = count_parameters(folder)  # first, because it gives the clearest error for an unknown model
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
@@ -205,7 +206,7 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
 
 
 def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engine: Engine) -> list[Check]:
-    """Runs the engine on prompts of the run: do they fit, do answers end, is it the text of transformers?"""
+    """Runs the engine on prompts of the run. Do they fit and end, with the text of transformers?"""
     asked = [*splits.pool, *splits.to_annotate(), *splits.d_meta][:PROMPTS]
     requests = [Request(prompts.respond(prompt), 0, prompt.system) for prompt in asked]
     generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))

@@ -31,8 +31,9 @@ from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
 _SAMPLES = 3
-# Speed of training and generation as a share of a large matrix product's speed, measured with SmolLM2-135M on two CPU
-# cores (experiments/notebook.md). The estimate only has to tell minutes from hours.
+# Speed of training and generation as a share of a large matrix product's speed, measured with
+# SmolLM2-135M on two CPU cores (experiments/notebook.md). The estimate only has to tell minutes
+# from hours.
 _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 

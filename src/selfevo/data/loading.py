@@ -1,7 +1,7 @@
 """Loads the pool of unlabelled prompts and the corpus D_meta from files, folders and the hub.
 
-An unusable row is quarantined with its file, line and reason, so that in = kept + quarantined. A few
-such rows are normal. Many mean that the file is probably the wrong one, so they stop the run.
+An unusable row is quarantined with its file, line and reason, so that in = kept + quarantined. A
+few such rows are normal. Many mean that the file is probably the wrong one, so they stop the run.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def load_prompts(
     Alpaca's `instruction` and `input` (Evol-Instruct's Instruction), or the `turns` of Vicuna-bench
     (the first turn is taken).
 
-    Raises DataError if the source or the column is missing, if more than `max_bad_share` of the rows
-    are unusable (duplicates do not count), or if no prompt is left.
+    Raises DataError if the source or the column is missing, if more than `max_bad_share` of the
+    rows are unusable (duplicates do not count), or if no prompt is left.
     """
     places: dict[str, Row] = {}
 

@@ -1,7 +1,7 @@
 """Key-value states: in buffers for a batch, and kept from stage to stage of a conversation.
 
-A conversation grows: (p, r) is the start of (p, r, critique?, f), so its states need not be computed
-again. Reuse changes values only in the last bit.
+A conversation grows: (p, r) is the start of (p, r, critique?, f), so its states need not be
+computed again. Reuse changes values only in the last bit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Memory:
     _kept: dict[Turns, States] = field(default_factory=dict)
 
     def find(self, name: Turns, ids: Sequence[int]) -> tuple[States | None, int]:
-        """States for the start of `ids`, and how many tokens they cover: not the last, it gives the logits."""
+        """States for the start of `ids`, and how many tokens they cover, never the last one."""
         states = self._kept.get(name)
         known = min(states.shared(ids), len(ids) - 1) if states else 0
         return (states, known) if known else (None, 0)
@@ -68,8 +68,8 @@ class Memory:
 class BatchCache(DynamicCache):  # type: ignore[misc]
     """States of a batch in buffers of (rows, key-value heads, columns, head size), allocated once.
 
-    A forward pass sees a window: some rows, and the columns from `start` to `filled`. It writes after
-    `filled`.
+    A forward pass sees a window: some rows, and the columns from `start` to `filled`. It writes
+    after `filled`.
     """
 
     def __init__(self, config: Any, rows: int, columns: int) -> None:
@@ -106,7 +106,8 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
     def write(self, rows: slice, column: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         if self.key_buffer is None:
             (count, columns), heads = self.shape, keys.shape[1]
-            # Zeros: a masked value must be a finite number, or NaN would spread through the softmax.
+            # Zeros: a masked value must be a finite number, or NaN would spread through the
+            # softmax.
             self.key_buffer = keys.new_zeros((count, heads, columns, keys.shape[-1]))
             self.value_buffer = values.new_zeros((count, heads, columns, values.shape[-1]))
         self.key_buffer[rows, :, column : column + keys.shape[2]] = keys

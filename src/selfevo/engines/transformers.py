@@ -29,11 +29,12 @@ from selfevo.method.records import Turns
 from selfevo.models.chat import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 
-# Ended rows are removed from the batch when they are more than this share of it. It is not done at every step, because
-# it copies the cache.
+# Ended rows are removed from the batch when they are more than this share of it. It is not done at
+# every step, because it copies the cache.
 _COMPACT_ABOVE = 0.1
-# Tokens of one prefill, padding included. The first number limits the memory of its activations. The second keeps the
-# hardware busy: a prefill is not made smaller than this to get rows of equal length.
+# Tokens of one prefill, padding included. The first number limits the memory of its activations.
+# The second keeps the hardware busy: a prefill is not made smaller than this to get rows of equal
+# length.
 _PREFILL_TOKENS, _LEAST_TOKENS = 4096, 256
 
 logger = logging.getLogger(__name__)
@@ -184,10 +185,10 @@ class TransformersEngine:
     def _prefill(self, batch: Sequence[_Row], limit: int) -> tuple[Any, torch.Tensor, int, torch.Tensor]:
         """Computes the states of the prompts, except for tokens whose states are known.
 
-        Returns the cache, the mask (rows, columns) of the columns in use, the first column after the
-        prompts, and the logits (rows, vocabulary) of each prompt's last token. All prompts end in the
-        same column, so one column of logits serves all rows. There may be unused columns between the
-        known tokens of a prompt and the others.
+        Returns the cache, the mask (rows, columns) of the columns in use, the first column after
+        the prompts, and the logits (rows, vocabulary) of each prompt's last token. All prompts end
+        in the same column, so one column of logits serves all rows. There may be unused columns
+        between the known tokens of a prompt and the others.
         """
         device = self._model.device
         groups = _groups([len(row.ids) - row.known for row in batch]) if self._plain else [range(len(batch))]

@@ -13,8 +13,8 @@ from selfevo.rundir.results import GateResults, GateRound, ModelComparison
 class Gate:
     """Gets the scores of one model after the other, on the same problems. The first model is the best.
 
-    `best` is the last promoted model. `stopped` is the reason to stop, "" while the run goes on. The
-    gate decides only which model is kept: each round trains from the latest model all the same.
+    `best` is the last promoted model. `stopped` is the reason to stop, "" while the run goes on.
+    The gate decides only which model is kept: each round trains from the latest model all the same.
     """
 
     config: GateConfig

@@ -1,6 +1,7 @@
 """Measures a model with lm-evaluation-harness: its tasks, prompts and scores.
 
-Our own score of the same outputs is reported too. It needs an extra: pip install 'selfevo[harness]'.
+Our own score of the same outputs is reported too. It needs an extra: pip install
+'selfevo[harness]'.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from selfevo.tasks.word_problems import read_problem
 class HarnessScores:
     """One task: the harness's scores, {"metric,filter": share}, and the number of documents.
 
-    `ours` is the share of the same outputs that answer_extraction.py finds right. None: an answer is
-    not a number.
+    `ours` is the share of the same outputs that answer_extraction.py finds right. None: an answer
+    is not a number.
     """
 
     scores: Mapping[str, float]
@@ -49,8 +50,8 @@ def run_harness(
 ) -> dict[str, HarnessScores]:
     """Runs tasks of lm-evaluation-harness on a model folder, on the first `limit` documents of each.
 
-    The prompts use the model's chat template. `path` is a JSONL file that replaces the hub data set of
-    a single task; few-shot examples then come from the same file, without the document itself.
+    The prompts use the model's chat template. `path` is a JSONL file that replaces the hub data set
+    of a single task; few-shot examples then come from the same file, without the document itself.
     Returns the scores by task. With `output`, scores go to harness.json in that folder, with every
     sample beside it.
 

@@ -40,11 +40,11 @@ MEANING = {
 def round_figures(folder: Path) -> dict[str, float | None]:
     """The figures of one round, from its folder under stages/. None if there is nothing to count.
 
-    All are shares in [0, 1], except `mean_length`, in tokens. `distinct_n`: distinct n-grams of words
-    / all n-grams, in a sample of responses (Li et al. 2016). `self_bleu`: mean BLEU-4 of each response
-    against the others (Zhu et al. 2018). `entropy`: entropy of the answers / its greatest possible
-    value. `yes`: share of "qualified" among the readable verdicts on r (`critique_yes`) and r^
-    (`judge_yes`) together, because a good critic may say no to every r and yes to every r^.
+    All are shares in [0, 1], except `mean_length`, in tokens. `distinct_n`: distinct n-grams of
+    words / all n-grams, in a sample of responses (Li et al. 2016). `self_bleu`: mean BLEU-4 of each
+    response against the others (Zhu et al. 2018). `entropy`: entropy of the answers / its greatest
+    possible value. `yes`: share of "qualified" among the readable verdicts on r (`critique_yes`)
+    and r^ (`judge_yes`) together, because a good critic may say no to every r and yes to every r^.
     `agreement`: share of r^ with the same answer as r.
     """
     finishes, tokens = Counter[str](), 0
@@ -115,9 +115,10 @@ def entropy(counts: Counter[str]) -> float | None:
 def self_bleu(texts: Sequence[str]) -> float | None:
     """Mean BLEU-4 of each text with all others as references, in [0, 1]. None below two texts.
 
-    It is sacrebleu's sentence BLEU. Words are separated by spaces, and case counts. For short texts,
-    n goes only up to their length. An n without a match counts as half a match ("floor" smoothing
-    with 0.5), so that one missing 4-gram does not give 0. A text without any common word has 0.
+    It is sacrebleu's sentence BLEU. Words are separated by spaces, and case counts. For short
+    texts, n goes only up to their length. An n without a match counts as half a match ("floor"
+    smoothing with 0.5), so that one missing 4-gram does not give 0. A text without any common word
+    has 0.
     """
     if len(texts) < 2:
         return None

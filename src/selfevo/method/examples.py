@@ -15,9 +15,10 @@ from selfevo.method.records import Example, Judged, Prompt, Refined, Turns, cont
 def meta_examples(d_meta: Iterable[Refined], beta: float) -> list[Example]:
     """D_meta as training sequences.
 
-    The first two terms of L_meta share one sequence per trajectory, `p r CRITIQUE f REFINE r^`. Only
-    f and r^ are in the loss, each conditioned on the text before it. The third term is `p r^` with
-    weight `beta`, once per prompt, so that a prompt with many trajectories counts as one label.
+    The first two terms of L_meta share one sequence per trajectory, `p r CRITIQUE f REFINE r^`.
+    Only f and r^ are in the loss, each conditioned on the text before it. The third term is `p r^`
+    with weight `beta`, once per prompt, so that a prompt with many trajectories counts as one
+    label.
     """
     d_meta = list(d_meta)
     skills = [

@@ -113,7 +113,7 @@ class Trainer(Protocol):
     ) -> dict[str, float]:
         """Fine-tunes the model at `base` and writes a plain transformers folder to `output`.
 
-        `work` is a folder for checkpoints; it survives a kill. Returns figures such as loss and tokens.
-        Raises TrainingError if the result must not be kept.
+        `work` is a folder for checkpoints; it survives a kill. Returns figures such as loss and
+        tokens. Raises TrainingError if the result must not be kept.
         """
         ...

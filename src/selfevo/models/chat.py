@@ -1,8 +1,8 @@
 """Turns conversations into token ids, in the same way for training and inference.
 
 The chat template gives the role markers and stop tokens. Each text between them is tokenised on its
-own, with special tokens off. So `<|im_end|>` in a prompt or an answer is plain text, never a control
-token.
+own, with special tokens off. So `<|im_end|>` in a prompt or an answer is plain text, never a
+control token.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Chat:
     def prompt(self, turns: Turns, system: str = "", room: int | None = None) -> list[int]:
         """Token ids of a conversation that ends in a user turn, up to the start of the assistant's turn.
 
-        `room` is the size of the context in tokens. A conversation with too many characters for it is
-        not tokenised, because that takes minutes for megabytes. Then the result is a list of zeros,
-        as long as a lower bound of the number of tokens.
+        `room` is the size of the context in tokens. A conversation with too many characters for it
+        is not tokenised, because that takes minutes for megabytes. Then the result is a list of
+        zeros, as long as a lower bound of the number of tokens.
         """
         least = sum(map(len, (system, *turns))) // self._longest()
         if room is not None and least > room:
@@ -86,12 +86,12 @@ class Chat:
         return self._characters
 
     def _pieces(self, turns: Turns, system: str, frame: list[list[int]]) -> list[tuple[list[int], list[int]]]:
-        """The tokens of the system prompt, if any, and of each turn, with the template's tokens after it."""
+        """The tokens of each text (system prompt, turns), with the template's tokens after it."""
         texts = (system, *turns) if system else turns
         return [(self.words(text), after) for text, after in zip(texts, frame[1:], strict=True)]
 
     def _frame(self, count: int, system: bool) -> list[list[int]]:
-        """The template's tokens around `count` turns: before the first text, between texts, after the last."""
+        """The template's tokens before, between and after the texts of `count` turns."""
         if (count, system) not in self._frames:
             slots = [_SLOT.format(i) for i in range(count + system)]
             asked = messages(tuple(slots[system:]), slots[0] if system else "")

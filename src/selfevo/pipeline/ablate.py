@@ -49,7 +49,8 @@ def ablate(
     """Runs `self` and the variants in `output`, seed by seed. Returns the content of ablation.json.
 
     `run_one(config, shared=directories)` does one run. Finished runs are not repeated. If a variant
-    fails in training, engine or data, the others still run; a RunError at the end gives the reasons.
+    fails in training, engine or data, the others still run; a RunError at the end gives the
+    reasons.
     """
     if config.evaluation is None:
         raise ConfigError("evaluation is missing, and an ablation compares on held-out problems; add it")
@@ -77,9 +78,10 @@ def ablate(
 def tabulate(output: Path) -> Ablation:
     """The table, from the results of all finished runs in a folder.
 
-    Each row is a model: base, sft, meta and the last round of `self`, and for each variant those that
-    differ from `self`. Paired tests compare with the last round of `self`, on the same problems of the
-    same seeds. They do not cover the variation between seeds; for that, see the accuracies by seed.
+    Each row is a model: base, sft, meta and the last round of `self`, and for each variant those
+    that differ from `self`. Paired tests compare with the last round of `self`, on the same
+    problems of the same seeds. They do not cover the variation between seeds; for that, see the
+    accuracies by seed.
     """
     found: dict[str, list[tuple[int, _Measured]]] = {}
     runs = _runs(output)

@@ -142,7 +142,8 @@ def describe_platform() -> dict[str, str]:
 def build_sampling(model: Path, max_new_tokens: int | None = None) -> dict[str, Sampling]:
     """Greedy sampling settings for each skill.
 
-    The limit is `max_new_tokens` if given, else that of the run that made `model`, else the default.
+    The limit is `max_new_tokens` if given, else that of the run that made `model`, else the
+    default.
     """
     skills = SkillsConfig.model_validate(run_settings(model).get("skills", {}))
     limits = {name: getattr(skills, name).max_new_tokens for name in SkillsConfig.model_fields}

@@ -160,8 +160,8 @@ def baseline_examples(
 ) -> list[Example]:
     """The examples of the supervised baseline: D_QA and `further` answers.
 
-    They are repeated until the baseline trains on at least as many tokens as meta-skill learning, for
-    a fair comparison.
+    They are repeated until the baseline trains on at least as many tokens as meta-skill learning,
+    for a fair comparison.
     """
     answers = [*answer_examples(d_meta), *further]
     budget = trainer.tokens(base, meta_examples(d_meta, beta))

@@ -72,8 +72,8 @@ VARIANTS = {
     "gold": _set("ablation.gold_filter=true"),
     "one-round": _set("rounds=1"),
     "six-rounds": _set("rounds=6"),
-    # As many epochs as meta-skill learning needs from the base: with one epoch less the critic is not learnt
-    # (experiments/notebook.md).
+    # As many epochs as meta-skill learning needs from the base: with one epoch less the critic is
+    # not learnt (experiments/notebook.md).
     "restart": _set("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"),
     "continual-mixed": _set("policy=continual-mixed"),
     "continual-latest": _set("policy=continual-latest"),
@@ -97,8 +97,8 @@ def is_variant(name: str) -> bool:
 def find(name: str, config: RunConfig) -> list[str]:
     """The changes that a variant makes in a configuration.
 
-    `labels-N` uses only N labels, also for its sft. `sft-N` trains sft on N labels, more than the run
-    has. `prompts-N` uses N unlabelled prompts.
+    `labels-N` uses only N labels, also for its sft. `sft-N` trains sft on N labels, more than the
+    run has. `prompts-N` uses N unlabelled prompts.
 
     Raises ConfigError if there is no such variant, or not enough labels or prompts.
     """

@@ -46,7 +46,8 @@ def draw(models: Sequence[ModelResults]) -> Chart:
     """The chart of direct and refined accuracies. A model without problems has no point."""
     step = max(92, 460 / len(models))
     bottom = TOP + PLOT_HEIGHT
-    # The axis starts at 0, so that heights compare. It ends at the first fifth above all intervals, to use the height.
+    # The axis starts at 0, so that heights compare. It ends at the first fifth above all intervals,
+    # to use the height.
     rates = {mode: [model.rate(mode) for model in models] for mode in MODES}
     highest = max((rate.ci[1] for each in rates.values() for rate in each if rate and rate.n), default=1.0)
     top = next(fifth / 5 for fifth in range(1, 6) if fifth == 5 or highest <= fifth / 5)

@@ -69,7 +69,7 @@ class AblationRow(Stored):
         return Rate(len(bits), bits.count("1"))
 
     def voted(self, mode: Voted) -> tuple[Rate, ModelComparison] | None:
-        """The rate of the votes and their comparison with the refined answers. None: there was no vote."""
+        """The rate of the votes, compared with the refined answers. None without a vote."""
         votes, refined = self.votes.get(mode), self.rate("refined")
         if votes is None:
             return None

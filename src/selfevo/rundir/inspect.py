@@ -23,9 +23,9 @@ class Entry:
     """One stage or one training.
 
     `rows` = `out` + the sum of `lost`, which counts rejected and quarantined rows by reason.
-    `seconds` is wall-clock time, `device_seconds` the part in which the device generated or trained.
-    `prompt_tokens` and `new_tokens` were read and written by the model or the annotator. `dollars`
-    is the cost of the annotator in US dollars.
+    `seconds` is wall-clock time, `device_seconds` the part in which the device generated or
+    trained. `prompt_tokens` and `new_tokens` were read and written by the model or the annotator.
+    `dollars` is the cost of the annotator in US dollars.
     """
 
     name: str

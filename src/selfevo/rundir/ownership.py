@@ -83,8 +83,8 @@ def claim(
     """Writes the configuration into a new run directory `root`, or checks it against an old one.
 
     `may_change` holds dotted keys that may differ on a resume, because no row depends on them.
-    `parts` holds the source files of your own parts, by the name in the configuration. Their SHA-256
-    is kept under "parts" of config.json.
+    `parts` holds the source files of your own parts, by the name in the configuration. Their
+    SHA-256 is kept under "parts" of config.json.
 
     Raises RunError if `root` has another configuration (the message lists the keys), if the source
     of a part has changed, or if `root` is not a run directory.

@@ -301,7 +301,7 @@ class Results(Stored):
         return {name: Rate(len(bits), bits.count("1")) for name, bits in chosen.items()}
 
     def table(self) -> str:
-        """The models as a text table: accuracies and verdict precision, in percent, with 95 % intervals."""
+        """A text table: accuracies and verdict precision, in percent, with 95 % intervals."""
         lines: list[tuple[str, ...]] = [("model", "direct", "refined", "verdict precision")]
         for model in self.models:
             verdicts = Rate(model.verdicts.qualified, model.verdicts.qualified_right)

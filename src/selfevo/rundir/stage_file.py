@@ -41,8 +41,8 @@ WINDOW = 4096
 
 T = TypeVar("T")
 Result = dict[str, Any]
-# Called with the rows of a window by key and the results so far. Yields the missing results as they come, each time
-# with a text for the progress display.
+# Called with the rows of a window by key and the results so far. Yields the missing results as they
+# come, each time with a text for the progress display.
 Work = Callable[[Mapping[str, T], Mapping[str, Result]], Iterator[tuple[Mapping[str, Result], str]]]
 
 
@@ -52,7 +52,8 @@ class StageFile(Generic[T]):
 
     `key` is a hash of all that decides a row's result: equal keys, equal results. `line` makes the
     line from a row and its result; its "status" is "ok" or "quarantined". `marker` goes into
-    X.done.json. If one of the files `shared` is finished and has the same keys, it is linked instead.
+    X.done.json. If one of the files `shared` is finished and has the same keys, it is linked
+    instead.
     """
 
     path: Path

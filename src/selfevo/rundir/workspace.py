@@ -65,7 +65,7 @@ class Workspace:
         return StageRunner(self, name, model, {**self.sampling, **(sampling or {})})
 
     def train(self, name: str, start: Model, examples: Sequence[Example]) -> Model:
-        """The model `name`, trained from `start` on `examples`, unless the run directory has it already."""
+        """The model `name`. Trains it from `start` on `examples` unless it exists already."""
         final = self.layout.model(name)
         trainer = self.trainer(name)
         lineage = content_id(start.id, [example.id for example in examples], self.seed, trainer.key())
@@ -260,9 +260,9 @@ class StageRunner:
     ) -> Iterator[tuple[dict[str, Any], str]]:
         """The missing generations of a window, batch by batch.
 
-        Rows of similar length share a batch. Each batch is written to disk at once, so a kill loses
-        one batch at most. Batches are formed from all rows, done or not, so that a resume forms the
-        same batches.
+        Rows of similar length share a batch. Each batch is written to disk directly, so a kill
+        loses one batch at most. Batches are formed from all rows, done or not, so that a resume
+        forms the same batches.
         """
         known = {
             key: asdict(Generation(text, "stop", 0, 0))

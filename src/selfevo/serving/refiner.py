@@ -31,9 +31,9 @@ class Step:
 class Answer:
     """The answer to one prompt.
 
-    `text` is "" if the model wrote no complete answer or the prompt does not fit the context. `votes`
-    is the number of samples that agree with it. `work` holds the drafts of each sample; the last one
-    is the vote of the sample.
+    `text` is "" if the model wrote no complete answer or the prompt does not fit the context.
+    `votes` is the number of samples that agree with it. `work` holds the drafts of each sample; the
+    last one is the vote of the sample.
     """
 
     prompt: str
@@ -50,9 +50,9 @@ class Refiner:
         [answer] = refiner.answer(["Add 4 to each: 15 48 32"])
         print(answer.text, answer.verdict)
 
-    `refine`: "if-judged-wrong" refines an answer only if its verdict is "not qualified" (an unreadable
-    verdict does not count), "always" refines every answer, "never" none. `rounds` is the most
-    refinements in a row.
+    `refine`: "if-judged-wrong" refines an answer only if its verdict is "not qualified" (an
+    unreadable verdict does not count), "always" refines every answer, "never" none. `rounds` is the
+    most refinements in a row.
 
     `consistency` is the number of samples; their majority is the answer, and ties go to the better
     verdicts. Texts with the same `key` are the same answer. With consistency 1 decoding is greedy,

@@ -45,7 +45,7 @@ class AnnotatedTask(Task, Protocol):
     """A task that can also annotate: from the gold answers it writes solutions and feedback."""
 
     def solution(self, problem: Problem, response: str = "") -> str:
-        """The gold answer as a model should write it. If there are several, the one closest to `response`."""
+        """The gold answer as a model should write it; of several the closest to `response`."""
         ...
 
     def explain(self, problem: Problem, response: str) -> str:

@@ -25,16 +25,17 @@ from selfevo.tasks.word_problems import explain_answer
 
 ACCEPTED = 0.99  # least score_answer of a right answer; it gives less than 1 for a near one
 
-# Their score_answer calls eval, or sympy's parse_expr, which calls eval: a model's text would run as code. `composite`
-# may use any of the others.
+# Their score_answer calls eval, or sympy's parse_expr, which calls eval: a model's text would run
+# as code. `composite` may use any of the others.
 EVALUATING = frozenset(
     {"binary_matrix", "composite", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication"}
     | {"puzzle24", "simple_integration", "spiral_matrix", "string_insertion"}
 )
 
 
-# The generator's entry for each problem, by task name and prompt id. Scoring needs it, and a Problem does not hold it.
-# It is global, so that a second task with the same configuration can check the problems of the first.
+# The generator's entry for each problem, by task name and prompt id. Scoring needs it, and a
+# Problem does not hold it. It is global, so that a second task with the same configuration can
+# check the problems of the first.
 _DRAWN: dict[tuple[str, str], dict[str, Any]] = {}
 
 _CHILD = Child(imports="reasoning_gym")
@@ -58,7 +59,8 @@ class GymTask:
         return self.name.removeprefix("gym:")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        # The gym draws item i from seed + i, so neighbouring seeds would share nearly all of their problems.
+        # The gym draws item i from seed + i, so neighbouring seeds would share nearly all of their
+        # problems.
         spread = int(content_id(self.generator, seed), 16) % 2**31
         size = 4 * (count + len(exclude)) + 100
         dataset = self._dataset(spread, size)

@@ -95,7 +95,7 @@ _LIST = re.compile(r"List some (\w+), one on each line, among them (\w+) and (\w
 
 @dataclass(frozen=True, slots=True)
 class InstructionsTask:
-    """Instructions of one kind or of alternating kinds. A problem's `answer` is one of many right ones."""
+    """Instructions of one or more kinds. A problem's `answer` is one of many right ones."""
 
     name: str
     kinds: tuple[str, ...]

@@ -1,10 +1,10 @@
 """Problems answered by a short list of numbers: sums and running totals.
 
-An answer gives only the results. The model must do each addition in one step, and a few dozen labels
-do not show all additions. The annotator's feedback instead works out each addition by its last
-digits. These small sums occur many times in the same labels. Then it compares each result with the
-answer's. So the model learns to work out results long before it learns to answer. Self-evolution
-needs this gap; experiments/notebook.md has problems without it.
+An answer gives only the results. The model must do each addition in one step, and a few dozen
+labels do not show all additions. The annotator's feedback instead works out each addition by its
+last digits. These small sums occur many times in the same labels. Then it compares each result with
+the answer's. So the model learns to work out results long before it learns to answer.
+Self-evolution needs this gap; experiments/notebook.md has problems without it.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from selfevo.method.records import Drafted
 class Annotation:
     """Feedback `f` that ends in a verdict, and the refined response `r^`.
 
-    `reason` says why they are unusable; `reply` is then what the annotator wrote instead. "" if they
-    are usable. The cost is in tokens and US dollars.
+    `reason` says why they are unusable; `reply` is then what the annotator wrote instead. "" if
+    they are usable. The cost is in tokens and US dollars.
     """
 
     feedback: str

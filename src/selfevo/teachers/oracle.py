@@ -28,7 +28,8 @@ class OracleTeacher:
     def _one(self, draft: Drafted) -> Annotation:
         problem = self._problem(draft)
         feedback = self.task.explain(problem, draft.response)
-        # A right response is its own refinement, so that the model does not learn to change right answers.
+        # A right response is its own refinement, so that the model does not learn to change right
+        # answers.
         right = self.task.is_correct(problem, draft.response)
         return Annotation(feedback, draft.response if right else self.task.solution(problem, draft.response))
 

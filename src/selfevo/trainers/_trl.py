@@ -39,7 +39,8 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
             dtype=half if config.lora else torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
-            # On a CPU with short sequences, plain matrix products are faster than the fused kernel's backward pass.
+            # On a CPU with short sequences, plain matrix products are faster than the fused
+            # kernel's backward pass.
             attn_implementation="eager" if device.type == "cpu" else "sdpa",
         )
     except (OSError, ValueError) as error:

@@ -87,7 +87,7 @@ def _length(row: dict[str, Any]) -> int:
 
 
 class _Pretokenised(DPOTrainer):  # type: ignore[misc]
-    """Uses our token ids, because TRL's own tokenisation turns `<|im_end|>` in a text into a control token."""
+    """Uses our token ids: TRL's own tokenisation reads control tokens in a text as such."""
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **settings: Any) -> Any:
         return dataset

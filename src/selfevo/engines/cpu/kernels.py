@@ -1,4 +1,4 @@
-"""Faster arithmetic on a CPU. Packed weights and argmax are exact; attention may differ in the last bit."""
+"""Faster arithmetic on a CPU. Only attention may differ, in the last bit."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def speed_up(model: Any) -> None:
 class Window:
     """Some rows of a batch, and the first column that any of them attends to. Earlier ones are not read.
 
-    `mask` (rows, 1, queries, columns from `start` on) is added to the scores if it holds numbers; if
-    it is boolean, it selects the columns.
+    `mask` (rows, 1, queries, columns from `start` on) is added to the scores if it holds numbers;
+    if it is boolean, it selects the columns.
     """
 
     rows: slice
@@ -64,8 +64,8 @@ class PackedLinear(torch.nn.Module):
 def argmax(rows: torch.Tensor) -> torch.Tensor:
     """The column of the first largest value in each row of a matrix (rows, columns).
 
-    It makes two passes; the first only compares. In bf16 on a CPU this is five to eight times as fast
-    as torch.argmax.
+    It makes two passes; the first only compares. In bf16 on a CPU this is five to eight times as
+    fast as torch.argmax.
     """
     whole = rows.shape[1] // _BLOCK * _BLOCK
     if rows.device.type != "cpu" or whole == 0:
@@ -132,7 +132,8 @@ def _attention(
         return result
     rows, heads, columns, size = query.shape
     if columns == 1:
-        # The heads of a group become queries of one head, so the fused kernel reads each key once for all of them.
+        # The heads of a group become queries of one head, so the fused kernel reads each key once
+        # for all of them.
         query = query.reshape(rows, key.shape[1], -1, size)
     attended = [
         scaled_dot_product_attention(
