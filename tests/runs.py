@@ -61,8 +61,8 @@ SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "
 
 
 def everything(config: RunConfig) -> dict[str, Problem]:
-    sets = draw_splits(config)
-    return {p.prompt.prompt: p for p in [*sets.labelled, *sets.evaluation, *sets.pool_answers.values()]}
+    splits = draw_splits(config)
+    return {p.prompt.prompt: p for p in [*splits.labelled, *splits.evaluation, *splits.pool_answers.values()]}
 
 
 def student(config: RunConfig) -> Callable[[Path, Turns], str | Generation]:

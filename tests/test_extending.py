@@ -180,11 +180,11 @@ def test_the_checks_and_the_preview_know_what_they_cannot_know(
 ) -> None:
     config = load_config(Path("own-parts.yaml"), [f"model={tiny_model}"])
     [engine] = [check for check in examine(config) if check.name == "engine"]
-    assert (engine.status, engine.finding) == ("pass", "my_package.engines:Echo is your own and is not compared")
+    assert (engine.status, engine.finding) == ("pass", "my_package.engines:Echo is your own part and is not compared")
     preview_annotation(config, Console(width=200))
     shown = capsys.readouterr().out
     assert "10 prompts, at most 10 responses to annotate" in shown
-    assert "by my_package.annotators:Brief, which is your own: what it costs is not known here" in shown
+    assert "annotator: my_package.annotators:Brief, your own part; its cost is not known here" in shown
 
 
 def test_an_evaluation_takes_them_too_and_is_not_resumed_with_others(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """selfevo: a language model improves itself with language feedback (SELF, arXiv 2310.00533).
 
-Importing this package is cheap: what needs torch, transformers or pydantic loads when it is first used.
+Importing this package is fast: modules that need torch, transformers or pydantic load on first use.
 """
 
 from __future__ import annotations

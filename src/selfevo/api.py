@@ -1,4 +1,4 @@
-"""The front door from Python: run the loop, look at what it left, measure a model.
+"""The Python interface: run the loop, read its results, measure a model.
 
 run = selfevo.run("my-run.yaml", rounds=2)
 print(run.results.models[-1].direct.accuracy)
@@ -35,7 +35,7 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True, slots=True)
 class FilteredRow(Judged):
-    """A trajectory of a round: whether the filter kept it, and the reason if it did not."""
+    """A trajectory of a round, whether the filter kept it, and the reason if not."""
 
     kept: bool
     reason: str | None
@@ -43,38 +43,38 @@ class FilteredRow(Judged):
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run left in its directory `root`: of a run that has ended, or of one that goes on."""
+    """The run directory `root` of a run that has ended or still goes on."""
 
     root: Path
 
     def __post_init__(self) -> None:
         if not is_run(self.root):
-            raise RunError(f"{self.root} is not a run directory; `selfevo runs FOLDER` lists those in a folder")
+            raise RunError(f"{self.root} is not a run directory; `selfevo runs FOLDER` lists the runs in FOLDER")
 
     @property
     def models(self) -> dict[str, Path]:
-        """The folder of each finished model by name, in the order in which they were made."""
+        """The folder of each finished model, by name, in the order in which they were made."""
         return {folder.name: folder for folder in Layout(self.root).finished_models()}
 
     @property
     def best(self) -> Path:
-        """The model to use: the one that the gate keeps, else the last. Raises RunError before there is one."""
+        """The model to use: the gate's best, else the last. Raises RunError if there is none yet."""
         return best_model(self.root)
 
     @property
     def results(self) -> Results:
-        """Every figure of the run. Raises RunError before the first model is measured."""
+        """The results of the run. Raises RunError if no model is measured yet."""
         return load_results(self.root)
 
     @property
     def report(self) -> Path:
-        """The report, one HTML page that needs no network."""
+        """The path of the report, one HTML page that needs no network."""
         return Layout(self.root).report
 
     def rows(self, name: str) -> Iterator[FilteredRow]:
-        """The trajectories of a round, such as "round-2", that came as far as the filter.
+        """The trajectories of a round, such as "round-2", that reached the filter.
 
-        Raises RunError where the run has no such round, or has not filtered it yet.
+        Raises RunError if the run has no such round, or has not filtered it yet.
         """
         layout = Layout(self.root)
         if not layout.filtered(name).is_file():
@@ -92,15 +92,16 @@ def run(
     trainer: Trainer | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> RunResult:
-    """Runs the SELF loop, or goes on with a run that was stopped; returns what it left.
+    """Runs the SELF loop, or resumes a stopped run. Returns the run.
 
-    `config` is a YAML file, the same as a dict, or a `RunConfig`. `overrides` replace its keys: `rounds=2`; a dict
-    changes the keys of a section that it names, `trainer={"learning_rate": 1e-5}`. `engine` and `trainer` may also be
-    an `Engine` and a `Trainer` of your own. `progress=False` shows nothing, a `Progress` is told what goes on.
-    `check=False` leaves out the checks of `selfevo doctor` before a first start.
+    `config` is a YAML file, a dict with the same keys, or a `RunConfig`. `overrides` replace its
+    keys: `rounds=2`. A dict changes only the keys that it names: `trainer={"learning_rate": 1e-5}`.
+    `engine` and `trainer` may also be your own `Engine` and `Trainer`. `progress=False` shows
+    nothing; a `Progress` replaces the display. `check=False` skips the checks of `selfevo doctor`,
+    which otherwise run before a first start.
 
-    Raises ConfigError, DataError, RunError, EngineError, TrainingError or BudgetError, each with a message that names
-    the value, the place and the remedy.
+    Raises ConfigError, DataError, RunError, EngineError, TrainingError or BudgetError, each with a
+    message that names the value, the place and the remedy.
     """
     (engine_section, own_engine), (trainer_section, own_trainer) = _apart(engine), _apart(trainer)
     sections = {"engine": engine_section, "trainer": trainer_section}
@@ -108,7 +109,7 @@ def run(
     if check and not is_run(settings.output):
         failed = [f"{each.name}: {each.finding}" for each in examine(settings, own_engine) if each.status == "fail"]
         if failed:
-            raise ConfigError(f"checks failed: {'; '.join(failed)}; mend that, or start all the same with check=False")
+            raise ConfigError(f"checks failed: {'; '.join(failed)}; correct this, or start anyway with check=False")
     return RunResult(run_loop(settings, _shown(progress), own_engine, own_trainer))
 
 
@@ -125,14 +126,15 @@ def evaluate(
     progress: bool | Progress = True,
     engine: Engine | Mapping[str, Any] | None = None,
 ) -> Results:
-    """Measures a model on `count` problems of a task: its first answers, and the refined ones.
+    """Measures a model on `count` problems of a task: its direct and its refined answers.
 
-    `model` is a folder, a hub id or a run directory, which stands for its best model. `task` is a name, as in
-    `selfevo eval --task`, or a section as in a configuration. `consistency` samples vote besides; the limits of each
-    skill are those of the run that made the model, or `max_new_tokens`. With `output` every row is kept in that folder,
-    and the same call goes on where it was stopped.
+    `model` is a folder, a hub id, or a run directory (its best model). `task` is a name, as in
+    `selfevo eval --task`, or a section as in a configuration. With `consistency` above 1, that many
+    samples also vote. Each skill is limited to `max_new_tokens`, by default to the limit of the run
+    that made the model. With `output`, every row is kept in that folder, and the same call resumes.
 
-    Raises ConfigError where there is no such model or task, DataError where the problems cannot be had.
+    Raises ConfigError if there is no such model or task, DataError if there are not enough
+    problems.
     """
     named = {"name": task} if isinstance(task, str) else dict(task)
     section, own = _apart(engine)
@@ -162,7 +164,7 @@ def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Map
 
 
 def _apart(part: Part | Mapping[str, Any] | None) -> tuple[Mapping[str, Any], Part | None]:
-    """A section of the configuration, or a part of the caller's own."""
+    """Splits `part` into settings, if it is a section of the configuration, and an object, if not."""
     return (part, None) if isinstance(part, Mapping) else ({}, part)
 
 

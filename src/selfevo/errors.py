@@ -1,14 +1,14 @@
-"""What can go wrong, as types. Every message names the value, the place and the remedy.
+"""The errors that selfevo raises. Every message names the value, the place and the remedy.
 
-SelfevoError                 exit code 1
+SelfevoError                 exit code 1   the base of all others
 ├── CheckerError             exit code 1   answers cannot be checked, right or wrong
 ├── ConfigError              exit code 2   the configuration or a command-line argument
 ├── DataError                exit code 2   a prompt file, a corpus, a problem set
 ├── MissingExtraError        exit code 2   an optional package is not installed
-├── RunError                 exit code 3   the run directory does not fit what is asked of it
+├── RunError                 exit code 3   the run directory belongs to another configuration, or is damaged
 ├── EngineError              exit code 4   generation failed
 ├── TrainingError            exit code 5   training failed, or produced something that must not be kept
-└── BudgetError              exit code 6   the next call could cost more than was allowed
+└── BudgetError              exit code 6   the next call could exceed the budget of money or tokens
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class ConfigError(SelfevoError):
 
 
 class DataError(SelfevoError):
-    """Input rows cannot be used: missing file, missing column, empty pool, sets that overlap."""
+    """Input rows cannot be used: missing file, missing column, empty pool, splits that overlap."""
 
     exit_code = 2
 
 
 class MissingExtraError(SelfevoError):
-    """An optional package is needed for what was asked."""
+    """An optional package is needed and not installed."""
 
     exit_code = 2
 
@@ -61,6 +61,6 @@ class TrainingError(SelfevoError):
 
 
 class BudgetError(SelfevoError):
-    """The budget of money or tokens is used up; everything paid for is kept."""
+    """The next call could exceed the budget of money or tokens. Everything paid for is kept."""
 
     exit_code = 6

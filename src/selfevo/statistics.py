@@ -1,7 +1,4 @@
-"""Rates with Wilson intervals, and paired tests: McNemar's, sign flips, the interval of Bonett and Price.
-
-Formulas alone, below everything else, because the types of results.json derive their figures with them.
-"""
+"""Rates with Wilson intervals, and paired tests: McNemar, sign flips, the Bonett-Price interval."""
 
 from __future__ import annotations
 
@@ -15,27 +12,28 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many right of `n`."""
+    """`correct` right answers out of `n`."""
 
     n: int
     correct: int
 
     @property
     def accuracy(self) -> float | None:
-        """In [0, 1]; None of nothing."""
+        """In [0, 1]; None if n is 0."""
         return self.correct / self.n if self.n else None
 
     @property
     def ci(self) -> tuple[float, float]:
-        """95 % Wilson interval of the accuracy; (0, 1) of nothing."""
+        """95 % Wilson interval of the accuracy; (0, 1) if n is 0."""
         return wilson(self.correct, self.n)
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Two models on the same problems: the difference of their mean scores, its 95 % interval, and a two-sided p.
+    """Two models on the same problems: difference of mean scores, its 95 % interval, two-sided p.
 
-    `gained` counts the problems on which the first scores higher, `lost` those on which it scores lower.
+    `gained` counts the problems on which the first model scores higher, `lost` those on which it
+    scores lower.
     """
 
     difference: float
@@ -46,10 +44,11 @@ class PairedTest:
 
 
 def compare(a: Sequence[float], b: Sequence[float]) -> PairedTest:
-    """Compares two models by their scores on the same problems, at least one.
+    """Compares two models by their scores on the same problems. At least one problem is needed.
 
-    Right or wrong: McNemar's exact test, interval of Bonett and Price (2012). Scores in between: a sign-flip test of
-    the mean difference, normal interval. Raises ValueError where one has fewer scores than the other.
+    If all scores are 0 or 1: McNemar's exact test, with the interval of Bonett and Price (2012).
+    Else: a sign-flip test of the mean difference, with a normal interval. Raises ValueError if the
+    numbers of scores differ.
     """
     differences = [x - y for x, y in zip(a, b, strict=True)]
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
@@ -60,17 +59,17 @@ def compare(a: Sequence[float], b: Sequence[float]) -> PairedTest:
 
 
 def compare_counts(gained: int, lost: int, n: int) -> PairedTest:
-    """The same from counts, where every answer of the `n` problems is right or wrong."""
+    """The same from counts, if each of the `n` problems is answered right or wrong."""
     return PairedTest((gained - lost) / n, bonett_price(gained, lost, n), gained, lost, mcnemar_exact(gained, lost))
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers within names by value."""
+    """A sort key that orders numbers inside names by value."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval for a proportion, 95 % by default (Wilson 1927). (0, 1) when n is 0: nothing is known."""
+    """Wilson score interval for a proportion, 95 % by default (Wilson 1927). (0, 1) if n is 0."""
     if n == 0:
         return (0.0, 1.0)
     p = successes / n
@@ -81,14 +80,17 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
 
 
 def bonett_price(gained: int, lost: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Interval for a difference of paired proportions, 95 % by default: Wald's with one more pair on each side."""
+    """Interval for a difference of paired proportions, 95 % by default (Bonett and Price 2012).
+
+    It is the Wald interval with one pair added to each side.
+    """
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
     half = z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return max(-1.0, up - down - half), min(1.0, up - down + half)
 
 
 def normal_interval(differences: Sequence[float], z: float = 1.959964) -> tuple[float, float]:
-    """Of the mean of paired differences, 95 % by default."""
+    """Normal interval for the mean of paired differences, 95 % by default."""
     mean = sum(differences) / len(differences)
     variance = sum((d - mean) ** 2 for d in differences) / max(1, len(differences) - 1)
     half = z * math.sqrt(variance / len(differences))
@@ -96,7 +98,10 @@ def normal_interval(differences: Sequence[float], z: float = 1.959964) -> tuple[
 
 
 def sign_flip(differences: Sequence[float], flips: int = 10_000) -> float:
-    """Two-sided p-value of the mean of paired differences: under the null hypothesis their signs are fair coins."""
+    """Two-sided p-value of the mean of paired differences.
+
+    Under the null hypothesis each sign is a fair coin.
+    """
     values = np.array([d for d in differences if d])
     if not len(values):
         return 1.0
@@ -106,6 +111,9 @@ def sign_flip(differences: Sequence[float], flips: int = 10_000) -> float:
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:
-    """Two-sided exact McNemar test: the discordant pairs are a fair coin under the null hypothesis (McNemar 1947)."""
+    """Two-sided p-value of the exact McNemar test (McNemar 1947).
+
+    Under the null hypothesis each discordant pair is a fair coin.
+    """
     n, k = gained + lost, min(gained, lost)
     return float(min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n))

@@ -165,7 +165,7 @@ def test_a_mistake_in_the_configuration_is_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(
     ("override", "part"),
-    [("seed", "is not of the form key.subkey=value"), ("sede=1", "did you mean 'seed'?"), ("seed=[1", "YAML")],
+    [("seed", "does not have the form key.subkey=value"), ("sede=1", "did you mean 'seed'?"), ("seed=[1", "YAML")],
 )
 def test_a_mistake_in_an_override_is_one_line_and_exit_code_2(
     selfevo: Selfevo, tmp_path: Path, override: str, part: str
@@ -285,7 +285,7 @@ def test_runs_show_verify_and_gc(selfevo: Selfevo, scripted: ScriptedEngine, tmp
     for word in ("round-1/respond", "round-3/filter", "rejected or quarantined", "sft"):
         assert word in out
     code, out, _ = selfevo("verify", "runs/mine")
-    assert (code, "are what was written" in out) == (0, True)
+    assert (code, "are unchanged" in out) == (0, True)
     code, out, _ = selfevo("gc", "runs/mine", "--yes")
     assert code == 0
     assert "runs/mine/models/sft" in out

@@ -187,7 +187,7 @@ def test_a_signal_stops_a_run_within_seconds_and_it_goes_on(
     begun = time.monotonic()
     _, err = process.communicate(timeout=30)
     assert time.monotonic() - begun < 10
-    assert (process.returncode, err) == (code, "selfevo: stopped; the same command goes on from here\n")
+    assert (process.returncode, err) == (code, "selfevo: stopped; run the same command again to resume\n")
     assert tree(stopped.output) != uninterrupted
     run_loop(stopped, Silent(), ScriptedEngine(student(stopped), batch_size=BATCH), ScriptedTrainer())
     assert tree(stopped.output) == uninterrupted

@@ -87,19 +87,19 @@ def test_where_a_function_is_asked_for_a_function_is_the_part() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("absent:Whole", {}, "absent:Whole: there is no module absent, neither in the working directory, "),
+        ("absent:Whole", {}, "absent:Whole: there is no module absent in the working directory, "),
         ("outside.deeper:Whole", {}, "outside.deeper:Whole: "),
         ("broken:Whole", {}, "broken:Whole: ZeroDivisionError: division by zero (broken.py, line 3)"),
         ("wanting:Whole", {}, "wanting:Whole: ModuleNotFoundError: No module named 'not_installed_anywhere'"),
         ("outside:Hole", {}, "outside.py has no Hole"),
-        ("outside:number", {}, "outside:number is neither a class nor a function, so it cannot be a counter"),
+        ("outside:number", {}, "outside:number is int, so it cannot be a counter"),
         ("outside:Whole", {"sise": 2}, "outside:Whole does not take these options: got an unexpected keyword argument"),
         ("outside:Whole", {"sise": 2}, "it takes (size=2)"),
         ("outside:make", {}, "outside:make does not take these options: missing a required argument: 'size'"),
         (
             "outside:Breaks",
             {"size": 2},
-            "outside:Breaks could not be made with {'size': 2}: ZeroDivisionError: by zero",
+            "outside:Breaks could not be created with {'size': 2}: ZeroDivisionError: by zero",
         ),
         (
             "outside:NoMethod",

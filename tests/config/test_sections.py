@@ -114,7 +114,7 @@ def test_filters_in_a_configuration(written: Any, filters: Any) -> None:
     ("changes", "said"),
     [
         ({"filter": "verdcit"}, "x.yaml: filter.0: there is no kind \"verdcit\"; did you mean 'verdict'?"),
-        ({"filter": {"votes": 3}}, 'x.yaml: filter.0 is {"votes": 3}; say of which kind it is'),
+        ({"filter": {"votes": 3}}, 'x.yaml: filter.0 is {"votes": 3}; add its kind'),
         ({"filter": []}, "filter is []; value should have at least 1 item"),
         (
             {"filter": {"kind": "length", "max": 3}},
@@ -127,7 +127,7 @@ def test_filters_in_a_configuration(written: Any, filters: Any) -> None:
         ({"prompts": {}}, "prompts: give exactly one of path and task; none is given"),
         ({"prompts": {**DEMO, "column": "x"}}, "unknown key 'prompts.column'; did you mean 'count'?"),
         ({"prompts": {"path": "p", "colum": "x"}}, "unknown key 'prompts.colum'; did you mean 'column'?"),
-        ({"prompts": 3}, "prompts is 3; it holds keys and values"),
+        ({"prompts": 3}, "prompts is 3; give keys and values"),
         ({"corpus": {"path": "c", **DEMO}}, "exactly one of path, prompts and task; path and task are given"),
         ({"corpus": {"path": "c", "share": 0.5}}, "'corpus.share'; known here: path, columns, max_bad_share"),
         ({"corpus": {"path": "c", "labels": 3}}, "unknown key 'corpus.labels'"),
@@ -138,11 +138,11 @@ def test_filters_in_a_configuration(written: Any, filters: Any) -> None:
         ({"gate": {"prompts": "p", "mode": "direct"}}, "unknown key 'gate.mode'"),
         ({"engine": "vlm"}, "engine: there is no kind \"vlm\"; did you mean 'vllm'?"),
         ({"engine": {"kind": "vllm", "device": "cpu"}}, "unknown key 'engine.device'"),
-        ({"engine": "my-package:Name"}, "engine.kind: 'my-package:Name' is not of the form package.module:Name"),
+        ({"engine": "my-package:Name"}, "engine.kind: 'my-package:Name' does not have the form package.module:Name"),
         ({"objective": "ddpo"}, "objective: there is no kind \"ddpo\"; did you mean 'dpo'?"),
         ({"objective": {"kind": "dpo", "bta": 1}}, "unknown key 'objective.bta'; did you mean 'beta'?"),
         ({"ablation": {"refin": True}}, "unknown key 'ablation.refin'; did you mean 'refine'?"),
-        ({"ablation": {"sft_labels": 300}}, "ablation.sft_labels is of a baseline that is only measured"),
+        ({"ablation": {"sft_labels": 300}}, "ablation.sft_labels is for a baseline, which needs an evaluation"),
         (
             {"prompts": None, "rounds": [{"prompts": "p"}, {}]},
             "rounds.1: give exactly one of prompts and self_instruct",
@@ -150,7 +150,7 @@ def test_filters_in_a_configuration(written: Any, filters: Any) -> None:
         ({"prompts": None, "rounds": [{"prompts": {"path": "p", "colum": "x"}}]}, "'rounds.0.prompts.colum'; did you"),
         (
             {"evaluation": {"task": {"name": "a.b:C", "path": "x"}}},
-            "evaluation.task: path is for tasks of this package",
+            "evaluation.task: path x is only for tasks of this package",
         ),
     ],
 )

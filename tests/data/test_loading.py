@@ -86,7 +86,7 @@ def test_a_line_of_fifty_megabytes_is_set_aside_without_being_read(tmp_path: Pat
     loaded = load_prompts(lines(tmp_path / "a.jsonl", many([long, {"prompt": "last"}])))
     assert texts(loaded)[-1] == "last"
     (row,) = loaded.quarantined
-    assert (row.line, row.reason) == (301, "is 50,000,015 bytes long; a line may have 33,554,432")
+    assert (row.line, row.reason) == (301, "is 50,000,015 bytes long; at most 33,554,432 are allowed")
 
 
 def test_a_thousand_good_rows_survive_every_kind_of_bad_one(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_unknown_kind_of_file_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("prompt\na\n")
-    with pytest.raises(DataError, match=r"unknown kind '\.csv'; use one of \.jsonl"):
+    with pytest.raises(DataError, match=r"unknown suffix '\.csv'; use one of \.jsonl"):
         load_prompts(str(tmp_path / "a.csv"))
 
 
@@ -176,7 +176,7 @@ def test_a_json_list_counts_its_rows(tmp_path: Path) -> None:
     path.write_text('\ufeff [{"prompt": "a"}, 3]', encoding="utf-8")
     assert list(read_table(str(path))) == [
         Row(str(path), 1, {"prompt": "a"}),
-        BadRow(str(path), 2, "holds int, not an object of columns"),
+        BadRow(str(path), 2, "holds int, not a JSON object"),
     ]
 
 
@@ -253,7 +253,7 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=r"someone/set is no file or folder here.*offline.*download the file"):
+    with pytest.raises(DataError, match=r"someone/set is not a file or folder here.*offline.*download the file"):
         load_prompts("someone/set")
 
 
@@ -287,7 +287,7 @@ def test_feedback_without_a_verdict_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_corpus_without_any_verdict_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no trajectories; all 2 rows are set aside.*no readable verdict"):
+    with pytest.raises(DataError, match=r"holds no trajectories; all 2 rows are quarantined.*no readable verdict"):
         load_corpus(lines(tmp_path / "a.jsonl", [corpus_row(feedback="fine")] * 2), {})
 
 

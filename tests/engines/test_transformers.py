@@ -198,12 +198,12 @@ def test_a_model_without_a_chat_template_is_refused(tiny_model: Path, tmp_path: 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_named(tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device 'cuda' was asked for .* use device: auto"):
+    with pytest.raises(ConfigError, match=r"device is 'cuda' .* use device: auto"):
         TransformersEngine(device="cuda").generate(tiny_model, REQUESTS[:1], Sampling(8))
 
 
 def test_a_device_that_does_not_exist_is_named(tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match="device 'gpu'"):
+    with pytest.raises(ConfigError, match="device is 'gpu'"):
         TransformersEngine(device="gpu").generate(tiny_model, REQUESTS[:1], Sampling(8))
 
 
@@ -367,8 +367,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     monkeypatch.setattr(engine._model, "forward", small)
     assert engine.generate(stopping, REQUESTS, Sampling(24)) == expected
     assert [record.getMessage() for record in caplog.records] == [
-        "out of memory with 24 rows at once; going on with 12",
-        "out of memory with 12 rows at once; going on with 6",
+        "out of memory with 24 rows in parallel; continuing with 12",
+        "out of memory with 12 rows in parallel; continuing with 6",
     ]
 
 

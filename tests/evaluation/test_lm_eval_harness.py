@@ -73,7 +73,7 @@ def test_a_document_without_a_number_is_not_ours_to_score() -> None:
 def test_what_cannot_be_run_is_said(tiny_model: Path, problems: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="has no task 'gsm9k'; `lm-eval ls tasks`"):
         run_harness(tiny_model, ["gsm9k"], engine=ENGINE)
-    with pytest.raises(ConfigError, match="must be a file with the documents of one task"):
+    with pytest.raises(ConfigError, match="give the documents of one task"):
         run_harness(tiny_model, ["gsm8k", "hellaswag"], path=problems, engine=ENGINE)
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'selfevo\[harness\]'"):
@@ -88,4 +88,4 @@ def test_one_of_task_and_harness(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "give --task or --harness, one of them" in capsys.readouterr().err
+    assert "give exactly one of --task and --harness" in capsys.readouterr().err

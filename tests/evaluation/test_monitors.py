@@ -99,7 +99,9 @@ def test_the_figures_of_a_round(tmp_path: Path) -> None:
     assert (figures["judge_yes"], figures["judge_unparsed"]) == (1 / 2, 1 / 3)
     assert figures["yes"] == 2 / 4
     assert figures["agreement"] == 2 / 3
-    assert alarms(figures, MonitorsConfig()) == ["verdict unreadable 0.333, above 0.3: the feedback has lost its form"]
+    assert alarms(figures, MonitorsConfig()) == [
+        "verdict unreadable 0.333, above 0.3: the feedback does not end in a verdict"
+    ]
     assert alarms(figures, MonitorsConfig(max_unparsed=None, min_distinct_1=0.6)) == [
         "distinct words 0.556, below 0.6: the model uses few words"
     ]
@@ -148,7 +150,7 @@ def test_a_judge_that_keeps_everything_can_be_an_alarm(tmp_path: Path) -> None:
     folder = make_round(tmp_path, responses, [YES, NO] * 15, responses, [YES] * 30)
     assert alarms(round_figures(folder), MonitorsConfig()) == []
     [alarm] = alarms(round_figures(folder), MonitorsConfig(max_judge_yes=0.99))
-    assert alarm == "verdict yes on r^ 1.000, above 0.99: the filter drops next to nothing"
+    assert alarm == "verdict yes on r^ 1.000, above 0.99: the filter drops almost nothing"
 
 
 def test_an_empty_round_has_no_figures_and_no_alarm(tmp_path: Path) -> None:

@@ -340,7 +340,7 @@ def test_no_label_is_used_that_an_evaluation_set_knows(tmp_path: Path) -> None:
 def test_a_corpus_that_an_evaluation_set_knows_is_refused(tmp_path: Path) -> None:
     [row] = draw_splits(configured(tmp_path)).d_meta
     (tmp_path / "held.jsonl").write_text(json.dumps({"prompt": row.prompt}) + "\n")
-    with pytest.raises(DataError, match=r"corpus\.path: all 1 prompts are known to an evaluation set"):
+    with pytest.raises(DataError, match=r"corpus\.path: all 1 prompts are in an evaluation set"):
         draw_splits(configured(tmp_path, decontaminate=[str(tmp_path / "held.jsonl")]))
 
 
@@ -354,9 +354,9 @@ def test_an_evaluation_set_that_cannot_be_read_stops_the_run(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rounds": 2}, "'prompts' is missing; add it, or give each of the rounds its own"),
-        ({"rounds": []}, "the first round needs prompts"),
-        ({"rounds": [{"self_instruct": {"count": 5}}]}, "the first round needs prompts"),
+        ({"rounds": 2}, "'prompts' is missing; add it, or give rounds as a list"),
+        ({"rounds": []}, "the first round has no prompts"),
+        ({"rounds": [{"self_instruct": {"count": 5}}]}, "the first round has no prompts"),
         ({"prompts": {"path": "p.jsonl"}}, "both prompts and a list of rounds are given"),
         ({"rounds": [{}]}, "exactly one of prompts and self_instruct"),
         ({"rounds": [{"prompts": "p.jsonl"}, {"self_instruct": {"count": 0}}]}, "count is 0"),

@@ -263,7 +263,7 @@ def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None
         find("prompts-999", config)
     without = config.model_dump(mode="json", exclude={"prompts"})
     rounds = parse_config({**without, "rounds": [{"prompts": "p.jsonl"}]}, "x")
-    with pytest.raises(ConfigError, match="variant prompts-9: each of the rounds has prompts of its own"):
+    with pytest.raises(ConfigError, match="variant prompts-9: each round has its own prompts"):
         find("prompts-9", rounds)
     with pytest.raises(ConfigError, match="give the configuration an evaluation"):
         ablate(config.model_copy(update={"evaluation": None}), [], [0], tmp_path / "out", lambda *_, **__: tmp_path)
@@ -319,7 +319,7 @@ def test_a_variant_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
             raise TrainingError("no gradient")
         return counting(config, shared)
 
-    with pytest.raises(RunError, match=r"1 of 3 runs failed, .* no-filter, seed 0: no gradient"):
+    with pytest.raises(RunError, match=r"1 of 3 runs failed; .* no-filter, seed 0: no gradient"):
         ablate(small_demo(tmp_path, tmp_path / "run"), ["no-filter", "one-round"], [0], tmp_path / "out", failing)
     rows = [row.name for row in load_ablation(tmp_path / "out").rows]
     assert rows == ["base", "sft", "meta", "self", "one-round"]
@@ -329,7 +329,7 @@ def test_what_does_not_go_with_a_configuration_is_left_out_and_named(tmp_path: P
     config = small_demo(tmp_path, tmp_path / "run")
     assert applicable(config) == (
         [name for name in VARIANTS if name != "continual-mixed"],
-        ["variant continual-mixed: the configuration is so already, it would be self again"],
+        ["variant continual-mixed changes nothing in this configuration, so it would equal self; leave it out"],
     )
     data = config.model_dump(mode="json")
     names, refused = applicable(

@@ -39,8 +39,8 @@ def changed(tmp_path: Path, **settings: Any) -> RunConfig:
 def student(config: RunConfig, skill: dict[str, float]) -> Callable[[Path, Turns], str]:
     """Right as often as its model's share says; criticises well."""
     task = load_task(DEMO)
-    sets = draw_splits(config)
-    problems = {p.prompt.prompt: p for p in [*everything(config).values(), *sets.dev, *sets.audit]}
+    splits = draw_splits(config)
+    problems = {p.prompt.prompt: p for p in [*everything(config).values(), *splits.dev, *splits.audit]}
 
     def answer(model: Path, turns: Turns) -> str:
         problem, dice = problems[turns[0]], random.Random(f"{turns[0]}")
@@ -106,15 +106,15 @@ def test_a_gate_with_too_few_prompts_is_refused(tmp_path: Path) -> None:
 def test_rounds_of_different_tasks_are_checked_by_their_own(tmp_path: Path) -> None:
     rounds = [{"prompts": {"task": {"name": name}, "count": 12}} for name in ("add-to-each", "instructions")]
     config = changed(tmp_path, prompts=None, rounds=rounds)
-    sets = draw_splits(config)
+    splits = draw_splits(config)
     tasks = {name: load_task(TaskConfig(name=name)) for name in ("add-to-each", "instructions")}
-    explains = {p.prompt.prompt: tasks[sets.pool_tasks[id].name].explain for id, p in sets.pool_answers.items()}
+    explains = {p.prompt.prompt: tasks[splits.pool_tasks[id].name].explain for id, p in splits.pool_answers.items()}
     inner = student(config, {})
 
     def answer(model: Path, turns: Turns) -> str:
         if turns[0] not in explains or len(turns) != 3:
             return inner(model, turns)
-        return explains[turns[0]](sets.pool_answers[Prompt.of(turns[0]).id], turns[1])
+        return explains[turns[0]](splits.pool_answers[Prompt.of(turns[0]).id], turns[1])
 
     content = play(config, answer)
     audits = [entry.audit for entry in content.rounds if entry.audit]
@@ -236,7 +236,7 @@ def test_several_responses_to_a_prompt_are_rows_of_their_own(tmp_path: Path) -> 
     assert kept
     assert len(kept) == len(set(kept))
     assert content.rounds[0].audit is not None and content.rounds[0].audit.judged == 24, "every sample is audited"
-    with pytest.raises(ConfigError, match="samples_per_prompt above 1 needs"):
+    with pytest.raises(ConfigError, match=r"samples_per_prompt is 2; set skills\.respond"):
         changed(tmp_path, samples_per_prompt=2)
 
 

@@ -185,7 +185,7 @@ def test_models_are_measured_greedily_and_rounds_sample_as_configured(config: Ru
     assert used[False, 3] == {0.4, config.skills.judge.temperature}
 
 
-def test_a_second_launch_asks_and_trains_nothing(config: RunConfig) -> None:
+def test_a_second_run_asks_and_trains_nothing(config: RunConfig) -> None:
     run(config)
     before, figures = tree(config.output), results(config)
     trainer = ScriptedTrainer()
@@ -312,13 +312,13 @@ def test_eval_measures_one_model_and_resumes(config: RunConfig, tmp_path: Path) 
 
 def test_eval_asks_nothing_that_the_run_has_learnt_from(config: RunConfig, tmp_path: Path) -> None:
     run(config)
-    sets = draw_splits(config)
-    learnt = {p.prompt.id for p in sets.labelled} | {prompt.id for prompt in sets.pool}
+    splits = draw_splits(config)
+    learnt = {p.prompt.id for p in splits.labelled} | {prompt.id for prompt in splits.pool}
     assert prompts_seen(config.output / "models/round-1") == learnt
     assert prompts_seen(Path(config.model)) == frozenset()
     # The pool as a file of problems to be measured on: half of it are others.
-    others = load_task(TaskConfig(name="demo")).problems(len(sets.pool), 99, frozenset(learnt))
-    asked = [*(Problem(prompt, "0", "") for prompt in sets.pool), *others]
+    others = load_task(TaskConfig(name="demo")).problems(len(splits.pool), 99, frozenset(learnt))
+    asked = [*(Problem(prompt, "0", "") for prompt in splits.pool), *others]
     path = tmp_path / "asked.jsonl"
     path.write_text("".join(json.dumps({"question": p.prompt.prompt, "answer": "#### 0"}) + "\n" for p in asked))
     (config.output / "models/round-3/config.json").write_text("{}")  # the scripted trainer writes none

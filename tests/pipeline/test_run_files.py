@@ -106,7 +106,7 @@ def test_a_pool_smaller_than_its_rounds_is_refused(tmp_path: Path) -> None:
 def test_a_round_that_keeps_nothing_says_so(tmp_path: Path) -> None:
     config = files(tmp_path, pool=["1+1", "2+2"], annotated=["5+5"], policy="continual-latest")
     engine = ScriptedEngine(lambda model, turns: NO if len(turns) == 3 else "3")
-    with pytest.raises(TrainingError, match="nothing to train round-1 on: no kept row gives a training example"):
+    with pytest.raises(TrainingError, match="round-1 has no training examples, because no kept row gives one"):
         run(config, engine)
 
 

@@ -228,7 +228,7 @@ def test_a_model_without_problems_has_no_point(run: Path) -> None:
 def test_a_run_with_the_gold_filter_says_so(run: Path) -> None:
     assert "gold answers" not in page(run).text
     write_json(run / "config.json", {**CONFIG, "ablation": {"gold_filter": True}})
-    assert "verdict, distinct, gold answers in place of those that judge (ablation)" in page(run).text
+    assert "verdict, distinct, gold answers instead of the filters that judge (ablation)" in page(run).text
 
 
 @pytest.mark.parametrize("evaluation", [None, CONFIG["evaluation"]])

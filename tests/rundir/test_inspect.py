@@ -126,7 +126,7 @@ def test_damage_is_found_and_named(copy: RunConfig, name: str, change: str, faul
 def test_a_damaged_model_is_not_used(copy: RunConfig) -> None:
     weights = copy.output / "models/meta/model.safetensors"
     weights.write_bytes(weights.read_bytes() + b"x")
-    with pytest.raises(RunError, match=r"model\.safetensors was changed .*delete .*meta to have it trained again"):
+    with pytest.raises(RunError, match=r"model\.safetensors was changed .*delete .*meta to train it again"):
         run_loop(copy, Silent(), ScriptedEngine(student(copy)), ScriptedTrainer())
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_was_emptied_still_stands_and_says_what_it_cannot_do(copy: Ru
     assert (engine.calls, trainer.calls) == ([], [])
     for name in ("judge.jsonl", "judge.done.json"):
         (copy.output / "stages/round-1" / name).unlink()
-    with pytest.raises(RunError, match=r"models/meta is needed again, but its files were removed by selfevo gc"):
+    with pytest.raises(RunError, match=r"models/meta is needed again, but selfevo gc has removed its files"):
         run_loop(copy, Silent(), engine, trainer)
 
 

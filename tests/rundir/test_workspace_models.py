@@ -86,13 +86,13 @@ def test_a_model_of_another_lineage_is_refused(root: Path, base: Model, change: 
     run = open_run(root, scripted())
     run.seed = 1 if change == "seed" else 0
     start = Model("base", base.path, "other weights") if change == "start" else base
-    with pytest.raises(RunError, match=r"models/meta was trained from other rows .* use a new --output"):
+    with pytest.raises(RunError, match=r"models/meta was trained on other rows .* use a new --output"):
         run.train("meta", start, EXAMPLES[:1] if change == "examples" else EXAMPLES)
 
 
 def test_nothing_to_train_on_is_said_before_training(root: Path, base: Model) -> None:
     trainer = ScriptedTrainer()
-    with pytest.raises(TrainingError, match="nothing to train round-1 on: no kept row gives a training example"):
+    with pytest.raises(TrainingError, match="round-1 has no training examples, because no kept row gives one"):
         open_run(root, scripted(), trainer).train("round-1", base, [])
     assert trainer.calls == []
 

@@ -208,7 +208,7 @@ def test_many_prompts_become_many_rows(
         ("mute", "", "unknown"),
     ]
     assert rows[0]["work"][0][0]["text"] == "1"
-    assert "1 rows left out, the first is line 3: duplicate of line 1" in err
+    assert "1 rows are left out; the first is line 3: duplicate of line 1" in err
 
 
 @pytest.mark.parametrize(

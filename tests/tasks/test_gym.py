@@ -86,7 +86,7 @@ def test_another_instance_can_check_what_one_has_drawn() -> None:
     problem = problem_of(GymTask("gym:leg_counting"))
     assert GymTask("gym:leg_counting").is_correct(problem, problem.answer)
     stranger = Problem(Prompt.of("never drawn"), "1", "leg_counting")
-    with pytest.raises(DataError, match="did not draw the problem 'never drawn'; call problems first"):
+    with pytest.raises(DataError, match="did not draw the problem 'never drawn' in this process; first call"):
         GymTask("gym:leg_counting").is_correct(stranger, "1")
 
 

@@ -125,5 +125,5 @@ def test_it_is_a_task_by_name(name: str) -> None:
 
 
 def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(ConfigError, match="unknown kind of instruction 'poem'; there are words"):
+    with pytest.raises(ConfigError, match="unknown kind of instruction 'poem'; use one of words"):
         load_task(TaskConfig(name="instructions:poem"))

@@ -107,5 +107,5 @@ def test_a_task_is_loaded_by_name(name: str, kinds: set[str]) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown task 'tie-knots'; there are add-to-each"):
+    with pytest.raises(ConfigError, match="unknown task 'tie-knots'; use one of add-to-each"):
         StepsTask("x", ("tie-knots",))

@@ -83,7 +83,7 @@ def test_token_ids_are_those_of_every_other_training(tiny_model: Path) -> None:
 
 def test_pairs_that_are_all_too_long_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
     trainer = PreferenceTrainer(CONFIG.model_copy(update={"max_length": 5}), OBJECTIVE)
-    with pytest.raises(TrainingError, match="all 6 pairs are longer than max_length=5"):
+    with pytest.raises(TrainingError, match=r"all 6 pairs are longer than trainer\.max_length=5"):
         trainer.train(tiny_model, preference_examples(ROWS), tmp_path, work=tmp_path, seed=0, progress=Silent())
 
 
@@ -100,8 +100,8 @@ def test_only_the_rounds_are_trained_so() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({}, "objective dpo trains without L_meta; set policy: continual-latest"),
-        ({"policy": "continual-latest", "ablation": {"refine": False}}, "they are the same"),
+        ({}, "objective dpo trains without L_meta, which policy restart needs"),
+        ({"policy": "continual-latest", "ablation": {"refine": False}}, "makes them equal"),
     ],
 )
 def test_what_it_does_not_go_with_is_said(change: dict[str, Any], said: str) -> None:

@@ -1,8 +1,9 @@
-"""`selfevo doctor`: what can be known to go wrong before hours are spent on it, each with its remedy.
+"""`selfevo doctor`: checks before a run, each with a remedy.
 
-The silent failures of self-training are checked on the very model and rows of the run: a stop token that is never
-trained, a chat template that differs between training and inference, an engine that does not write what the model
-would, sequences that are too long to be trained on.
+Some failures of self-training give no error: a stop token that is never trained, a chat template
+that differs between training and inference, an engine whose text differs from the model's,
+sequences that are too long to be trained on. They are checked with the model and the rows of the
+run.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from selfevo.pipeline.build import build_engine
 
 PROMPTS = 20
 NEW_TOKENS = 24
-# How near the second logit may be to the first for either to be chosen, as a share of it: sums in another order.
+# Relative distance of the two largest logits within which rounding may swap them.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
@@ -49,11 +50,11 @@ class Check:
 
 
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
-    """All checks of a configuration. Leaves nothing behind; raises what a run would raise for want of model or data."""
-    folder, sets = resolve_model(config.model), draw_splits(config)
-    parameters = count_parameters(folder)  # first: who does not know the model does not know its tokenizer either
-    chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, sets)
-    found = estimate(config, parameters, chat, sets, d_meta)
+    """All checks of a configuration. Writes no files. Raises if model or data are missing."""
+    folder, splits = resolve_model(config.model), draw_splits(config)
+    parameters = count_parameters(folder)  # first, because it gives the clearest error for an unknown model
+    chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
+    found = estimate(config, parameters, chat, splits, d_meta)
     return [
         versions(),
         disk(config, folder, parameters),
@@ -62,13 +63,13 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         stop_token(chat, d_meta),
         lengths(config, found.lengths),
         context(config, folder, chat, d_meta),
-        *generation(config, folder, chat, sets, engine or build_engine(config.engine)),
+        *generation(config, folder, chat, splits, engine or build_engine(config.engine)),
         Check("time", "pass", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
     ]
 
 
 def versions() -> Check:
-    """Every required package in a version that is said to work."""
+    """Whether every required package has a supported version."""
     wrong, found = [], []
     for line in importlib.metadata.requires("selfevo") or []:
         requirement = Requirement(line)
@@ -85,7 +86,7 @@ def versions() -> Check:
 
 
 def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
-    """Room for every model of the run, and for one checkpoint with its optimizer."""
+    """Whether the disk has space for all models of the run, and one checkpoint with its optimizer."""
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     measured = config.evaluation.models if config.evaluation else ()
     warm_up = isinstance(config.corpus, TaskCorpus) and config.corpus.warmup_share > 0
@@ -96,14 +97,16 @@ def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     free = shutil.disk_usage(place).free
     finding = f"{_gib(need)} for {models} models and a checkpoint, {_gib(free)} free in {place}"
     if free < need:
-        return Check("disk", "fail", finding, "make room, or give an output on a larger disk")
+        return Check("disk", "fail", finding, "free some space, or give an output on a larger disk")
     status: Literal["pass", "warn"] = "warn" if free < 1.2 * need else "pass"
     return Check("disk", status, finding, "selfevo gc frees all but the best and the last model" * (status == "warn"))
 
 
 def memory(config: RunConfig, parameters: int) -> Check:
-    """Of training: weights, gradients and Adam's two moments in float32, or the bare weights with LoRA; activations
-    come on top."""
+    """Whether the memory is enough for training, without activations.
+
+    It counts weights, gradients and Adam's two moments in float32; with LoRA only the weights.
+    """
     device = pick_device(config.trainer.device)
     need = parameters * (2 if config.trainer.lora else 16)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
@@ -120,7 +123,7 @@ def memory(config: RunConfig, parameters: int) -> Check:
 
 
 def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
-    """What a skill is asked with must be, token by token, what stands before its answer in training."""
+    """Whether a skill's prompt has the same tokens in training and inference."""
     name = "chat template"
     for row in d_meta[:PROMPTS]:
         turns = (*prompts.refine(row, row.response, row.feedback), row.refinement)
@@ -135,7 +138,7 @@ def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
                     f"training and inference differ from token {place} of a conversation of {len(asked)} turns: "
                     f"{chat.tokenizer.decode(trained[place : place + 8])!r} and "
                     f"{chat.tokenizer.decode(ids[place : place + 8])!r}",
-                    "save the model with a template that renders earlier turns the same however many follow",
+                    "save the model with a template that renders earlier turns the same, whatever follows",
                 )
     rows = min(PROMPTS, len(d_meta))
     plain = messages(d_meta[0].conversation[1:], d_meta[0].system) if d_meta else []
@@ -144,22 +147,22 @@ def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
         return Check(
             name,
             "warn",
-            "apply_chat_template gives other tokens than are trained and asked here",
-            "look at --dry-run; a serving system that applies the template itself will prompt slightly differently",
+            "apply_chat_template gives other tokens than training and inference use here",
+            "see `selfevo run --dry-run`; a server that applies the template itself will use slightly other prompts",
         )
     return Check(name, "pass", f"training and inference agree token by token on {3 * rows} conversations")
 
 
 def stop_token(chat: Chat, d_meta: Sequence[Refined]) -> Check:
-    """Every labelled turn must end in the stop token, with a weight."""
+    """Whether every labelled turn ends in the stop token, with a weight in the loss."""
     shown = repr(chat.tokenizer.decode([chat.stop_id]))
     for example in meta_examples(d_meta[:PROMPTS], 1.0):
         if untrained := _untrained_stops(chat, example):
             return Check(
                 "stop token trained",
                 "fail",
-                f"{shown} has no weight in the loss behind {untrained} labelled turns of {example.id}",
-                "give the model a chat template that closes an assistant turn with one token",
+                f"{shown} has no weight in the loss after {untrained} labelled turns of {example.id}",
+                "save the model with a chat template that closes an assistant turn with one token",
             )
     return Check("stop token trained", "pass", f"{shown} ends every labelled turn and is in the loss")
 
@@ -171,7 +174,7 @@ def _untrained_stops(chat: Chat, example: Example) -> int:
 
 
 def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:
-    """The share of training sequences that max_length leaves out."""
+    """Whether training sequences are longer than max_length and so left out."""
     limit, longest = config.trainer.max_length, max(sizes)
     over = sum(size > limit for size in sizes)
     finding = f"{over} of {len(sizes)} sequences are longer than max_length={limit}; the longest has {longest} tokens"
@@ -182,10 +185,10 @@ def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:
 
 
 def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refined]) -> Check:
-    """Every conversation of D_meta with room for what is to be written, within the model's context."""
-    room = getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "max_position_embeddings", None)
-    if room is None:
-        return Check("context", "pass", "the model names no longest context")
+    """Whether every conversation of D_meta, plus max_new_tokens, fits into the model's context."""
+    limit = getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "max_position_embeddings", None)
+    if limit is None:
+        return Check("context", "pass", "the model states no limit")
     over = 0
     for row in d_meta:
         turns = prompts.refine(row, row.response, row.feedback)
@@ -194,17 +197,17 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
             (config.skills.critique, turns[:-2]),
             (config.skills.refine, turns),
         )
-        over += any(len(chat.prompt(view, row.system, room)) + skill.max_new_tokens > room for skill, view in asked)
-    finding = f"{over} of {len(d_meta)} trajectories do not fit into {room} tokens with room for max_new_tokens"
+        over += any(len(chat.prompt(view, row.system, limit)) + skill.max_new_tokens > limit for skill, view in asked)
+    finding = f"{over} of {len(d_meta)} trajectories plus max_new_tokens do not fit into {limit} tokens"
     if not over:
         return Check("context", "pass", finding)
     remedy = "take a model with a longer context, shorter prompts, or a lower max_new_tokens in skills"
     return Check("context", "fail" if over > len(d_meta) / 2 else "warn", finding, remedy)
 
 
-def generation(config: RunConfig, folder: Path, chat: Chat, sets: Splits, engine: Engine) -> list[Check]:
-    """The engine on prompts of the run: do they fit, does the model end, does it write what transformers would?"""
-    asked = [*sets.pool, *sets.to_annotate(), *sets.d_meta][:PROMPTS]
+def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engine: Engine) -> list[Check]:
+    """Runs the engine on prompts of the run. Do they fit and end, with the text of transformers?"""
+    asked = [*splits.pool, *splits.to_annotate(), *splits.d_meta][:PROMPTS]
     requests = [Request(prompts.respond(prompt), 0, prompt.system) for prompt in asked]
     generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
     engine.release()
@@ -219,12 +222,12 @@ def generation(config: RunConfig, folder: Path, chat: Chat, sets: Splits, engine
         )
     )
     if isinstance(config.engine, OwnPart):
-        return [*checks, Check("engine", "pass", f"{config.engine.kind} is your own and is not compared")]
+        return [*checks, Check("engine", "pass", f"{config.engine.kind} is your own part and is not compared")]
     fitting = [i for i, g in enumerate(generations) if g.finish != "overlong"]
     dtype, device = config.engine.dtype, getattr(config.engine, "device", "auto")
     pairs = [(requests[i], generations[i]) for i in fitting]
     agreeing = agreement(pick_device(device), dtype, folder, chat, pairs)
-    finding = f"{agreeing} of {len(fitting)} greedy answers are those of transformers, up to rounding"
+    finding = f"{agreeing} of {len(fitting)} greedy answers equal those of transformers, up to rounding"
     if agreeing < 0.9 * len(fitting):
         remedy = "try engine.kind: transformers, engine.dtype: float32, engine.kv_cache_gib: 0, and report it"
         checks.append(Check("engine", "fail", finding, remedy))
@@ -237,14 +240,16 @@ def generation(config: RunConfig, folder: Path, chat: Chat, sets: Splits, engine
 def agreement(
     device: torch.device, dtype_name: str, folder: Path, chat: Chat, pairs: Sequence[tuple[Request, Generation]]
 ) -> int:
-    """How many answers are those of transformers' own greedy decoding, one prompt at a time; where the texts part, the
-    two likeliest tokens may be as near to each other as rounding brings them."""
+    """The number of answers that equal transformers' own greedy decoding, one prompt at a time.
+
+    Texts may differ from a token on if rounding can swap the two likeliest tokens there.
+    """
     quiet()
     dtype = pick_dtype(dtype_name, device)
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
     ).to(device)
-    # Without the penalties that a model may come with: they are no part of what it has learnt.
+    # Without the penalties that a model's generation_config may set; the engine does not use them.
     model.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=NEW_TOKENS,
@@ -270,7 +275,7 @@ def agreement(
 
 
 def _free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
+    """Bytes of memory that are free without swapping. None if the system does not tell."""
     path = Path("/proc/meminfo")
     if not path.is_file():
         return None

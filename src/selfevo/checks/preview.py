@@ -1,4 +1,4 @@
-"""`selfevo run --dry-run`: what would be trained and asked, token by token, before hours are spent on it."""
+"""`selfevo run --dry-run`: shows training sequences and requests, token by token, before a run."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
 _SAMPLES = 3
-# Share of a large matrix product's speed that training and generation reach, measured with SmolLM2-135M on two CPU
-# cores (experiments/notebook.md). The estimate is meant to tell minutes from hours.
+# Speed of training and generation as a share of a large matrix product's speed, measured with
+# SmolLM2-135M on two CPU cores (experiments/notebook.md). The estimate only has to tell minutes
+# from hours.
 _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 
 def preview(config: RunConfig, console: Console) -> None:
-    """Prints three rendered samples per stage with the loss mask, token counts, and an estimate of time."""
+    """Prints three samples per kind of sequence with the loss mask, token counts, and estimated time."""
     folder = resolve_model(config.model)
     chat = Chat(load_tokenizer(folder))
-    sets = draw_splits(config)
-    d_meta = lessons_of(config, sets)
+    splits = draw_splits(config)
+    d_meta = lessons_of(config, splits)
     if isinstance(config.corpus, TaskCorpus):
+        console.print("D_meta is written during the run; here the response is the gold answer.\n", style="yellow")
+    elif splits.unlabelled:
         console.print(
-            "D_meta is written during the run; shown here with the gold answer as response.\n", style="yellow"
-        )
-    elif sets.unlabelled:
-        console.print(
-            "D_meta is written during the run; its texts are not known yet, so counts are low.\n", style="yellow"
+            "D_meta is written during the run; its texts are not known yet, so token counts are too low.\n",
+            style="yellow",
         )
     skills, answers = meta_examples(d_meta, 0.0), answer_examples(d_meta, config.beta)
     console.print("Training sequences: [green]in the loss[/], [dim]not in the loss[/]; ⏎ ends a line\n")
@@ -62,57 +62,57 @@ def preview(config: RunConfig, console: Console) -> None:
             rows,
             lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row), row.system))),
         )
-    found = estimate(config, count_parameters(folder), chat, sets, d_meta)
-    print_estimate(config, found, len(d_meta), len(sets.pool), console)
+    found = estimate(config, count_parameters(folder), chat, splits, d_meta)
+    print_estimate(config, found, len(d_meta), len(splits.pool), console)
 
 
 def preview_annotation(config: RunConfig, console: Console) -> None:
-    """Prints how much an annotator would be asked, what it can cost, and the first call. Asks nobody."""
+    """Prints the number of annotations, their greatest cost, and the first call. Makes no call."""
     corpus = config.corpus
     if isinstance(corpus, FileCorpus):
-        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
-    sets = draw_splits(config)
-    prompts = sets.to_annotate()
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    splits = draw_splits(config)
+    prompts = splits.to_annotate()
     calls = len(prompts) * (2 if isinstance(corpus, TaskCorpus) else 1)
     console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate", highlight=False)
     annotator = corpus.annotator
     if annotator is None:
-        console.print("by a program that holds the answers: costs nothing", highlight=False)
+        console.print("annotator: a program with the gold answers, which costs nothing", highlight=False)
         return
     if isinstance(annotator, OwnPart):
-        console.print(f"by {annotator.kind}, which is your own: what it costs is not known here", highlight=False)
+        console.print(f"annotator: {annotator.kind}, your own part; its cost is not known here", highlight=False)
         return
-    from selfevo.models.endpoint import Endpoint, most, price  # an extra
+    from selfevo.models.endpoint import Endpoint, most, price  # needs an extra
     from selfevo.teachers.openai import OpenAITeacher
 
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
-    teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in sets.labelled})
-    # The responses are not known yet: as long as they may be.
+    teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in splits.labelled})
+    # The responses are not known yet, so the greatest length counts.
     asks = [teacher.ask(Drafted(p.id, p.prompt, "x" * 4 * config.skills.respond.max_new_tokens)) for p in prompts]
     read, written = (sum(most(ask)[i] for ask in asks) * calls // len(asks) for i in (0, 1))
     cost = price(annotator, read, written)
     shown = f"${cost:.2f}" if cost is not None else "price unknown, give input_price and output_price"
     console.print(f"at most {read:,} tokens to read and {written:,} to write: {shown}", highlight=False)
     if cost and annotator.max_dollars and cost > annotator.max_dollars:
-        console.print(f"max_dollars={annotator.max_dollars} could stop it before the end", style="yellow")
+        console.print(f"max_dollars={annotator.max_dollars} could stop the annotation before its end", style="yellow")
     console.rule("the first call", align="left")
     first = teacher.ask(Drafted(prompts[0].id, prompts[0].prompt, "(the model's response)"))
     for message in first.messages:
         console.print(f"[dim]{message['role']}[/]", message["content"], soft_wrap=True, highlight=False)
 
 
-def lessons_of(config: RunConfig, sets: Splits) -> list[Refined]:
-    """D_meta, or what can be said of it before it is written: gold answers as responses, else words that stand in."""
+def lessons_of(config: RunConfig, splits: Splits) -> list[Refined]:
+    """D_meta. Before it is written: gold answers as responses, or placeholder texts."""
     if isinstance(config.corpus, TaskCorpus):
-        return solved(load_task(config.corpus.task), sets.labelled)
+        return solved(load_task(config.corpus.task), splits.labelled)
     feedback = f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}"
-    return sets.d_meta or [
-        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in sets.unlabelled
+    return splits.d_meta or [
+        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in splits.unlabelled
     ]
 
 
 def solved(task: AnnotatedTask, problems: Sequence[Problem]) -> list[Refined]:
-    """The trajectories of a model that is right at once."""
+    """The trajectories of a model whose direct answers are right."""
     answers = [(problem, task.solution(problem)) for problem in problems]
     return [
         Refined(problem.prompt.id, problem.prompt.prompt, answer, task.explain(problem, answer), answer)
@@ -142,10 +142,11 @@ def visible(chat: Chat, ids: list[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will take. Token counts are exact where the text is known, else from the mean of D_meta.
+    """The expected size of a run. Token counts are exact for known text, else from the mean of D_meta.
 
-    `lengths`: tokens of each sequence of L_meta. `training`, `generated`: tokens to train on, to generate and read, in
-    the whole run. `speed`: floating-point operations per second of one measured product.
+    `lengths`: tokens of each sequence of L_meta. `training`: tokens to train on in the whole run.
+    `generated`: tokens to generate and read. `speed`: floating-point operations per second of one
+    measured matrix product.
     """
 
     parameters: int
@@ -156,29 +157,29 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Meant to tell minutes from hours."""
+        """The estimated time. It only has to tell minutes from hours."""
         work = 6 * self.training / _TRAINING_SHARE + 2 * self.generated / _GENERATION_SHARE
         return self.parameters * work / self.speed
 
 
-def estimate(config: RunConfig, parameters: int, chat: Chat, sets: Splits, d_meta: Sequence[Refined]) -> Estimate:
+def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Estimate:
     lengths = [len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta)]
     known = sum(lengths)
-    one = known / max(1, len(d_meta))  # tokens of a trajectory, its answer pair included
-    pool = len(sets.pool) * config.samples_per_prompt
-    kept = 0.5 * pool / config.round_count  # nobody knows before the run; half is a start
+    one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
+    pool = len(splits.pool) * config.samples_per_prompt
+    kept = 0.5 * pool / config.round_count  # not known before the run; half is a guess
     answer = one * 0.3
     training = known * trainer_of(config, META).num_train_epochs
     if isinstance(corpus := config.corpus, TaskCorpus):
         training += one * corpus.labels * corpus.warmup_share * 0.3 * corpus.warmup_epochs
     if config.evaluation and SFT in config.evaluation.models:
-        labels = len(sets.labelled) + len(sets.sft)
+        labels = len(splits.labelled) + len(splits.sft)
         training += max(known, answer * labels) * trainer_of(config, SFT).num_train_epochs
     for t in range(1, config.round_count + 1):
         rows = known if config.policy != "continual-latest" else 0.0
         rows += answer * kept * (1 if config.policy == "continual-latest" else t)
         training += rows * trainer_of(config, round_name(t)).num_train_epochs
-    measured = len(sets.evaluation) * (config.round_count + 3) + len(sets.dev) * (config.round_count + 1)
+    measured = len(splits.evaluation) * (config.round_count + 3) + len(splits.dev) * (config.round_count + 1)
     generated = (pool * 1.5 + measured) * one
     return Estimate(parameters, lengths, training, generated, measure_flops(config))
 
@@ -201,7 +202,7 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
 
 
 def count_parameters(folder: Path) -> int:
-    """Raises ConfigError where transformers does not know the model."""
+    """The number of parameters. Raises ConfigError if transformers cannot read the model's config."""
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
@@ -219,6 +220,6 @@ def measure_flops(config: RunConfig) -> float:
     best = float("inf")
     for _ in range(5):
         started = time.perf_counter()
-        (a @ b)[0, 0].item()  # waits for the device
+        (a @ b)[0, 0].item()  # waits until the device is done
         best = min(best, time.perf_counter() - started)
     return 2 * 2048 * 1024 * 1024 / best

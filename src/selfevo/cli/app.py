@@ -1,4 +1,7 @@
-"""The command line. Parses arguments, calls `launch`, prints; a SelfevoError becomes one line and its exit code."""
+"""The command line: parses arguments, calls the pipeline, prints results.
+
+A SelfevoError becomes one line on standard error and its exit code.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ TEMPLATE = Path(selfevo.config.__file__).with_name("template.yaml")
 
 
 def main() -> None:
-    """Entry point of the `selfevo` command. Exit codes: those of errors.py; 130 after SIGINT, 143 after SIGTERM."""
+    """Entry point of `selfevo`. Exit codes: those of errors.py; 130 after SIGINT, 143 after SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -43,19 +46,19 @@ def main() -> None:
         complain(str(error))
         sys.exit(error.exit_code)
     except _StoppedError as stopped:
-        complain("stopped; the same command goes on from here")
+        complain("stopped; run the same command again to resume")
         sys.exit(128 + stopped.number)
 
 
 class _StoppedError(BaseException):
-    """A signal to stop. Like KeyboardInterrupt no Exception: nothing on the way up may take it for a failure."""
+    """A signal to stop. It is no Exception, so that no code handles it as a failure."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
 
 def _stop(number: int, frame: object) -> None:
-    signal.signal(number, signal.SIG_DFL)  # who asks twice means it
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process directly
     raise _StoppedError(number)
 
 
@@ -67,28 +70,34 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
 @app.command(epilog="Examples: `selfevo demo --smoke`   `selfevo demo --task instructions --seed 1 --output runs/try`")
 def demo(
-    smoke: Annotated[bool, typer.Option("--smoke", help="The same path with few rows: minutes, no evidence.")] = False,
-    task: Annotated[str, typer.Option(help="demo: small sums; instructions: general, checkable ones.")] = "demo",
-    seed: Annotated[int, typer.Option(help="Draws problems, sampling and training order.")] = 0,
-    output: Annotated[Path | None, typer.Option(help="Run directory; the same one resumes.")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="The same steps with few rows; takes minutes, proves nothing.")
+    ] = False,
+    task: Annotated[
+        str, typer.Option(help="demo: small sums; instructions: instructions that a program can check.")
+    ] = "demo",
+    seed: Annotated[int, typer.Option(help="Draws problems, samples and the order of training.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Run directory; give the same one to resume.")] = None,
     write_config: Annotated[
-        Path | None, typer.Option(help="Do not run: write the configuration, for `selfevo run`, `doctor` and `ablate`.")
+        Path | None, typer.Option(help="Write the configuration for `selfevo run`, `doctor` and `ablate`; do not run.")
     ] = None,
 ) -> None:
-    """SmolLM2-135M improves itself on small problems, on this machine, in one command."""
+    """Runs the whole loop with SmolLM2-135M on small problems, on this machine."""
     from selfevo.cli.demo import demo_config, demo_model
 
     folder = output or Path("runs") / f"{task}{'-smoke' if smoke else ''}-seed{seed}"
     config = demo_config(demo_model(), folder, seed, smoke, task)
     if write_config is None:
-        _launch(config)
+        _run_and_report(config)
         return
     if write_config.exists():
         raise ConfigError(f"{write_config} exists; give another name")
@@ -103,16 +112,16 @@ def demo(
     epilog="Examples: `selfevo run config.yaml --dry-run`   `selfevo run config.yaml --set trainer.learning_rate=1e-5`"
 )
 def run(
-    config: Annotated[Path, typer.Argument(help="YAML; `selfevo init` writes one.")],
+    config: Annotated[Path, typer.Argument(help="A YAML file; `selfevo init` writes one.")],
     set_: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be trained and asked, then stop.")
+        bool, typer.Option("--dry-run", help="Show training sequences and requests, then stop.")
     ] = False,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Run the checks of `selfevo doctor` before the first start.")
     ] = True,
 ) -> None:
-    """Runs the SELF loop on your model and prompts. The same command resumes a run that was stopped."""
+    """Runs the SELF loop on your model and prompts. The same command resumes a stopped run."""
     settings = load_config(config, set_ or [])
     if dry_run:
         from selfevo.checks.preview import preview
@@ -123,7 +132,7 @@ def run(
 
     if check and not is_run(settings.output):
         _examine(settings)
-    _launch(settings)
+    _run_and_report(settings)
 
 
 @app.command(epilog="Example: `selfevo doctor config.yaml --set model=my-model`")
@@ -133,7 +142,7 @@ def doctor(
 ) -> None:
     """Checks what can go wrong before a run: versions, disk, memory, chat template, stop token, engine, lengths.
 
-    `selfevo run` does so too, and does not start where a check fails. Exit code 2 if one does.
+    `selfevo run` makes the same checks and does not start if one fails. Exit code 2 if one fails.
     """
     _examine(load_config(config, set_ or []))
 
@@ -143,13 +152,18 @@ def doctor(
     "`selfevo annotate config.yaml --set corpus.annotator.max_dollars=5`"
 )
 def annotate(
-    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with corpus.task or corpus.prompts.")],
+    config: Annotated[
+        Path, typer.Argument(help="A YAML file, as for `selfevo run`, with corpus.task or corpus.prompts.")
+    ],
     set_: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the size, the cost and one call, then stop.")
+        bool, typer.Option("--dry-run", help="Show the number of annotations, the cost and one call, then stop.")
     ] = False,
 ) -> None:
-    """Builds D_meta alone: the model answers, the annotator criticises and refines. `run` goes on from there."""
+    """Writes D_meta only: the model answers, the annotator criticises and refines.
+
+    `selfevo run` continues from there.
+    """
     settings = load_config(config, set_ or [])
     if dry_run:
         from selfevo.checks.preview import preview_annotation
@@ -170,16 +184,16 @@ def annotate(
     "`selfevo ablate config.yaml --only labels-50 --only labels-100 --seeds 0,1,2 --output runs/labels`"
 )
 def ablate(
-    config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`, with an evaluation.")],
+    config: Annotated[Path, typer.Argument(help="A YAML file, as for `selfevo run`, with an evaluation.")],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="A variant, repeatable; by default all without a number: docs/guides/ablations.md."),
+        typer.Option(help="A variant; repeatable. Default: all without a number: docs/guides/ablations.md."),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="With commas between them.")] = "0,1,2",
-    output: Annotated[Path | None, typer.Option(help="Folder of the runs; the same one resumes.")] = None,
+    seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
+    output: Annotated[Path | None, typer.Option(help="Folder for the runs; give the same one to resume.")] = None,
     set_: Overrides = None,
 ) -> None:
-    """Runs a configuration beside variants of it: same labels, same problems, shared stages once; one table."""
+    """Compares a configuration with variants of it, on the same labels and problems, in one table."""
     from selfevo.pipeline.ablate import ablate as run_all
     from selfevo.pipeline.run import run_loop
     from selfevo.pipeline.variants import applicable
@@ -188,7 +202,7 @@ def ablate(
 
     settings = load_config(config, set_ or [])
     if not all(part.strip().isdigit() for part in seeds.split(",")):
-        raise ConfigError(f"--seeds is {seeds!r}; give numbers with commas between them, such as 0,1,2")
+        raise ConfigError(f"--seeds is {seeds!r}; give numbers separated by commas, such as 0,1,2")
 
     def one(variant: RunConfig, shared: tuple[Path, ...]) -> Path:
         console.rule(str(variant.output), align="left")
@@ -207,10 +221,10 @@ def ablate(
 
 @app.command(epilog="Example: `selfevo init my-run.yaml`")
 def init(
-    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("selfevo.yaml"),
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("selfevo.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Writes a commented configuration to start from."""
+    """Writes an example configuration with comments."""
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; give another name, or --force to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +234,7 @@ def init(
 
 @app.command(epilog="Example: `selfevo report runs/demo-seed0`")
 def report(run_directory: Run) -> None:
-    """Prints the tables of a run and writes its report.html anew."""
+    """Prints the tables of a run and writes its report.html again."""
     from selfevo.report.console import print_results
     from selfevo.report.page import write_report
     from selfevo.rundir.results import read_results
@@ -234,19 +248,19 @@ def report(run_directory: Run) -> None:
 
 @app.command(epilog="Example: `selfevo runs runs`")
 def runs(folder: Annotated[Path, typer.Argument(help="A folder of run directories.")] = Path("runs")) -> None:
-    """Lists the runs in a folder: running, finished or stopped, and how far they are."""
+    """Lists the runs in a folder: their status and how far they are."""
     from selfevo.report.console import print_runs
     from selfevo.rundir.inspect import find_runs, summarise
 
     found = find_runs(folder)
     if not found:
-        raise ConfigError(f"{folder} holds no run directory; give the folder that holds them")
+        raise ConfigError(f"{folder} holds no run directory; give a folder that does")
     print_runs(console, [summarise(root) for root in found])
 
 
 @app.command(epilog="Example: `selfevo show runs/demo-seed0`")
 def show(run_directory: Run) -> None:
-    """What is in a run directory: each stage with rows in and out, the reasons of the others, tokens and time."""
+    """Lists the stages of a run: rows in and out, reasons for lost rows, tokens and time."""
     from selfevo.report.console import print_entries, print_runs
     from selfevo.rundir.inspect import entries, summarise
 
@@ -262,12 +276,15 @@ def verify(run_directory: Run) -> None:
     checked, faults = check(run_directory)
     if faults:
         raise RunError("; ".join(faults))
-    console.print(f"{checked} files and models are what was written", highlight=False)
+    console.print(f"{checked} files and models are unchanged", highlight=False)
 
 
 @app.command(epilog="Examples: `selfevo gc runs/demo-seed0`   `selfevo gc runs/demo-seed0 --yes`")
 def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Frees disk: removes the weights of every model of a run but the best and the last. All rows stay."""
+    """Frees disk space: removes the weights of all models of a run except the best and the last.
+
+    All rows stay.
+    """
     from selfevo.report.console import megabytes
     from selfevo.rundir.inspect import collect, removable, size_of
 
@@ -287,10 +304,12 @@ def _examine(settings: RunConfig) -> None:
     checks = examine(settings)
     print_checks(console, checks)
     if failed := [check.name for check in checks if check.status == "fail"]:
-        raise ConfigError(f"checks failed: {', '.join(failed)}; see above, or start all the same with --no-check")
+        raise ConfigError(
+            f"checks failed: {', '.join(failed)}; see the remedies above, or start anyway with --no-check"
+        )
 
 
-def _launch(settings: RunConfig) -> None:
+def _run_and_report(settings: RunConfig) -> None:
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
     from selfevo.report.progress import Live

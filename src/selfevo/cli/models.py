@@ -1,4 +1,4 @@
-"""The commands that use a model: measure it, have it answer, have its answers judged."""
+"""The commands that use a model: `eval`, `answer` and `compare`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-BaseUrl = Annotated[str | None, typer.Option(help="The model is behind this server (OpenAI protocol).")]
-LIMIT = "Of each text; by default as in the run of the model."
-KeyName = Annotated[str | None, typer.Option(help="With --base-url: the variable that holds the key.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Address of a server with the model (OpenAI protocol).")]
+LIMIT = "Token limit of each text; default: that of the run that made the model."
+KeyName = Annotated[str | None, typer.Option(help="With --base-url: the environment variable with the key.")]
 
 
 def _endpoint(model: str, base_url: str, api_key_env: str | None) -> EndpointConfig:
@@ -31,7 +31,7 @@ def _endpoint(model: str, base_url: str, api_key_env: str | None) -> EndpointCon
 
 
 def _engine(kind: str, batch_size: int | None = None) -> EngineConfig:
-    """An engine of one's own has no batch size that we could set: it says one itself."""
+    """The engine `kind`. Your own engine ignores `batch_size`, because it has its own."""
     size = {} if batch_size is None or ":" in kind else {"batch_size": batch_size}
     return parse_engine({"kind": kind, **size}, "--engine")
 
@@ -47,36 +47,42 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
     task: Annotated[str | None, typer.Option(help="demo, instructions, gsm8k, svamp, math, gym:NAME, ...")] = None,
     harness: Annotated[
-        str | None, typer.Option(help="Instead of --task: tasks of lm-evaluation-harness, with commas between them.")
+        str | None, typer.Option(help="Instead of --task: tasks of lm-evaluation-harness, separated by commas.")
     ] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="With --harness: examples in each prompt.")] = None,
-    path: Annotated[Path | None, typer.Option(help="File of problems, for gsm8k, svamp, math and --harness.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 300,
-    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    path: Annotated[
+        Path | None, typer.Option(help="File with the problems, for gsm8k, svamp, math and --harness.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of problems.")] = 300,
+    seed: Annotated[int, typer.Option(help="Draws the problems.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
-    consistency: Annotated[int, typer.Option(min=1, help="Samples that vote, besides the greedy answer.")] = 1,
+    consistency: Annotated[
+        int, typer.Option(min=1, help="Above 1: this many samples vote, as well as the greedy answer.")
+    ] = 1,
     check_extractors: Annotated[
-        bool, typer.Option("--check-extractors", help="Say how much depends on how numbers are read from answers.")
+        bool, typer.Option("--check-extractors", help="Show how much the accuracy depends on how numbers are read.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     engine: Annotated[str, typer.Option(help="transformers, vllm, or your own, package.module:Name.")] = "transformers",
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
-    output: Annotated[Path | None, typer.Option(help="Keep every row and results.json here; resumes.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for every row and results.json; give the same one to resume.")
+    ] = None,
 ) -> None:
-    """Measures a model: accuracy direct and after self-refinement, precision and recall of its own verdict."""
+    """Measures a model: direct and refined accuracy, precision and recall of its own verdict."""
     from selfevo.models.resolve import resolve_model
     from selfevo.pipeline.evaluate_model import evaluate_model
     from selfevo.report.console import print_extractors, print_harness, print_results
 
     if (task is None) == (harness is None):
-        raise ConfigError("give --task or --harness, one of them")
+        raise ConfigError("give exactly one of --task and --harness")
     settings = _engine(engine, batch_size)
     if harness is not None:
         if base_url or isinstance(settings, OwnPart):
             raise ConfigError(
-                "--harness loads the model itself; leave out --base-url and an --engine of your own, or call lm-eval "
-                "with the server"
+                "--harness loads the model itself; leave out --base-url and your own --engine, or call lm-eval with "
+                "the server"
             )
         from selfevo.evaluation.lm_eval_harness import run_harness
         from selfevo.pipeline.build import build_sampling
@@ -117,22 +123,20 @@ def evaluate(
 )
 def answer(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
-    prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; without it, or with -, standard input is it.")
-    ] = None,
-    file: Annotated[str | None, typer.Option(help="Many prompts: JSONL, parquet, a folder or a data set.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; default, or -: standard input.")] = None,
+    file: Annotated[str | None, typer.Option(help="Several prompts: JSONL, parquet, a folder or a data set.")] = None,
     column: Annotated[str, typer.Option(help="With --file: the text column.")] = "prompt",
     refine: Annotated[str, typer.Option(help="never, if-judged-wrong or always.")] = "if-judged-wrong",
-    rounds: Annotated[int, typer.Option(min=1, help="Refinements in a row, at most.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Most refinements in a row.")] = 1,
     consistency: Annotated[int, typer.Option(min=1, help="Samples whose majority is the answer.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="With --consistency: at which they are sampled.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0, help="With --consistency: sampling temperature.")] = 0.7,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws the samples.")] = 0,
     engine: Annotated[str, typer.Option(help="transformers, vllm, or your own, package.module:Name.")] = "transformers",
     show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt, with all drafts.")] = False,
 ) -> None:
-    """Answers with a trained model, which criticises itself and refines what it judges wrong."""
+    """Answers with a trained model, which criticises its answers and refines those it judges wrong."""
     from selfevo.data.loading import load_prompts
     from selfevo.pipeline.build import build_engine
     from selfevo.serving.refiner import Refiner
@@ -144,14 +148,14 @@ def answer(
         prompts = [row.prompt for row in loaded.rows]
         if loaded.quarantined:
             first = loaded.quarantined[0]
-            complain(f"{len(loaded.quarantined)} rows left out, the first is line {first.line}: {first.reason}")
+            complain(f"{len(loaded.quarantined)} rows are left out; the first is line {first.line}: {first.reason}")
     else:
         prompts = [sys.stdin.read() if prompt in (None, "-") else str(prompt)]
     if not all(text.strip() for text in prompts):
-        raise ConfigError("the prompt is empty; give it as an argument, on standard input, or many with --file")
+        raise ConfigError("the prompt is empty; give one as an argument or on standard input, or several with --file")
     refiner = Refiner(
         model,
-        refine=refine,  # type: ignore[arg-type]  # it checks
+        refine=refine,  # type: ignore[arg-type]  # Refiner checks it
         rounds=rounds,
         consistency=consistency,
         temperature=temperature,
@@ -180,7 +184,7 @@ def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
                 say(step.text or "(nothing)")
                 say(step.feedback, "cyan")
         say(f"elected by {answer.votes} of {len(answer.work)}, verdict {answer.verdict.value}", "dim")
-    say(answer.text or "(the model gave no answer that ends within --max-new-tokens)")
+    say(answer.text or "(no complete answer within --max-new-tokens)")
 
 
 @app.command(
@@ -189,26 +193,30 @@ def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
     "--base-url https://api.openai.com/v1 --api-key-env OPENAI_API_KEY`"
 )
 def compare(
-    a: Annotated[Path, typer.Argument(help="Answers of one model: rows as `answer --json` writes them.")],
-    b: Annotated[Path, typer.Argument(help="Answers of the other to the same prompts.")],
-    judge: Annotated[str, typer.Option(help="A model folder or hub id, or with --base-url a name the server knows.")],
+    a: Annotated[Path, typer.Argument(help="Answers of one model, as written by `answer --json`.")],
+    b: Annotated[Path, typer.Argument(help="Answers of the other model to the same prompts.")],
+    judge: Annotated[
+        str, typer.Option(help="A model folder or hub id; with --base-url the model's name on the server.")
+    ],
     base_url: BaseUrl = None,
     api_key_env: KeyName = None,
     column: Annotated[str, typer.Option(help="The column of the answers.")] = "text",
     questions: Annotated[
-        Path | None, typer.Option(help="The file that was asked, for the columns of --by; by default A.")
+        Path | None, typer.Option(help="File with the prompts, for the columns of --by; default: A.")
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="Columns that split the results; by default category and difficulty, if there."),
+        typer.Option(help="Columns to group the results by; default: category and difficulty, if present."),
     ] = None,
-    candidate: Annotated[str, typer.Option(help="Who answered, to warn of a judge of the same family.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of one judgement.")] = 512,
+    candidate: Annotated[
+        str, typer.Option(help="Name of the model that answered, to warn of a judge of the same family.")
+    ] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one judgement.")] = 512,
     output: Annotated[
-        Path | None, typer.Option(help="Write every comparison here, with the text of the judge, as JSONL.")
+        Path | None, typer.Option(help="File for all comparisons, with the text of the judge, as JSONL.")
     ] = None,
 ) -> None:
-    """Has a judge compare two models' answers in both orders: win rate, raw and at equal length."""
+    """Lets a judge compare two models' answers in both orders: win rate, raw and at equal length."""
     from selfevo.evaluation.pairwise import as_rows, compare_answers, read_pairs, same_family, summarise_comparisons
     from selfevo.method.protocols import Engine
     from selfevo.models.resolve import resolve_model
@@ -218,9 +226,9 @@ def compare(
 
     pairs, left_out = read_pairs(str(a), str(b), column, str(questions or ""), by or ())
     if left_out:
-        complain(f"{left_out} prompts have an answer in only one of the files and are left out")
+        complain(f"{left_out} prompts have an answer in only one of the files, so they are left out")
     if family := same_family(judge, candidate or f"{a} {b}"):
-        complain(f"judge and candidate are both of the family {family!r}: it may prefer its own kind")
+        complain(f"judge and candidate are both of the family {family!r}, so the judge may prefer the candidate")
     engine: Engine
     if base_url:
         from selfevo.engines.openai import OpenAIEngine

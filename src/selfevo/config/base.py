@@ -1,4 +1,4 @@
-"""What all sections of a configuration share: unknown keys are errors, defaults stay, and unions are told apart."""
+"""The base of all sections: unknown keys are errors, defaults stay, and unions have tags."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
-OWN, BUILT_IN = "<own>", "<built-in>"  # tags of the two members of a union of kinds
+OWN, BUILT_IN = "<own>", "<built-in>"  # tags of the two members of a union by kind
 
 
 class Strict(BaseModel):
-    """A section. One that is given in part keeps the other values of the default that it stands for."""
+    """A section. Keys that are not given keep the values of the default section."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -32,16 +32,16 @@ class Strict(BaseModel):
 
 
 class OwnPart(Strict):
-    """A part from outside this package: docs/extending.md."""
+    """Your own part: docs/extending.md."""
 
     kind: str = Field(description="package.module:Name")
-    options: dict[str, Any] = Field({}, description="the arguments it is made with")
+    options: dict[str, Any] = Field({}, description="its arguments")
 
     @field_validator("kind")
     @classmethod
     def _a_name(cls, value: str) -> str:
         if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value):
-            raise ValueError(f"{value!r} is not of the form package.module:Name")
+            raise ValueError(f"{value!r} does not have the form package.module:Name")
         return value
 
 
@@ -55,7 +55,7 @@ def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def check_source(value: Any, names: Sequence[str]) -> Any:
-    """`value` without those of the keys `names` that are null. Raises ValueError unless one is left."""
+    """`value` without null keys among `names`. Raises ValueError unless exactly one is left."""
     if not isinstance(value, dict):
         return value
     given = [name for name in names if value.get(name) is not None]
@@ -71,7 +71,7 @@ def exactly_one(*names: str) -> BeforeValidator:
 
 
 def source_of(*names: str) -> Callable[[Any], str]:
-    """Tells the members of a union apart by which of the keys `names` they have: the tag of `path` is <path>."""
+    """Finds the member of a union by its key among `names`: the tag of `path` is <path>."""
 
     def tag(value: Any) -> str:
         has = value.__contains__ if isinstance(value, dict) else lambda name: hasattr(value, name)
@@ -81,7 +81,7 @@ def source_of(*names: str) -> Callable[[Any], str]:
 
 
 def kind_or(default: str = "") -> BeforeValidator:
-    """A text is short for {kind: text}; without a kind it is the default, if there is one."""
+    """A text is short for {kind: text}. A missing kind is `default`, if there is one."""
 
     def fill(value: Any) -> Any:
         if isinstance(value, str):
@@ -92,6 +92,6 @@ def kind_or(default: str = "") -> BeforeValidator:
 
 
 def own_or_built_in(value: Any) -> str:
-    """The tag of a section with a kind: an own part has a colon in it, package.module:Name."""
+    """The tag of a section with a kind. Your own part has a colon in its kind: package.module:Name."""
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
     return OWN if ":" in str(kind) else BUILT_IN

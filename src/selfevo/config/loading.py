@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML, dotted overrides, and what is said of a mistake in it."""
+"""Reads a configuration: YAML, dotted overrides, and error messages that explain a mistake."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ENGINE: TypeAdapter[EngineConfig] = TypeAdapter(EngineConfig)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads YAML and applies `a.b=value` overrides (values are YAML). Raises ConfigError: value, key and remedy."""
+    """Reads YAML and applies `a.b=value` overrides (values are YAML). Raises ConfigError on a mistake."""
     return parse_config(apply_overrides(read_yaml(path), overrides), str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a configuration file. Raises ConfigError where it is missing or holds something else."""
+    """The keys and values of a YAML file. Raises ConfigError if it is missing or not such a file."""
     if not path.is_file():
         raise ConfigError(f"configuration file {path} does not exist; `selfevo init {path}` writes one to start from")
     try:
@@ -34,7 +34,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {type(data).__name__}, not keys and values; see `selfevo init`")
+        raise ConfigError(f"{path} holds {type(data).__name__}, not keys and values; `selfevo init` writes an example")
     return data
 
 
@@ -43,12 +43,14 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {override!r} is not of the form key.subkey=value")
+            raise ConfigError(f"--set {override!r} does not have the form key.subkey=value")
         *parents, last = key.strip().split(".")
         place = data
         for parent in parents:
             if not isinstance(place.setdefault(parent, {}), dict):
-                raise ConfigError(f"--set {override!r}: {parent!r} holds a value, not further keys")
+                raise ConfigError(
+                    f"--set {override!r}: {parent!r} holds a value, so it has no keys; set {parent!r} itself"
+                )
             place = place[parent]
         try:
             place[last] = yaml.safe_load(value)
@@ -58,12 +60,12 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 
 def parse_config(data: dict[str, Any], source: str) -> RunConfig:
-    """`data` as a configuration. Raises ConfigError with the source, the key, the value and the remedy."""
+    """`data` as a configuration. Raises ConfigError on a mistake."""
     return parse(RunConfig, data, source)
 
 
 def parse(section: type[Section], data: dict[str, Any], source: str) -> Section:
-    """The same for one section alone."""
+    """`data` as one section of a configuration. Raises ConfigError on a mistake."""
     with explained(section, source):
         return section.model_validate(data)
 
@@ -75,7 +77,7 @@ def parse_engine(data: dict[str, Any], source: str) -> EngineConfig:
 
 @contextmanager
 def explained(annotation: Any, source: str) -> Iterator[None]:
-    """Says in one line what pydantic finds wrong with something of the type `annotation`."""
+    """Turns a ValidationError of pydantic for the type `annotation` into a one-line ConfigError."""
     try:
         yield
     except ValidationError as error:
@@ -97,12 +99,12 @@ def _explain(error: Any, annotation: Any, source: str) -> str:
             return f"{where}: {error['ctx']['error']}"
         case "union_tag_invalid":
             kinds = [str(section.model_fields["kind"].default) for section in sections]
-            hint = _near(error["ctx"]["tag"], [*kinds, "package.module:Name of your own"])
+            hint = _near(error["ctx"]["tag"], [*kinds, "package.module:Name for your own"])
             return f'{where}: there is no kind "{error["ctx"]["tag"]}"; {hint}'
         case "union_tag_not_found":
-            return f"{where} is {shown}; say of which kind it is"
+            return f"{where} is {shown}; add its kind"
         case "model_type":
-            return f"{where} is {shown}; it holds keys and values"
+            return f"{where} is {shown}; give keys and values"
         case _:
             return f"{where} is {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
@@ -113,9 +115,10 @@ def _near(name: str, names: Sequence[str]) -> str:
 
 
 def _follow(annotation: Any, location: Sequence[str | int]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The keys of `location`, and the sections that it ends in, or those in which its last key is not found.
+    """The keys of `location`, and the sections in which it ends or in which its last key is unknown.
 
-    Where pydantic chose one of several sections, it puts in a step, their tag, that no user has written.
+    Where pydantic chose one of several sections, `location` has an extra step, the tag of the
+    section. The user did not write that step, so it is left out.
     """
     place, here = [], _sections(annotation)
     around = here
@@ -134,7 +137,7 @@ def _follow(annotation: Any, location: Sequence[str | int]) -> tuple[list[str], 
 def _sections(
     annotation: Any, tags: frozenset[str | int] = frozenset()
 ) -> list[tuple[type[BaseModel], frozenset[Any]]]:
-    """The sections that a setting can hold, each with the tags that it is told apart by."""
+    """The sections that a setting can hold, each with the tags that select it."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         kind = annotation.model_fields["kind"].default if "kind" in annotation.model_fields else None
         return [(annotation, tags | {kind})]

@@ -1,8 +1,8 @@
-"""Parts of your own: `package.module:Name`, from the working directory or an installed package (docs/extending.md).
+"""Your own parts: `package.module:Name`, from the working directory or an installed package.
 
-A part is imported, made with its `options`, and checked against the protocol that it has to follow. Importing runs the
-module, as running a script of yours would. Only a configuration that names a part puts the working directory on
-sys.path, behind all that is installed: a file of yours never takes the place of a library.
+See docs/extending.md. A part is imported, created with its `options`, and checked against its
+protocol. The import runs your module. The working directory is added to sys.path only if a
+configuration names a part. It is added at the end, so that your file never replaces a library.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError, SelfevoError
 from selfevo.rundir.atomic_files import hash_file
 
-_READ: dict[str, tuple[ModuleType, str]] = {}  # modules of own parts, and the SHA-256 of what was imported
+_READ: dict[str, tuple[ModuleType, str]] = {}  # modules of your own parts, and the SHA-256 of the imported file
 
 
 def make_part(name: str, options: Mapping[str, Any], protocol: type, needed_as: str, **given: Any) -> Any:
-    """The part `name`, made with `options` and with what it is `given`.
+    """The part `name`, created with the arguments `options` and `given`.
 
-    A class or a function is called with them. Where the protocol is itself a function, a function stays one, with them
-    as further arguments. `needed_as` says what it has to be, such as "a task".
+    A class or a function is called with them. If the protocol is a function itself, a function is
+    not called; it gets them as extra arguments of each later call. `needed_as` says what the part
+    must be, such as "a task".
 
-    Raises ConfigError where there is none of that name, where it does not take these arguments, or where it lacks
-    what the protocol asks for.
+    Raises ConfigError if the part is not found, does not take these arguments, or does not follow
+    the protocol.
     """
     part = find_part(name)
     if not callable(part):
-        raise ConfigError(f"{name} is neither a class nor a function, so it cannot be {needed_as}")
+        raise ConfigError(f"{name} is {type(part).__name__}, so it cannot be {needed_as}; name a class or a function")
     arguments = {**options, **given}
     itself = "__call__" in _members(protocol) and not isinstance(part, type)
     _refuse_others(name, part, arguments, may_lack=itself)
@@ -48,7 +49,7 @@ def make_part(name: str, options: Mapping[str, Any], protocol: type, needed_as: 
 
 
 def find_part(name: str) -> Any:
-    """What `package.module:Name` names. Raises ConfigError where it is not found or its module cannot be imported."""
+    """The object `package.module:Name`. Raises ConfigError if it is not found or cannot be imported."""
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and not module.startswith("selfevo."):
@@ -58,18 +59,19 @@ def find_part(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(
-                f"{name}: there is no module {error.name}, neither in the working directory, {here}, nor installed"
+                f"{name}: there is no module {error.name} in the working directory, {here}, and none is installed; "
+                "correct the name, or start from another folder"
             ) from None
         raise ConfigError(f"{name}: {_said(error)}") from error
-    except Exception as error:  # whatever a module of the user's raises
+    except Exception as error:  # the user's module may raise anything
         raise ConfigError(f"{name}: {_said(error)}") from error
     if not hasattr(found, attribute):
-        raise ConfigError(f"{name}: {found.__file__ or module} has no {attribute}")
+        raise ConfigError(f"{name}: {found.__file__ or module} has no {attribute}; correct the name")
     return getattr(found, attribute)
 
 
 def _imported(module: str) -> ModuleType:
-    """The module as its file is now, which a notebook may have changed since it was imported."""
+    """The module, imported again if its file was changed since, for example from a notebook."""
     importlib.invalidate_caches()
     found = importlib.import_module(module)
     if found.__file__ and not module.startswith("selfevo."):
@@ -81,7 +83,7 @@ def _imported(module: str) -> ModuleType:
 
 
 def part_files(section: Any) -> dict[str, Path]:
-    """The source file of every part of your own that a configuration, or a section of one, names."""
+    """The source files of your own parts in a configuration or a section, by the name of the part."""
     return {name: _source(name) for name in sorted(set(_names(section)))}
 
 
@@ -103,19 +105,21 @@ def _source(name: str) -> Path:
     part = find_part(name)
     try:
         file = inspect.getsourcefile(part)
-    except TypeError:  # an instance, or what is compiled
+    except TypeError:  # an instance or a compiled object
         file = sys.modules[name.partition(":")[0]].__file__
     if file is None:
-        raise ConfigError(f"{name} has no source file, so that a resume could not tell whether it was changed")
+        raise ConfigError(
+            f"{name} has no source file, so a resume could not tell whether it was changed; define it in a .py file"
+        )
     return Path(file)
 
 
 def _refuse_others(name: str, part: Any, arguments: Mapping[str, Any], may_lack: bool) -> None:
-    """Raises ConfigError where the part does not take these arguments."""
+    """Raises ConfigError if the part does not take these arguments."""
     try:
         signature = inspect.signature(part)
     except ValueError:
-        return  # what is compiled may say nothing of its arguments
+        return  # a compiled object may have no signature
     try:
         (signature.bind_partial if may_lack else signature.bind)(**arguments)
     except TypeError as error:
@@ -127,12 +131,12 @@ def _called(name: str, part: Any, arguments: Mapping[str, Any]) -> Any:
         return part(**arguments)
     except SelfevoError:
         raise
-    except Exception as error:  # whatever a class of the user's raises
-        raise ConfigError(f"{name} could not be made with {dict(arguments)}: {_said(error)}") from error
+    except Exception as error:  # the user's class may raise anything
+        raise ConfigError(f"{name} could not be created with {dict(arguments)}: {_said(error)}") from error
 
 
 def _check(name: str, made: Any, protocol: type, needed_as: str) -> None:
-    """Raises ConfigError with what `made` lacks of the protocol."""
+    """Raises ConfigError if `made` does not follow the protocol."""
     members = _members(protocol)
     asked = ", ".join(_shown(member, each) for member, each in members.items())
     for member, each in members.items():
@@ -141,13 +145,13 @@ def _check(name: str, made: Any, protocol: type, needed_as: str) -> None:
             raise ConfigError(
                 f"{name} has no {'method' if callable(each) else 'attribute'} {shown}; {needed_as} needs {asked}"
             )
-        method = made if member == "__call__" else getattr(made, member)  # a function says what it takes itself
+        method = made if member == "__call__" else getattr(made, member)
         if callable(each) and (own := _differing(method, each)):
             raise ConfigError(f"{name}: {member} takes {own}; {needed_as} needs {shown}")
 
 
 def _members(protocol: type) -> dict[str, Any]:
-    """Methods and properties of a protocol, those that it inherits included."""
+    """The methods and properties of a protocol, inherited ones included."""
     found: dict[str, Any] = {}
     for each in reversed(protocol.__mro__):
         if getattr(each, "_is_protocol", False):
@@ -165,7 +169,7 @@ def _parameters(method: Any) -> list[inspect.Parameter]:
 
 
 def _differing(method: Any, asked: Any) -> str:
-    """The arguments of `method`, where it cannot be called as `asked` is; else nothing."""
+    """The arguments of `method`, if it cannot be called like `asked`; else ""."""
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):
@@ -186,6 +190,6 @@ def _shown(name: str, member: Any) -> str:
 
 
 def _said(error: Exception) -> str:
-    """An error of somebody else's code in one line, with the place it comes from."""
+    """An error of the user's code in one line, with its place."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{' '.join(f'{type(error).__name__}: {error}'.split())} ({Path(last.filename).name}, line {last.lineno})"

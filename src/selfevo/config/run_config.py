@@ -1,4 +1,4 @@
-"""Typed configuration of a run: YAML plus dotted overrides. Unknown keys and wrong types are errors that say where."""
+"""The typed configuration of a run. Unknown keys and wrong types are errors that name the place."""
 
 from __future__ import annotations
 
@@ -32,41 +32,45 @@ class RunConfig(Strict):
     """One run of the SELF loop."""
 
     model: str = Field(description="the base model: a folder or a hub id")
-    output: Path = Field(description="the run directory; the same one resumes")
+    output: Path = Field(description="the run directory; give the same one to resume")
     seed: int = Field(0, description="draws problems, sampling and the order of training")
     prompts: PromptsConfig | None = Field(None, description="the pool of unlabelled prompts")
     corpus: CorpusConfig = Field(description="D_meta, which teaches the two meta-skills")
     evaluation: EvaluationConfig | None = Field(
-        None, description="held-out problems on which every model is measured; default: none is"
+        None, description="held-out problems on which every model is measured; default: no measurement"
     )
     rounds: Rounds = Field(
-        3, description="how many, prompts split evenly between them; or a list, the source of each, without prompts"
+        3,
+        description="number of rounds, which share the prompts evenly; or a list with the source of each round, and "
+        "then no prompts",
     )
     decontaminate: tuple[str, ...] = Field(
-        (), description="further evaluation sets (file, folder, data set) whose prompts no pool may hold"
+        (), description="further evaluation sets (file, folder, data set) whose prompts are removed from every pool"
     )
     policy: Literal["restart", "continual-mixed", "continual-latest"] = Field(
         "restart",
-        description="what a round trains: the base on D_meta and all rows kept so far (restart, the paper's), the "
-        "latest model on the same (continual-mixed), or the latest model on its own rows alone (continual-latest)",
+        description="what a round trains: the base on D_meta and all rows kept so far (restart, as in the paper), the "
+        "latest model on the same (continual-mixed), or the latest model only on its own rows (continual-latest)",
     )
     beta: float = Field(1.0, ge=0, description="weight of log P(r^ | p) in L_meta")
-    objective: ObjectiveConfig = Field(SFTObjective(), description="what the rounds learn from the rows they kept")
+    objective: ObjectiveConfig = Field(SFTObjective(), description="how the rounds learn from the kept rows")
     samples_per_prompt: Positive = Field(
-        1, description="responses to each prompt of a round, each criticised and refined"
+        1, description="responses to each prompt of a round; each one is criticised and refined"
     )
     filter: Filters = Field(
-        (ByVerdict(),), description="one, or several that each row has to pass: docs/guides/filters.md"
+        (ByVerdict(),), description="one filter, or several that each row must pass: docs/guides/filters.md"
     )
     gate: GateConfig | None = Field(
-        None, description="stop when rounds bring no significant gain; default: run them all"
+        None, description="stops the run when rounds bring no significant gain; default: all rounds run"
     )
-    audit: AuditConfig | None = Field(None, description="default: the pool's own answers, where it is a task")
-    monitors: MonitorsConfig = Field(MonitorsConfig(), description="bounds on what the rows of a round say")
+    audit: AuditConfig | None = Field(
+        None, description="problems for the audit; default: those of the pool, if it is a task"
+    )
+    monitors: MonitorsConfig = Field(MonitorsConfig(), description="bounds on figures of a round's rows")
     skills: SkillsConfig = Field(SkillsConfig(), description="how each skill samples during a round")
-    trainer: TrainerConfig = Field(TrainerConfig(), description="of every training of the run")
-    engine: EngineConfig = Field(TransformersSettings(), description="who generates")
-    ablation: AblationConfig = Field(AblationConfig(), description="what only ablations change")
+    trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
+    engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
+    ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
 
     @property
     def round_count(self) -> int:
@@ -74,36 +78,44 @@ class RunConfig(Strict):
 
     @property
     def default_pool(self) -> int:
-        """How many prompts a task draws for all the rounds where no count is given."""
+        """How many prompts a task draws for all rounds together, if no count is given."""
         return 300 * self.round_count
 
     @model_validator(mode="after")
     def _one_pool(self) -> RunConfig:
         if isinstance(self.rounds, int):
             if self.prompts is None:
-                raise ValueError("'prompts' is missing; add it, or give each of the rounds its own")
+                raise ValueError("'prompts' is missing; add it, or give rounds as a list with the prompts of each")
         elif self.prompts is not None:
             raise ValueError("both prompts and a list of rounds are given; move prompts into the first round")
         elif not self.rounds or self.rounds[0].prompts is None:
-            raise ValueError("the first round needs prompts; a model writes new ones from those it has seen")
+            raise ValueError(
+                "the first round has no prompts; add them, because a model writes new prompts from those it has seen"
+            )
         return self
 
     @model_validator(mode="after")
     def _preferences(self) -> RunConfig:
         objective = self.objective
         if isinstance(objective, DPOObjective | GRPOObjective) and self.policy != "continual-latest":
-            raise ValueError(f"objective {objective.kind} trains without L_meta; set policy: continual-latest")
+            raise ValueError(
+                f"objective {objective.kind} trains without L_meta, which policy {self.policy} needs; "
+                "set policy: continual-latest"
+            )
         if isinstance(objective, DPOObjective) and not self.ablation.refine:
-            raise ValueError("objective dpo prefers r^ to r; with ablation.refine: false they are the same")
+            raise ValueError(
+                "objective dpo prefers r^ to r, and ablation.refine: false makes them equal; change one of the two"
+            )
         if isinstance(objective, GRPOObjective):
             sizes = sorted((self.trainer.per_device_train_batch_size, objective.num_generations))
             if sizes[1] % sizes[0]:
                 raise ValueError(
-                    f"objective grpo: of batch size and num_generations, {sizes}, one has to divide the other"
+                    f"objective grpo: trainer.per_device_train_batch_size and objective.num_generations are {sizes}; "
+                    "change one so that one divides the other"
                 )
             if isinstance(self.engine, VLLMSettings):
                 raise ValueError(
-                    "objective grpo: a judge in vLLM leaves training no memory; set engine.kind: transformers"
+                    "objective grpo: a judge in vLLM leaves no memory for training; set engine.kind: transformers"
                 )
         return self
 
@@ -111,7 +123,7 @@ class RunConfig(Strict):
     def _known_answers(self) -> RunConfig:
         sources = [self.prompts] if isinstance(self.rounds, int) else [each.prompts for each in self.rounds]
         if self.ablation.gold_filter and not all(isinstance(each, TaskPrompts) for each in sources):
-            raise ValueError("ablation.gold_filter needs known answers: every round's prompts have to come from a task")
+            raise ValueError("ablation.gold_filter needs known answers; take the prompts of every round from a task")
         return self
 
     @model_validator(mode="after")
@@ -120,19 +132,22 @@ class RunConfig(Strict):
         if wanted is None:
             return self
         if self.evaluation is None:
-            raise ValueError("ablation.sft_labels is of a baseline that is only measured; give an evaluation")
+            raise ValueError("ablation.sft_labels is for a baseline, which needs an evaluation; add evaluation")
         if not isinstance(corpus, TaskCorpus) or self.ablation.label_share < 1 or wanted < corpus.labels:
             found = f", {corpus.labels}" if isinstance(corpus, TaskCorpus) else ""
             raise ValueError(
-                f"ablation.sft_labels={wanted} adds to the labels of corpus.task: it needs one, all of it "
-                f"(ablation.label_share 1), and at least corpus.labels{found}"
+                f"ablation.sft_labels={wanted} extends the labels of corpus.task; give a corpus.task, set "
+                f"ablation.label_share: 1, and make sft_labels at least corpus.labels{found}"
             )
         return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> RunConfig:
         if self.samples_per_prompt > 1 and self.skills.respond.temperature == 0:
-            raise ValueError("samples_per_prompt above 1 needs skills.respond.temperature above 0, or all are the same")
+            raise ValueError(
+                f"samples_per_prompt is {self.samples_per_prompt}; set skills.respond.temperature above 0, or all "
+                "samples are the same"
+            )
         return self
 
     @field_validator("output")

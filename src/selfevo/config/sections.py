@@ -1,7 +1,7 @@
-"""The sections of a configuration; those told apart by their source are in sources.py, the whole in run_config.py.
+"""The sections of a configuration. sources.py has the sections for data, run_config.py the whole.
 
-Hyper-parameters carry the names that transformers, TRL and PEFT give them. docs/reference/configuration.md is
-generated from these types (`python docs/generate_configuration.py`).
+Hyper-parameters have the same names as in transformers, TRL and PEFT. These types also generate
+docs/reference/configuration.md (`python docs/generate_configuration.py`).
 """
 
 from __future__ import annotations
@@ -24,35 +24,39 @@ class TaskConfig(Strict):
     name: str = Field(
         description="demo or one of its kinds; instructions; gsm8k, svamp, math; gym:NAME; or package.module:Name"
     )
-    path: Path | None = Field(None, description="file of problems, for gsm8k, svamp and math")
-    options: dict[str, Any] = Field({}, description="arguments of a reasoning-gym generator, or of your own task")
+    path: Path | None = Field(None, description="file with the problems, for gsm8k, svamp and math")
+    options: dict[str, Any] = Field({}, description="options of a reasoning-gym generator or of your own task")
 
     @property
     def own(self) -> bool:
-        """Whether it is a part from outside this package, package.module:Name."""
+        """Whether `name` is your own part, package.module:Name."""
         source, colon, _ = self.name.partition(":")
         return bool(colon) and source not in ("gym", "instructions")
 
     @model_validator(mode="after")
     def _path_in_options(self) -> TaskConfig:
         if self.own and self.path is not None:
-            raise ValueError(f"path is for tasks of this package; give it to {self.name} in options")
+            raise ValueError(f"path {self.path} is only for tasks of this package; give it to {self.name} in options")
         return self
 
 
 class EndpointConfig(Strict):
     """A model behind a server that speaks the OpenAI protocol."""
 
-    model: str = Field(description="the name the server knows it by")
-    base_url: str = Field("https://api.openai.com/v1", description="where the server is")
-    api_key_env: str | None = Field("OPENAI_API_KEY", description="variable that holds the key; null if none is asked")
-    max_concurrency: Positive = Field(16, description="calls at once")
-    timeout_seconds: float = Field(120, gt=0, description="of one attempt")
-    max_retries: int = Field(6, ge=0, description="after a 429, a 5xx, a timeout or a broken reply")
-    max_dollars: float | None = Field(None, gt=0, description="stop before more is spent")
-    max_total_tokens: Positive | None = Field(None, description="the same in tokens, read and written")
-    input_price: float | None = Field(None, ge=0, description="dollars per million tokens; default: known prices")
-    output_price: float | None = Field(None, ge=0, description="the same for what it writes")
+    model: str = Field(description="the name of the model on the server")
+    base_url: str = Field("https://api.openai.com/v1", description="address of the server")
+    api_key_env: str | None = Field("OPENAI_API_KEY", description="environment variable with the key; null: no key")
+    max_concurrency: Positive = Field(16, description="calls in parallel")
+    timeout_seconds: float = Field(120, gt=0, description="time limit of one attempt")
+    max_retries: int = Field(6, ge=0, description="further attempts after a 429, a 5xx, a timeout or a broken reply")
+    max_dollars: float | None = Field(None, gt=0, description="stop before the cost exceeds this")
+    max_total_tokens: Positive | None = Field(
+        None, description="stop before more tokens than this are read and written"
+    )
+    input_price: float | None = Field(None, ge=0, description="dollars per million tokens read; default: known prices")
+    output_price: float | None = Field(
+        None, ge=0, description="dollars per million tokens written; default: known prices"
+    )
     limit_name: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         None,
         description="what the server calls max_new_tokens; by default the second at api.openai.com, else the first",
@@ -69,10 +73,11 @@ class EndpointConfig(Strict):
     def _no_secrets(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("give the server's address, http://... or https://...")
+            raise ValueError("not the address of a server; give http://... or https://...")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "an address with a user name, password or query could hold a key; name its variable in api_key_env"
+                "the address has a user name, password or query, which could hold a key; remove it, and name the "
+                "environment variable of the key in api_key_env"
             )
         return value.rstrip("/")
 
@@ -80,18 +85,20 @@ class EndpointConfig(Strict):
     @classmethod
     def _a_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", value):
-            raise ValueError("name an environment variable, such as OPENAI_API_KEY; a key itself is never written here")
+            raise ValueError(
+                "not the name of an environment variable; give one, such as OPENAI_API_KEY, and never the key itself"
+            )
         return value
 
 
 class OpenAIAnnotator(EndpointConfig):
-    """A stronger model behind a server, which writes feedback and refinement."""
+    """A stronger model behind a server. It writes feedback and refinement."""
 
     kind: Literal["openai"] = "openai"
-    max_new_tokens: Positive = Field(2048, description="of one annotation")
-    temperature: float | None = Field(None, ge=0, description="by default the server's")
+    max_new_tokens: Positive = Field(2048, description="token limit of one annotation")
+    temperature: float | None = Field(None, ge=0, description="sampling temperature; default: the server's")
     response_format: Literal["json_schema", "json_object", "text"] = Field(
-        "json_schema", description="how the server is asked for JSON; text only asks in words"
+        "json_schema", description="how to ask the server for JSON; text: only in the prompt"
     )
 
 
@@ -106,15 +113,16 @@ class EvaluationConfig(Strict):
     """Held-out problems on which every model is measured."""
 
     task: TaskConfig
-    count: Positive = Field(300, description="problems, the same for every model")
-    consistency: Positive = Field(1, description="above 1: so many samples vote too, before and after refinement")
+    count: Positive = Field(300, description="number of problems, the same for every model")
+    consistency: Positive = Field(1, description="above 1: this many samples vote as well, before and after refinement")
     models: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
-        ("base", "sft", "meta", "rounds"), description="which of them; sft trains the supervised baseline"
+        ("base", "sft", "meta", "rounds"),
+        description="which models are measured; sft also trains the supervised baseline",
     )
 
 
 def _listed(value: Any) -> Any:
-    """One filter is short for a list of one."""
+    """A list of filters. One filter without a list is allowed."""
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -128,28 +136,31 @@ Filters = Annotated[tuple[FilterConfig, ...], BeforeValidator(_listed), Field(mi
 
 
 class AuditConfig(Strict):
-    """Problems with known answers that pass through every round beside the pool, and are never trained on."""
+    """Problems with known answers that go through every round and are never trained on."""
 
     task: TaskConfig
     count: Positive = 100
 
 
 class MonitorsConfig(Strict):
-    """Bounds on what a round's rows say without labels; beyond one of them is an alarm. null takes a bound away."""
+    """Bounds on figures of a round's rows that need no labels. null removes a bound.
 
-    on_alarm: Literal["warn", "stop"] = Field("warn", description="stop: end the run before the rows are trained on")
-    min_distinct_1: Share | None = Field(None, description="distinct words over all words, in up to 1000 responses")
-    min_distinct_2: Share | None = Field(0.02, description="the same of pairs of words")
-    max_self_bleu: Share | None = Field(0.98, description="BLEU-4 of responses against each other")
-    min_entropy: Share | None = Field(0.05, description="of the answers, over the greatest possible")
+    A figure beyond its bound is an alarm.
+    """
+
+    on_alarm: Literal["warn", "stop"] = Field("warn", description="stop: end the run before training on the rows")
+    min_distinct_1: Share | None = Field(None, description="distinct words / all words, in up to 1000 responses")
+    min_distinct_2: Share | None = Field(0.02, description="distinct pairs of words / all pairs")
+    max_self_bleu: Share | None = Field(0.98, description="BLEU-4 of the responses against each other")
+    min_entropy: Share | None = Field(0.05, description="entropy of the answers / greatest possible entropy")
     max_truncated: Share | None = Field(0.3, description="share of responses cut at max_new_tokens")
     min_stopped: Share | None = Field(None, description="share of responses that end with the stop token")
     min_yes: Share | None = Field(0.01, description="share of qualified among the readable verdicts on r and r^")
-    max_yes: Share | None = Field(0.99, description="the same from above: a critic that always says yes")
-    max_critique_yes: Share | None = Field(0.99, description="the same on r alone: nothing is left to refine")
-    max_judge_yes: Share | None = Field(None, description="the same on r^ alone: a filter that keeps everything")
+    max_yes: Share | None = Field(0.99, description="the same share; above it the critic always says yes")
+    max_critique_yes: Share | None = Field(0.99, description="the same share on r only; above it nothing is refined")
+    max_judge_yes: Share | None = Field(None, description="the same share on r^ only; above it everything is kept")
     max_unparsed: Share | None = Field(0.3, description="share of feedbacks whose verdict cannot be read")
-    max_agreement: Share | None = Field(None, description="share of r^ that give the answer of r")
+    max_agreement: Share | None = Field(None, description="share of r^ with the same answer as r")
 
     def bounds(self) -> dict[str, float]:
         """The bounds that are set, by name."""
@@ -158,7 +169,7 @@ class MonitorsConfig(Strict):
 
 
 class SamplingConfig(Strict):
-    """Names as in transformers' GenerationConfig. Temperature 0 is greedy."""
+    """The names are those of transformers' GenerationConfig. Temperature 0 is greedy."""
 
     temperature: float = Field(0.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -178,7 +189,7 @@ class SkillsConfig(Strict):
 
 
 class LoraSettings(Strict):
-    """Names as in peft.LoraConfig."""
+    """The names are those of peft.LoraConfig."""
 
     r: Positive = 16
     lora_alpha: Positive = 32
@@ -187,12 +198,12 @@ class LoraSettings(Strict):
 
 
 class TrainerConfig(Strict):
-    """Names as in trl.SFTConfig. Applies to every training of the run."""
+    """Settings of every training of the run. The names are those of trl.SFTConfig."""
 
     learning_rate: float = Field(2e-5, gt=0)
     num_train_epochs: float = Field(3, gt=0)
-    round_epochs: float | None = Field(None, gt=0, description="epochs from round 1 on; default num_train_epochs")
-    round_learning_rate: float | None = Field(None, gt=0, description="the same; default learning_rate")
+    round_epochs: float | None = Field(None, gt=0, description="num_train_epochs of the rounds; default: the same")
+    round_learning_rate: float | None = Field(None, gt=0, description="learning_rate of the rounds; default: the same")
     per_device_train_batch_size: Positive = 8
     gradient_accumulation_steps: Positive = 1
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -200,33 +211,37 @@ class TrainerConfig(Strict):
     weight_decay: float = Field(0.0, ge=0)
     adam_beta2: float = Field(0.999, gt=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    max_length: Positive = Field(2048, description="tokens; a longer sequence is left out and counted, never cut")
+    max_length: Positive = Field(2048, description="in tokens; a longer sequence is left out and counted, never cut")
     gradient_checkpointing: bool = False
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="of matrix products")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="precision of matrix products")
     device: str = Field("auto", description="auto, cpu or cuda")
-    lora: LoraSettings | None = Field(None, description="train low-rank adapters, merged before saving; default full")
-    save_minutes: float = Field(10, gt=0, description="minutes between checkpoints a killed training resumes from")
+    lora: LoraSettings | None = Field(
+        None, description="train low-rank adapters, merged before saving; default: train all weights"
+    )
+    save_minutes: float = Field(
+        10, gt=0, description="minutes between the checkpoints from which a killed training resumes"
+    )
 
 
 class SFTObjective(Strict):
-    """The method: a round learns log P(r^ | p) from the rows it kept."""
+    """The method: a round learns log P(r^ | p) from the kept rows."""
 
     kind: Literal["sft"] = "sft"
 
 
 class DPOObjective(Strict):
-    """A baseline without L_meta: prefers r^ to r. The policy has to be continual-latest."""
+    """A baseline without L_meta: prefers r^ to r. Needs policy continual-latest."""
 
     kind: Literal["dpo"] = "dpo"
-    beta: float = Field(0.1, gt=0, description="how near the model stays to the one before")
+    beta: float = Field(0.1, gt=0, description="how close the model stays to the previous one")
 
 
 class GRPOObjective(Strict):
-    """A baseline without L_meta: rewards the model's own verdict. The policy has to be continual-latest."""
+    """A baseline without L_meta: rewards the model's own verdict. Needs policy continual-latest."""
 
     kind: Literal["grpo"] = "grpo"
     num_generations: int = Field(8, ge=2, description="responses to each prompt")
-    beta: float = Field(0.0, ge=0, description="weight of the distance from the model before")
+    beta: float = Field(0.0, ge=0, description="weight of the distance (KL) to the previous model")
 
 
 ObjectiveConfig = Annotated[
@@ -241,22 +256,24 @@ class TransformersSettings(Strict):
     """Generates with transformers, on a CPU or a GPU."""
 
     kind: Literal["transformers"] = "transformers"
-    batch_size: Positive = Field(128, description="rows at once, and what a kill can cost")
+    batch_size: Positive = Field(128, description="rows in parallel; a kill loses at most this many")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field("auto", description="auto, cpu or cuda")
     kv_cache_gib: float = Field(
         2.0,
         ge=0,
-        description="memory for states of conversations kept from stage to stage; 0 turns it off, and a killed "
-        "half-precision run then ends with the same bytes",
+        description="memory for key-value states kept from stage to stage; 0 turns this off, and then a killed "
+        "half-precision run ends with the same bytes",
     )
 
 
 class VLLMSettings(Strict):
-    """Generates with vLLM, which needs an environment of its own: requirements-vllm.txt."""
+    """Generates with vLLM, which needs its own environment: requirements-vllm.txt."""
 
     kind: Literal["vllm"] = "vllm"
-    batch_size: Positive = Field(128, description="rows at once, and what a kill can cost; vLLM likes more")
+    batch_size: Positive = Field(
+        128, description="rows in parallel; a kill loses at most this many; vLLM is faster with more"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     kv_cache_gib: float = Field(2.0, ge=0, description="memory for keys and values on a CPU")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the device's memory")
@@ -271,29 +288,32 @@ EngineConfig = Annotated[
 
 
 class MeasureConfig(Strict):
-    """What `selfevo eval` asks of one model."""
+    """The settings of `selfevo eval`, which measures one model."""
 
     task: TaskConfig
-    count: Positive = Field(300, description="problems")
+    count: Positive = Field(300, description="number of problems")
     seed: int = 0
-    consistency: Positive = Field(1, description="above 1: so many samples vote too, before and after refinement")
-    max_new_tokens: Positive | None = Field(None, description="of each text; by default as in the run of the model")
-    engine: EngineConfig = Field(TransformersSettings(), description="who generates")
-    endpoint: EndpointConfig | None = Field(None, description="the server that the model is behind, in place of engine")
+    consistency: Positive = Field(1, description="above 1: this many samples vote as well, before and after refinement")
+    max_new_tokens: Positive | None = Field(
+        None, description="token limit of each text; default: that of the run that made the model"
+    )
+    engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
+    endpoint: EndpointConfig | None = Field(None, description="the server with the model, instead of engine")
 
 
 class AblationConfig(Strict):
-    """What only ablations change: a run that is meant to be used leaves it out."""
+    """Settings that only ablations change. Leave them out of a normal run."""
 
-    label_share: float = Field(1.0, gt=0, le=1, description="share of D_meta's prompts that is used: fewer labels")
-    flipped_verdicts: Share = Field(0.0, description="share of D_meta's verdicts that is turned round: worse labels")
-    verdict_only: bool = Field(False, description="of each feedback of D_meta only the verdict is taught, no language")
-    refine: bool = Field(True, description="false: r itself is judged, and trained on if it passes")
+    label_share: float = Field(1.0, gt=0, le=1, description="share of D_meta's prompts that is used, for fewer labels")
+    flipped_verdicts: Share = Field(0.0, description="share of D_meta's verdicts that is inverted, for worse labels")
+    verdict_only: bool = Field(False, description="teach only the verdict of each feedback of D_meta, no language")
+    refine: bool = Field(True, description="false: r is judged, and trained on if it passes")
     gold_filter: bool = Field(
         False,
-        description="keep what is right, in place of the filters that judge: the upper bound of every filter. Needs "
-        "prompts from tasks; a run with it is no self-evolution",
+        description="keep the right rows, instead of the filters that judge: the upper bound of every filter. Needs "
+        "prompts from tasks, and is no self-evolution",
     )
     sft_labels: Positive | None = Field(
-        None, description="labels of the supervised baseline; more than corpus.labels show what SELF saves"
+        None,
+        description="labels of the supervised baseline; with more than corpus.labels, it shows how many SELF saves",
     )

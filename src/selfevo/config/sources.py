@@ -1,4 +1,4 @@
-"""Where prompts, D_meta and the problems of a gate come from: each a union, told apart by the key of its source."""
+"""The sources of prompts, D_meta and a gate's problems. The given key selects the source."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from selfevo.data.loading import MAX_BAD_SHARE
 
 
 class FilePrompts(Strict):
-    """Unlabelled prompts from a file."""
+    """Unlabelled prompts from a file or data set."""
 
     path: str = Field(description="JSONL, parquet, a folder saved by datasets, or a hub data set")
     column: str = Field("prompt", description="the text column")
-    max_bad_share: Share = Field(MAX_BAD_SHARE, description="share of unusable rows that stops the run")
-    count: Positive | None = Field(None, description="how many; by default all")
+    max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
+    count: Positive | None = Field(None, description="number of prompts; default: all")
 
 
 class TaskPrompts(Strict):
-    """The questions of a task, their answers withheld."""
+    """The questions of a task, without their answers."""
 
     task: TaskConfig
-    count: Positive | None = Field(None, description="how many; by default 300 a round")
+    count: Positive | None = Field(None, description="number of prompts; default: 300 per round")
 
 
 PromptsConfig = Annotated[
@@ -35,23 +35,27 @@ PromptsConfig = Annotated[
 
 
 class SelfInstructConfig(Strict):
-    """Prompts of a round that the current model writes itself, from those it has seen."""
+    """Prompts of a round that the current model writes, after the pattern of those it has seen."""
 
-    count: Positive = Field(description="how many, at most")
-    tries: Positive | None = Field(None, description="proposals; by default twice count")
-    examples: Positive = Field(4, description="prompts shown in a request")
+    count: Positive = Field(description="most prompts of the round")
+    tries: Positive | None = Field(None, description="number of proposals; default: twice count")
+    examples: Positive = Field(4, description="prompts shown in each request")
     temperature: float = Field(1.0, gt=0)
     min_words: Positive = Field(3, description="characters in scripts without spaces")
     max_words: Positive = Field(150, description="characters in scripts without spaces")
     max_similarity: float = Field(
-        0.8, gt=0, lt=1, description="Jaccard, of 5 letters in a row, or 2 of Chinese; above it: near duplicate"
+        0.8,
+        gt=0,
+        lt=1,
+        description="a prompt is a near duplicate above this Jaccard similarity of runs of 5 letters, or of 2 "
+        "characters in scripts without spaces",
     )
 
 
 class RoundConfig(Strict):
-    """Where the prompts of one round come from: give one of the two."""
+    """The source of one round's prompts. Give exactly one of the keys."""
 
-    prompts: PromptsConfig | None = Field(None, description="as prompts of the run; a text is its path")
+    prompts: PromptsConfig | None = Field(None, description="as `prompts` of the run; a text is short for its path")
     self_instruct: SelfInstructConfig | None = None
 
     @field_validator("prompts", mode="before")
@@ -65,7 +69,7 @@ class RoundConfig(Strict):
         return check_source(value, ("prompts", "self_instruct"))
 
 
-# Tagged, so that a mistake is told of the one or the other, not of both.
+# Tagged, so that a message about a mistake names one source only.
 Rounds = Annotated[
     Annotated[Positive, Tag("<number>")] | Annotated[tuple[RoundConfig, ...], Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list | tuple) else "<number>"),
@@ -73,7 +77,7 @@ Rounds = Annotated[
 
 
 class ColumnsConfig(Strict):
-    """What your file calls the four parts of a trajectory."""
+    """The names of the four parts of a trajectory in your file."""
 
     prompt: str = "prompt"
     response: str = "response"
@@ -84,40 +88,39 @@ class ColumnsConfig(Strict):
 class FileCorpus(Strict):
     """D_meta as recorded trajectories in a file."""
 
-    path: str = Field(description="rows with prompt, response, feedback, refinement")
-    columns: ColumnsConfig = Field(ColumnsConfig(), description="your names for the four columns")
-    max_bad_share: Share = Field(MAX_BAD_SHARE, description="share of unusable rows that stops the run")
+    path: str = Field(description="source of rows with prompt, response, feedback, refinement")
+    columns: ColumnsConfig = Field(ColumnsConfig(), description="your names of the four columns")
+    max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
 
 
 class TaskCorpus(Strict):
-    """D_meta made here: the model answers problems of a task, and an annotator that knows their answers criticises and
-    refines.
+    """D_meta from a task: the model answers its problems, and an annotator criticises and refines.
 
-    Without `annotator` a program does so, from the answers of the task.
+    The annotator knows the gold answers. Without `annotator` a program annotates.
     """
 
     task: TaskConfig
-    annotator: AnnotatorConfig | None = Field(None, description="a model that annotates, told the answers")
-    labels: Positive = Field(240, description="annotated prompts")
+    annotator: AnnotatorConfig | None = Field(None, description="a model that annotates and is given the gold answers")
+    labels: Positive = Field(240, description="number of annotated prompts")
     samples_per_prompt: Positive = Field(
-        8, description="responses sampled per prompt; one right and one wrong of them are criticised"
+        8, description="responses sampled per prompt; one right and one wrong response is criticised"
     )
     warmup_share: Share = Field(
-        0.5, description="share of the labels on which a throw-away model first learns to answer at all"
+        0.5, description="share of the labels that train the warm-up, a throw-away model that writes the responses"
     )
-    warmup_epochs: float = Field(8, gt=0, description="epochs of that warm-up; warmup_share 0 leaves it out")
-    temperature: float = Field(0.8, ge=0, description="at which the responses that are criticised are sampled")
+    warmup_epochs: float = Field(8, gt=0, description="epochs of the warm-up; warmup_share 0 leaves it out")
+    temperature: float = Field(0.8, ge=0, description="sampling temperature of the criticised responses")
 
 
 class PromptsCorpus(Strict):
-    """D_meta made here from prompts without answers: the model answers, an annotator criticises and refines."""
+    """D_meta from prompts without answers: the model answers, an annotator criticises and refines."""
 
     prompts: str = Field(description="file, folder saved by datasets, or hub data set")
     annotator: AnnotatorConfig = Field(description="a model that annotates")
     column: str = Field("prompt", description="the text column")
-    max_bad_share: Share = Field(MAX_BAD_SHARE, description="share of unusable rows that stops the run")
-    labels: Positive = Field(240, description="annotated prompts")
-    temperature: float = Field(0.8, ge=0, description="at which the responses that are criticised are sampled")
+    max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
+    labels: Positive = Field(240, description="number of annotated prompts")
+    temperature: float = Field(0.8, ge=0, description="sampling temperature of the criticised responses")
 
 
 CorpusConfig = Annotated[
@@ -131,27 +134,30 @@ CorpusConfig = Annotated[
 
 class _Gate(Strict):
     alpha: float = Field(0.05, gt=0, lt=1, description="significance level of the paired test")
-    patience: Positive = Field(1, description="rounds in a row without a significant gain after which the run stops")
+    patience: Positive = Field(
+        1, description="the run stops after this many rounds in a row without a significant gain"
+    )
 
 
 class TaskGate(_Gate):
-    """A dev set kept apart: a round is promoted only if it has significantly more right answers there than the best
-    model so far."""
+    """A dev set. A round is promoted only if it answers significantly better than the best model."""
 
     task: TaskConfig
-    count: Positive = Field(200, description="problems, the same for every model")
-    mode: Literal["direct", "refined"] = Field("direct", description="which answer has to be better")
+    count: Positive = Field(200, description="number of problems, the same for every model")
+    mode: Literal["direct", "refined"] = Field("direct", description="which answers are compared")
 
 
 class PromptsGate(_Gate):
-    """The same on prompts without answers: by how much several samples agree and how often the model's own verdict is
-    yes. It is a stand-in, for a model can become sure of what is wrong."""
+    """A gate on prompts without answers: do samples agree, and does the model call its answer qualified?
+
+    It is a weak substitute for a dev set, because a model can become sure of wrong answers.
+    """
 
     prompts: str = Field(description="file, folder saved by datasets, or hub data set")
     column: str = Field("prompt", description="the text column")
-    count: Positive = Field(200, description="prompts, the same for every model")
-    samples: Positive = Field(5, description="responses that should agree")
-    temperature: float = Field(0.7, gt=0, description="at which they are sampled")
+    count: Positive = Field(200, description="number of prompts, the same for every model")
+    samples: Positive = Field(5, description="number of responses whose agreement is measured")
+    temperature: float = Field(0.7, gt=0, description="sampling temperature")
 
 
 GateConfig = Annotated[

@@ -1,7 +1,7 @@
-"""Rows from files, folders and the hub: the pool of unlabelled prompts and the corpus D_meta.
+"""Loads the pool of unlabelled prompts and the corpus D_meta from files, folders and the hub.
 
-A row that cannot be used is set aside with its file, line and reason, so that in = kept + quarantined. A few such rows
-are normal in data people collect; many mean that the file is not what its reader thinks it is, and stop the run.
+An unusable row is quarantined with its file, line and reason, so that in = kept + quarantined. A
+few such rows are normal. Many mean that the file is probably the wrong one, so they stop the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from selfevo.errors import DataError
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
 from selfevo.method.records import Prompt, Refined, check_fields
 
-MAX_BAD_SHARE = 0.01  # of the rows; above it a reader raises instead of setting rows aside
+MAX_BAD_SHARE = 0.01  # share of unusable rows; above it the reader raises DataError
 CORPUS_FIELDS = ("prompt", "response", "feedback", "refinement")
 
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """What a source holds: `rows` to use, in order, and `quarantined` with their reasons."""
+    """The content of a source: usable `rows`, in order, and `quarantined` ones with their reasons."""
 
     rows: list[T]
     quarantined: list[BadRow]
@@ -33,13 +33,15 @@ class Loaded(Generic[T]):
 def load_prompts(
     source: str, column: str = "prompt", max_bad_share: float = MAX_BAD_SHARE, setting: str = "prompts.column=..."
 ) -> Loaded[Prompt]:
-    """The distinct prompts of `column`, which `setting` names; a repeated one is quarantined as a duplicate.
+    """The distinct prompts in `column`. A repeated prompt is quarantined as a duplicate.
 
-    Rows without a column "prompt" may have another known layout: chat `messages` (the first user message), Alpaca's
-    `instruction` and `input` (Evol-Instruct's Instruction), or the `turns` of Vicuna-bench (the first).
+    `setting` is the name of the option that sets `column`; messages quote it. Rows without a column
+    "prompt" may have another known layout: chat `messages` (the first user message is taken),
+    Alpaca's `instruction` and `input` (Evol-Instruct's Instruction), or the `turns` of Vicuna-bench
+    (the first turn is taken).
 
-    Raises DataError when the source or the column is missing, when more than `max_bad_share` of the rows are bad
-    (duplicates are not), and when no prompt is left.
+    Raises DataError if the source or the column is missing, if more than `max_bad_share` of the
+    rows are unusable (duplicates do not count), or if no prompt is left.
     """
     places: dict[str, Row] = {}
 
@@ -55,10 +57,10 @@ def load_prompts(
 
 
 def load_corpus(source: str, columns: Mapping[str, str], max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Refined]:
-    """Recorded trajectories (p, r, f, r^). `columns` gives your name for a field, where it differs.
+    """Recorded trajectories (p, r, f, r^). `columns` maps a field to its column name, if they differ.
 
-    A row whose feedback ends in no readable verdict is quarantined: it would teach the model feedback that no filter
-    can use. Raises DataError as load_prompts does.
+    A row whose feedback has no readable verdict is quarantined, because it would teach the model
+    feedback that no filter can use. Raises DataError as load_prompts does.
     """
     names = {field: columns.get(field, field) for field in CORPUS_FIELDS}
 
@@ -76,7 +78,7 @@ def load_corpus(source: str, columns: Mapping[str, str], max_bad_share: float = 
 
 
 def instruction(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with a column "prompt", if it is missing and a known layout says what it would be."""
+    """`values` with a column "prompt". If it is missing, it is built from a known layout."""
     found: Any = None
     match {name.lower(): value for name, value in values.items()}:
         case {"prompt": _}:
@@ -100,11 +102,11 @@ def _load(
     max_bad_share: float,
     adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Loaded[T]:
-    """Reads rows that need the text columns `remedies`; `build` makes the record, or says why the row is set aside."""
+    """Reads rows with the text columns in `remedies`. `build` returns the record, or why it cannot."""
     rows: list[T] = []
     faulty: list[BadRow] = []
     quarantined: list[BadRow] = []
-    columns: dict[str, None] = {}  # a set that keeps its order
+    columns: dict[str, None] = {}  # used as an ordered set
     for row in read_table(source):
         if isinstance(row, Row):
             row = Row(row.file, row.line, adapt(row.values))
@@ -126,11 +128,11 @@ def _load(
     total = len(rows) + len(quarantined)
     if len(faulty) > max_bad_share * total:
         raise DataError(
-            f"{source}: {len(faulty)} of {total} rows cannot be used, more than {max_bad_share:.1%}; repair or remove "
+            f"{source}: {len(faulty)} of {total} rows cannot be used, more than {max_bad_share:.1%}; correct or remove "
             f"them, or raise max_bad_share: {_listed(faulty)}"
         )
     if not rows:
-        why = f"; all {total} rows are set aside: {_listed(quarantined)}" if total else "; it is empty"
+        why = f"; all {total} rows are quarantined: {_listed(quarantined)}" if total else "; it is empty"
         raise DataError(f"{source} holds no {what}{why}")
     return Loaded(rows, quarantined)
 

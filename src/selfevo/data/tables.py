@@ -1,4 +1,4 @@
-"""Rows of files, folders and hub data sets, whatever their format."""
+"""Reads rows from files, folders and hub data sets in several formats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from selfevo.errors import DataError
 from selfevo.rundir.atomic_files import exists
 
-MAX_LINE = 2**25  # bytes of one JSON line: a longer one is no prompt, and is not read into memory
+MAX_LINE = 2**25  # bytes of one JSON line; a longer line is not read into memory
 
 
 _LINES = (".jsonl", ".ndjson")
@@ -26,7 +26,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as it was read. `line` counts from 1: the line in JSONL, else the position in its file."""
+    """One row. `line` counts from 1: the line number in JSONL, else the position in the file."""
 
     file: str
     line: int
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that was set aside, where it is and why."""
+    """An unusable row: its place and the reason."""
 
     file: str
     line: int
@@ -43,11 +43,11 @@ class BadRow:
 
 
 def read_table(source: str) -> Iterator[Row | BadRow]:
-    """Every row of `source`, in order; a line that is no JSON object comes as a BadRow.
+    """Every row of `source`, in order. A line that is not a JSON object becomes a BadRow.
 
-    `source` is a .jsonl, .json or .parquet file, a folder of .jsonl and .parquet files, a folder saved by
-    `datasets.save_to_disk`, or a hub data set. For the last two, `source:split` chooses a split.
-    Raises DataError when there is no such thing or it cannot be read at all.
+    `source` is a .jsonl, .json or .parquet file, a folder of .jsonl and .parquet files, a folder
+    saved by `datasets.save_to_disk`, or a hub data set. For the last two, `source:split` selects a
+    split. Raises DataError if `source` does not exist or cannot be read at all.
     """
     path, split = Path(source).expanduser(), ""
     if not exists(path):
@@ -61,7 +61,7 @@ def read_table(source: str) -> Iterator[Row | BadRow]:
     elif path.suffix not in _FILES and _HUB_ID.fullmatch(name := source.removesuffix(f":{split}")):
         yield from _read_hub(source, name, split or "train")
     else:
-        raise DataError(f"{source} does not exist; correct the path, or make the file")
+        raise DataError(f"{source} does not exist; correct the path, or create the file")
 
 
 def _read_file(path: Path) -> Iterator[Row | BadRow]:
@@ -74,25 +74,25 @@ def _read_file(path: Path) -> Iterator[Row | BadRow]:
         elif path.suffix in _FILES:
             yield from _read_lines(path)
         else:
-            raise DataError(f"{path} is of unknown kind {path.suffix!r}; use one of {', '.join(_FILES)}")
+            raise DataError(f"{path} has the unknown suffix {path.suffix!r}; use one of {', '.join(_FILES)}")
     except RecursionError:
-        raise DataError(f"{path} cannot be read: it nests too deep; write one flat row a line as .jsonl") from None
+        raise DataError(f"{path} cannot be read: it nests too deep; write one flat row per line as .jsonl") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {_short(error)}; repair it or write it again") from None
+        raise DataError(f"{path} cannot be read: {_short(error)}; correct it or write it again") from None
 
 
 def _read_lines(path: Path) -> Iterator[Row | BadRow]:
-    with path.open("rb") as file:  # bytes: text mode would fail on the whole file for one line that is not UTF-8
+    with path.open("rb") as file:  # binary: in text mode one line that is not UTF-8 would fail the whole file
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), b""), start=1):
             if len(line) == MAX_LINE and not line.endswith(b"\n"):
                 size = len(line) + _skip_line(file)
-                yield BadRow(str(path), number, f"is {size:,} bytes long; a line may have {MAX_LINE:,}")
+                yield BadRow(str(path), number, f"is {size:,} bytes long; at most {MAX_LINE:,} are allowed")
             elif line.strip():
                 yield _row(path, number, _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
 
 
 def _skip_line(file: BinaryIO) -> int:
-    """Reads to the end of a line in pieces; returns the bytes skipped."""
+    """Reads to the end of a line in pieces. Returns the number of bytes skipped."""
     size = 0
     while piece := file.readline(MAX_LINE):
         size += len(piece)
@@ -102,26 +102,26 @@ def _skip_line(file: BinaryIO) -> int:
 
 
 def _parse(line: bytes) -> Any:
-    """The value of one JSON line, or the error as a value: one torn line must not cost the file."""
+    """The value of one JSON line, or a DataError as a value, so that the other lines are still read."""
     try:
         return json.loads(line.decode("utf-8"))
     except json.JSONDecodeError as error:
         return DataError(f"is not JSON: {error.msg} at column {error.colno}")
     except UnicodeDecodeError as error:
         return DataError(f"is not UTF-8: {error.reason} at byte {error.start + 1}")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; nesting without end
+    except (ValueError, RecursionError) as error:  # a number with thousands of digits; nesting too deep
         return DataError(f"is not usable JSON: {_short(error)}")
 
 
 def _row(path: Path, number: int, value: Any) -> Row | BadRow:
     if isinstance(value, dict):
         return Row(str(path), number, value)
-    reason = str(value) if isinstance(value, DataError) else f"holds {type(value).__name__}, not an object of columns"
+    reason = str(value) if isinstance(value, DataError) else f"holds {type(value).__name__}, not a JSON object"
     return BadRow(str(path), number, reason)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet  # here, so that reading JSONL does not wait for it
+    import pyarrow.parquet  # slow to import, and JSONL does not need it
 
     number = 0
     with pyarrow.parquet.ParquetFile(path) as table:
@@ -145,11 +145,11 @@ def _read_folder(path: Path, split: str) -> Iterator[Row | BadRow]:
 
 
 def _read_saved(path: Path, split: str) -> Iterator[Row]:
-    import datasets  # takes seconds
+    import datasets  # slow to import
 
     try:
         saved = datasets.load_from_disk(str(path))
-    except Exception as error:  # whatever it meets in a damaged folder; the type does not matter to the reader
+    except Exception as error:  # a damaged folder can raise many types
         raise DataError(f"{path} cannot be read: {_short(error)}; save it again with save_to_disk") from error
     if isinstance(saved, datasets.DatasetDict):
         if not split and len(saved) == 1:
@@ -169,9 +169,9 @@ def _read_hub(source: str, name: str, split: str) -> Iterator[Row]:
 
     try:
         rows = datasets.load_dataset(name, split=split)
-    except Exception as error:  # network, unknown name, unknown split: many types, one remedy
+    except Exception as error:  # network, unknown name or split: many types
         raise DataError(
-            f"{source} is no file or folder here, and as a hub data set (split {split!r}) it cannot be loaded: "
+            f"{source} is not a file or folder here, and cannot be loaded as a hub data set (split {split!r}): "
             f"{_short(error)}; correct the path, choose a split with name:split, or download the file and give its path"
         ) from error
     for number, values in enumerate(rows, start=1):

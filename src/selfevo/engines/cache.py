@@ -1,7 +1,7 @@
-"""Key-value states: laid out for a batch, and kept from stage to stage of a conversation.
+"""Key-value states: in buffers for a batch, and kept from stage to stage of a conversation.
 
-A conversation grows: (p, r) is the beginning of (p, r, critique?, f), so what was computed for it need not be computed
-again. Values do not change by this beyond the last bit of the arithmetic.
+A conversation grows: (p, r) is the start of (p, r, critique?, f), so its states need not be
+computed again. Reuse changes values only in the last bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from selfevo.method.records import Turns
 
 
 def holds_plain_layers(config: Any) -> bool:
-    """Whether every layer attends to all of the past; sliding windows and recurrent states are not reused."""
+    """Whether every layer attends to all earlier tokens. Else (sliding window, recurrent) no reuse."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
@@ -36,20 +36,20 @@ class States:
         return self.keys.nbytes + self.values.nbytes
 
     def shared(self, ids: Sequence[int]) -> int:
-        """How many tokens `ids` begins with in common."""
+        """The number of tokens at the start of `ids` that are the same here."""
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, ids, strict=False)))
 
 
 @dataclass(slots=True)
 class Memory:
-    """The states of conversations, by how they begin, up to `budget` bytes; what does not fit is not kept."""
+    """The states of conversations, by their beginning, up to `budget` bytes. The rest is not kept."""
 
     budget: int
     used: int = 0
     _kept: dict[Turns, States] = field(default_factory=dict)
 
     def find(self, name: Turns, ids: Sequence[int]) -> tuple[States | None, int]:
-        """States to start `ids` from, and how many of its tokens they cover: never all, the last gives the logits."""
+        """States for the start of `ids`, and how many tokens they cover, never the last one."""
         states = self._kept.get(name)
         known = min(states.shared(ids), len(ids) - 1) if states else 0
         return (states, known) if known else (None, 0)
@@ -68,7 +68,8 @@ class Memory:
 class BatchCache(DynamicCache):  # type: ignore[misc]
     """States of a batch in buffers of (rows, key-value heads, columns, head size), allocated once.
 
-    A forward pass sees a window: some rows, and the columns from `start` to `filled`; it writes behind `filled`.
+    A forward pass sees a window: some rows, and the columns from `start` to `filled`. It writes
+    after `filled`.
     """
 
     def __init__(self, config: Any, rows: int, columns: int) -> None:
@@ -85,7 +86,7 @@ class BatchCache(DynamicCache):  # type: ignore[misc]
             layer.write(slice(row, row + 1), column - count, keys[None, :, :count], values[None, :, :count])
 
     def take(self, row: int, columns: torch.Tensor, ids: list[int]) -> States:
-        """A copy of some columns of a row."""
+        """A copy of the states of a row in some columns."""
         return States(
             ids,
             torch.stack([layer.key_buffer[row].index_select(1, columns) for layer in self.layers]),
@@ -105,7 +106,8 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
     def write(self, rows: slice, column: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         if self.key_buffer is None:
             (count, columns), heads = self.shape, keys.shape[1]
-            # Zeros: what is masked must still be a number, or it would spread through the softmax.
+            # Zeros: a masked value must be a finite number, or NaN would spread through the
+            # softmax.
             self.key_buffer = keys.new_zeros((count, heads, columns, keys.shape[-1]))
             self.value_buffer = values.new_zeros((count, heads, columns, values.shape[-1]))
         self.key_buffer[rows, :, column : column + keys.shape[2]] = keys

@@ -1,4 +1,4 @@
-"""An engine whose answers are a function of yours: for tests, and for trying a configuration without a model."""
+"""An engine whose answers your function gives: for tests, and to try a configuration without a model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from selfevo.method.records import Turns
 
 @dataclass(slots=True)
 class ScriptedEngine:
-    """Calls `answer(model, turns)` for each request; a Generation is returned as it is, text as one that stopped.
+    """Calls `answer(model, turns)` for each request.
 
-    `calls` keeps every request it was given, in order.
+    It returns a Generation, or a text, which becomes a Generation with finish "stop". `calls` holds
+    all requests, in order.
     """
 
     answer: Callable[[Path, Turns], str | Generation]
@@ -26,7 +27,7 @@ class ScriptedEngine:
         return [self._one(model, request) for request in requests]
 
     def release(self) -> None:
-        """Holds nothing."""
+        """Does nothing."""
 
     def _one(self, model: Path, request: Request) -> Generation:
         answer = self.answer(model, request.turns)

@@ -1,9 +1,11 @@
 """Batched generation with a transformers model: CPU or CUDA, bf16 where the hardware has it.
 
-Differs from `model.generate`: what an earlier stage computed of a conversation is not computed again (cache.py), the
-key-value cache is allocated once instead of grown by concatenation, prompts are prefilled beside prompts of their own
-length, finished rows leave the batch, and sampling draws from a stream per row, so that a row's text does not depend
-on its batch mates (exactly in float32; bf16 arithmetic still varies in the last bit with the batch).
+Differences from `model.generate`:
+
+- Key-value states of an earlier stage are reused (cache.py), and their buffers are allocated once.
+- Prompts are prefilled together with prompts of similar length, and finished rows leave the batch.
+- Each row has its own stream of random numbers, so its text does not depend on the other rows of the
+  batch. This is exact in float32; in bf16 the last bit still varies with the batch.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from selfevo.method.records import Turns
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 
-# Rows that ended are dropped from the batch when they are more than this share of it: gathering the cache costs a
-# copy, so not at every step.
+# Ended rows are removed from the batch when they are more than this share of it. It is not done at
+# every step, because it copies the cache.
 _COMPACT_ABOVE = 0.1
-# Tokens of one prefill, padding included: no more than that, for the memory of its activations; no fewer than the
-# second, which keep the hardware busy, for the sake of rows of like length.
+# Tokens of one prefill, padding included. The first number limits the memory of its activations.
+# The second keeps the hardware busy: a prefill is not made smaller than this to get rows of equal
+# length.
 _PREFILL_TOKENS, _LEAST_TOKENS = 4096, 256
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A request as tokens. `name` finds the conversation again; the first `known` tokens have their states already."""
+    """A request as tokens. `name` identifies the conversation. The first `known` tokens have states."""
 
     ids: list[int]
     seed: int
@@ -50,10 +53,11 @@ class _Row:
 
 @dataclass(slots=True)
 class TransformersEngine:
-    """`dtype`: "auto", "bfloat16", "float32"; `device`: "auto", "cpu", "cuda". Loads one model at a time.
+    """Generates with transformers. Loads one model at a time.
 
-    `kv_cache_gib`: memory for the states of conversations, kept from call to call; 0 computes every prompt anew.
-    `prefilled` counts the prompt tokens that were computed, padding included, since the engine was made.
+    `dtype` is "auto", "bfloat16", "float16" or "float32"; `device` is "auto", "cpu" or "cuda".
+    `kv_cache_gib` is the memory for key-value states that are kept from call to call; 0 keeps none.
+    `prefilled` counts the prompt tokens computed so far, padding included.
     """
 
     batch_size: int = 128
@@ -92,9 +96,12 @@ class TransformersEngine:
                 if not _out_of_memory(error):
                     raise
                 if len(batch) == 1:
-                    raise EngineError(f"out of memory with one prompt of {len(batch[0][1].ids)} tokens") from error
+                    raise EngineError(
+                        f"out of memory with one prompt of {len(batch[0][1].ids)} tokens; give shorter "
+                        "prompts, a smaller model or a larger device"
+                    ) from error
                 size = len(batch) // 2
-                logger.warning("out of memory with %d rows at once; going on with %d", len(batch), size)
+                logger.warning("out of memory with %d rows in parallel; continuing with %d", len(batch), size)
                 self._memory.clear()
                 rows[start:] = [(i, replace(row, states=None, known=0)) for i, row in rows[start:]]
                 continue
@@ -137,10 +144,10 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _decode(self, batch: Sequence[_Row], sampling: Sampling) -> list[tuple[list[int], Finish]]:
-        """Continues each prompt; returns the new tokens without the stop token, and why the row ended."""
+        """Continues each prompt. Returns its new tokens without the stop token, and why it ended."""
         device, rows, limit = self._model.device, len(batch), sampling.max_new_tokens
         stops = torch.tensor(self._stops, device=device)
-        # One column of uniform numbers per step, one stream per row, drawn from the row's own seed.
+        # One column of uniform numbers per step. Each row has its own stream, from its own seed.
         draws = torch.tensor(
             np.stack([np.random.default_rng(row.seed).random(limit, dtype=np.float32) for row in batch]), device=device
         )
@@ -176,11 +183,12 @@ class TransformersEngine:
         ]
 
     def _prefill(self, batch: Sequence[_Row], limit: int) -> tuple[Any, torch.Tensor, int, torch.Tensor]:
-        """Computes the states of the prompts, but for what is known of them.
+        """Computes the states of the prompts, except for tokens whose states are known.
 
-        Returns the cache, the mask (rows, columns) of the columns in use, the column behind the prompts, and the logits
-        (rows, vocabulary) of each prompt's last token. Prompts end in the same column, so that one column of logits
-        serves all rows; between what is known of a prompt and the rest there may be columns out of use.
+        Returns the cache, the mask (rows, columns) of the columns in use, the first column after
+        the prompts, and the logits (rows, vocabulary) of each prompt's last token. All prompts end
+        in the same column, so one column of logits serves all rows. There may be unused columns
+        between the known tokens of a prompt and the others.
         """
         device = self._model.device
         groups = _groups([len(row.ids) - row.known for row in batch]) if self._plain else [range(len(batch))]
@@ -228,7 +236,7 @@ class TransformersEngine:
         return logits
 
     def _remember(self, row: _Row, cache: Any, place: int, mask: torch.Tensor, written: torch.Tensor) -> None:
-        """Keeps the states of a row that leaves the batch: of its prompt and of what it wrote."""
+        """Keeps the states of a row that leaves the batch: those of its prompt and of its new text."""
         if self._plain and self._memory.budget:
             states = cache.take(place, mask.nonzero()[:, 0], row.ids + written.tolist())
             self._memory.keep(row.name, states)
@@ -239,7 +247,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _groups(sizes: Sequence[int]) -> list[range]:
-    """Neighbouring rows to prefill together: within _PREFILL_TOKENS, and of like size where that is a choice."""
+    """Groups neighbouring rows for a prefill, within _PREFILL_TOKENS and of similar size if possible."""
     groups, start = [], 0
     for end in range(1, len(sizes) + 1):
         if end < len(sizes):
@@ -253,7 +261,7 @@ def _groups(sizes: Sequence[int]) -> list[range]:
 
 
 def _closed_up(going: torch.Tensor) -> torch.Tensor:
-    """The rows that go on, the last of them moved into the places of those that do not: few have to be copied."""
+    """The rows that go on. The last ones fill the places of ended rows, so that few are copied."""
     count = int(going.sum())
     order = torch.arange(count, device=going.device)
     order[~going[:count]] = going[count:].nonzero()[:, 0] + count
@@ -265,16 +273,16 @@ def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torc
     if sampling.temperature == 0:
         return argmax(logits)
     probabilities = torch.softmax(logits.float() / sampling.temperature, -1)
-    if sampling.top_p == 1:  # then the order of the tokens does not matter, and sorting them is most of the work
+    if sampling.top_p == 1:  # then no sorting is needed, which would be most of the work
         return _invert(probabilities.cumsum(-1), draws)
     ordered, order = probabilities.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
-    within = ordered * (before < sampling.top_p)  # the token that crosses top_p included
+    within = ordered * (before < sampling.top_p)  # includes the token that crosses top_p
     return order.gather(-1, _invert(within.cumsum(-1), draws)[:, None])[:, 0]
 
 
 def _invert(cumulative: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """The column into which each row's number in [0, 1) falls; never one that adds nothing to what is before it."""
+    """The column into which each row's number in [0, 1) falls, never one with probability 0."""
     total = cumulative[:, -1:].contiguous()
     columns = torch.searchsorted(cumulative, draws[:, None] * total, right=True)
     return columns.minimum(torch.searchsorted(cumulative, total))[:, 0]

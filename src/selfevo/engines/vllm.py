@@ -1,8 +1,8 @@
-"""Generation with vLLM, offline: prefix caching shares what conversations have in common, and pages hold many rows.
+"""Generation with vLLM, offline. Its prefix caching computes the common start of conversations once.
 
-vLLM lives in a process of its own, one per model, which ends when another model is asked for or training needs the
-memory: that is the one way of changing weights that leaves nothing behind. It is given token ids, so that chat
-template and control tokens are handled as everywhere else.
+vLLM runs in its own process, one per model. The process ends when another model is asked for, or
+when training needs the memory. This is the only way of changing weights that frees all memory. vLLM
+gets token ids, so the chat template and control tokens are handled as everywhere else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from selfevo.models.device import load_tokenizer
 
 @dataclass(slots=True)
 class VLLMEngine:
-    """`dtype` as vLLM names it; `gpu_memory_utilization`: share of the device's memory; `kv_cache_gib`: on a CPU."""
+    """Generates with vLLM. `dtype` as in vLLM.
+
+    `gpu_memory_utilization` is a share of the device's memory. `kv_cache_gib` applies on a CPU.
+    """
 
     batch_size: int = 512
     dtype: str = "auto"
@@ -32,14 +35,14 @@ class VLLMEngine:
     kv_cache_gib: float = 2.0
     _path: Path | None = None
     _chat: Chat | None = None
-    _room: int = 0  # tokens of the context
+    _room: int = 0  # size of the context in tokens
     _process: Any = None
     _pipe: Connection | None = None
 
     def __post_init__(self) -> None:
         if find_spec("vllm") is None:
             raise MissingExtraError(
-                "engine.kind is vllm, which is not installed; it needs an environment of its own: "
+                "engine.kind is vllm, which is not installed; it needs its own environment: "
                 "pip install -r requirements-vllm.txt"
             )
 
@@ -57,7 +60,7 @@ class VLLMEngine:
 
     def release(self) -> None:
         if self._pipe is not None:
-            self._pipe.close()  # the child takes the end of the pipe for its own
+            self._pipe.close()  # the process ends when the pipe is closed
             self._process.join(timeout=30)
             if self._process.is_alive():
                 self._process.kill()
@@ -99,7 +102,7 @@ class VLLMEngine:
             answer = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
             self.release()
-            raise EngineError(f"{trouble}: the process of vLLM ended; its own words are above") from error
+            raise EngineError(f"{trouble}: the process of vLLM ended; its messages are above") from error
         if isinstance(answer, EngineError):
             self.release()
             raise EngineError(f"{trouble}: {answer}")
@@ -107,8 +110,8 @@ class VLLMEngine:
 
 
 def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
-    """The child: loads, then answers until the pipe ends."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one child is enough, and its random numbers are ours
+    """Runs in the subprocess: loads the model, then answers until the pipe is closed."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # no second subprocess: this one already is one, and we seed it
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         import torch
@@ -117,7 +120,7 @@ def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
 
         model = LLM(path, enable_prefix_caching=True, disable_log_stats=True, trust_remote_code=False, **settings)
         pipe.send(int(model.llm_engine.model_config.max_model_len))
-        # A seed for each request ends vLLM's CPU engine; there a batch has one.
+        # vLLM's CPU engine fails with a seed per request, so there a batch has one seed.
         seeded = not current_platform.is_cpu()
         while True:
             prompts, seeds, sampling, stop = pipe.recv()
@@ -145,5 +148,5 @@ def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
             pipe.send(answers)
     except EOFError:
         pass
-    except Exception as error:  # whatever it is, the parent says it
+    except Exception as error:  # any error goes to the parent, which raises it
         pipe.send(EngineError(" ".join(f"{type(error).__name__}: {error}".split())[:500]))

@@ -1,7 +1,7 @@
-"""Measures models on problems with known answers: accuracy direct and after self-refinement, and their own verdict.
+"""Measures models on problems with known answers: direct and refined accuracy, and their verdicts.
 
-Everything here may see gold answers; nothing of the algorithm imports it. A quarantined answer (truncated, empty) is a
-wrong answer: every number is over all problems.
+This module may see gold answers, so the algorithm does not import it. A quarantined answer (cut,
+empty) counts as wrong: every figure is over all problems.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from selfevo.tasks.base import Checker, Problem, Task
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One problem, one model."""
+    """The result of one model on one problem."""
 
     problem: Problem
     response: str
@@ -31,17 +31,16 @@ class Outcome:
     verdict: Verdict
     right: bool
     right_refined: bool
-    right_voted: bool | None = None  # of several samples the majority, where asked for
-    right_both: bool | None = None  # the majority of the refined samples
+    right_voted: bool | None = None  # the vote of several samples, if asked for
+    right_both: bool | None = None  # the vote of the refined samples
 
 
 def measure(
     runner: StageRunner, task: Task, problems: Sequence[Problem], consistency: int = 1, temperature: float = 0.7
 ) -> list[Outcome]:
-    """What the model makes of each problem by the rule of inference.py: greedily, criticised, and refined where its
-    verdict says "not qualified".
+    """Measures a model on each problem, by the rule of inference.py, with greedy decoding.
 
-    With `consistency` above 1 so many samples are drawn besides, and vote, before and after refinement.
+    With `consistency` above 1, that many samples also vote, before and after refinement.
     """
     prompts = [problem.prompt for problem in problems]
     outcomes = [
@@ -86,7 +85,7 @@ def _is_right(task: Task, problem: Problem, draft: Draft) -> bool:
 def summarise_outcomes(
     name: str, outcomes: Sequence[Outcome], seconds: float, extractors: Extractors | None = None
 ) -> ModelResults:
-    """What results.json keeps of a model that took so many seconds."""
+    """The results of one model for results.json. `seconds` is the time that it took."""
     answers: dict[Mode, list[bool]] = {
         "direct": [o.right for o in outcomes],
         "refined": [o.right_refined for o in outcomes],
@@ -108,7 +107,7 @@ def summarise_outcomes(
 
 
 def group(problems: Sequence[Problem]) -> dict[Split, dict[str, str]]:
-    """Which problems belong to each kind and difficulty, as results.json has it; those of no group are in none."""
+    """The problems of each kind and difficulty, as bits for results.json."""
     splits: dict[Split, list[str]] = {
         "kind": [problem.kind for problem in problems],
         "difficulty": [problem.difficulty for problem in problems],
@@ -121,7 +120,7 @@ def group(problems: Sequence[Problem]) -> dict[Split, dict[str, str]]:
 
 
 def extract(outcomes: Sequence[Outcome]) -> Extractors | None:
-    """How much the accuracy of direct answers hangs on the way they are read; None where answers are no numbers."""
+    """How far the accuracy depends on how numbers are read. None if the answers are not numbers."""
     gold = [read_number(o.problem.answer) for o in outcomes]
     if not outcomes or None in gold:
         return None
@@ -135,7 +134,7 @@ def extract(outcomes: Sequence[Outcome]) -> Extractors | None:
 
 
 def audit(task: Checker, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[bool]) -> Audit:
-    """How good a filter was, where answers are known: `problems` by prompt id. Reported, never trained on."""
+    """How good a filter was. `problems` holds the known answers by prompt id. Never trained on."""
     known = [problems[row.prompt_id] for row in judged]
     before = [task.is_correct(problem, row.response) for problem, row in zip(known, judged, strict=True)]
     right = [task.is_correct(problem, row.refinement) for problem, row in zip(known, judged, strict=True)]
@@ -158,8 +157,11 @@ def audit(task: Checker, problems: Mapping[str, Problem], judged: Sequence[Judge
 
 
 def self_agreement(runner: StageRunner, prompts: Sequence[Prompt], samples: int, temperature: float) -> list[float]:
-    """A score in [0, 1] for each prompt without its answer: half of it the share of `samples` that give the answer of
-    the greedy response, half whether the model's own feedback says that it is qualified."""
+    """A score in [0, 1] for each prompt, without known answers.
+
+    Half of it is the share of `samples` that agree with the greedy response. The other half is 1 if
+    the model's own feedback calls that response qualified.
+    """
     ask = runner.generations
     greedy = criticise(ask, prompts, [Draft(generation) for generation in ask(RESPOND, prompts)])
     drawn = runner.sample(RESPOND, prompts, samples, temperature)

@@ -1,4 +1,4 @@
-"""When to stop: a round counts only if it is significantly better, on problems kept apart, than the best before it."""
+"""The gate: a round is promoted only if it is significantly better than the best model before it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from selfevo.rundir.results import GateResults, GateRound, ModelComparison
 
 @dataclass(slots=True)
 class Gate:
-    """Told of the scores of one model after the other, on the same problems. The first is the one to beat.
+    """Gets the scores of one model after the other, on the same problems. The first model is the best.
 
-    `best` is the last model that was promoted; `stopped` says why there is no point in going on, "" while there is one.
-    Rounds go on from the latest model all the same: only what is kept is decided here.
+    `best` is the last promoted model. `stopped` is the reason to stop, "" while the run goes on.
+    The gate decides only which model is kept: each round trains from the latest model all the same.
     """
 
     config: GateConfig
@@ -25,7 +25,7 @@ class Gate:
     _without_gain: int = 0
 
     def admit(self, name: str, scores: Sequence[float]) -> bool:
-        """Whether to go on after the model `name`, whose problems have these scores in [0, 1]."""
+        """Whether to go on after the model `name`. `scores` are in [0, 1], one per problem."""
         if not self.best:
             self.best, self._to_beat = name, scores
             return True
@@ -49,7 +49,7 @@ class Gate:
         return not self.stopped
 
     def results(self) -> GateResults:
-        """What results.json holds of it."""
+        """The gate's part of results.json."""
         return GateResults(
             alpha=self.config.alpha, patience=self.config.patience, best=self.best, rounds=tuple(self.history)
         )

@@ -1,6 +1,7 @@
-"""Measures a model with lm-evaluation-harness: its tasks, prompts and scores, and beside them ours on the same outputs.
+"""Measures a model with lm-evaluation-harness: its tasks, prompts and scores.
 
-An extra: pip install 'selfevo[harness]'.
+Our own score of the same outputs is reported too. It needs an extra: pip install
+'selfevo[harness]'.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from selfevo.tasks.word_problems import read_problem
 
 @dataclass(frozen=True, slots=True)
 class HarnessScores:
-    """One task: the harness's scores ({"metric,filter": share}) on so many documents, and `ours`, the share that
-    answer_extraction.py finds right in the same outputs, None where an answer is not a number."""
+    """One task: the harness's scores, {"metric,filter": share}, and the number of documents.
+
+    `ours` is the share of the same outputs that answer_extraction.py finds right. None: an answer
+    is not a number.
+    """
 
     scores: Mapping[str, float]
     documents: int
@@ -44,13 +48,15 @@ def run_harness(
     engine: TransformersSettings | VLLMSettings = TransformersSettings(),  # noqa: B008  (frozen)
     output: Path | None = None,
 ) -> dict[str, HarnessScores]:
-    """Runs tasks of lm-evaluation-harness on the model folder, with its chat template, on the first `limit` documents.
+    """Runs tasks of lm-evaluation-harness on a model folder, on the first `limit` documents of each.
 
-    `path` is a JSONL file read instead of the hub's data set of one task; its few-shot examples then come from the same
-    file, the document itself left out. Returns the scores by task. With `output`, they are written there as
-    harness.json, and every sample beside them.
+    The prompts use the model's chat template. `path` is a JSONL file that replaces the hub data set
+    of a single task; few-shot examples then come from the same file, without the document itself.
+    Returns the scores by task. With `output`, scores go to harness.json in that folder, with every
+    sample beside it.
 
-    Raises MissingExtraError without the package, ConfigError for an unknown task, DataError when its data are not had.
+    Raises MissingExtraError without the package, ConfigError for an unknown task, DataError if its
+    data cannot be loaded.
     """
     if find_spec("lm_eval") is None:
         raise MissingExtraError("--harness needs lm-evaluation-harness; run: pip install 'selfevo[harness]'")
@@ -62,9 +68,11 @@ def run_harness(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager()
     if unknown := [name for name in tasks if name not in manager.all_tasks]:
-        raise ConfigError(f"lm-evaluation-harness has no task {unknown[0]!r}; `lm-eval ls tasks` lists what there is")
+        raise ConfigError(f"lm-evaluation-harness has no task {unknown[0]!r}; `lm-eval ls tasks` lists its tasks")
     if path is not None and (len(tasks) > 1 or not path.is_file()):
-        raise ConfigError(f"--path {path} must be a file with the documents of one task, and --harness one task")
+        raise ConfigError(
+            f"--path is {path} and --harness {','.join(tasks)}; give the documents of one task, and that task"
+        )
     arguments = {"pretrained": str(model), "dtype": engine.dtype, "trust_remote_code": False}
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -82,10 +90,10 @@ def run_harness(
             gen_kwargs={"max_gen_toks": max_new_tokens},
             task_manager=manager,
         )
-    except (OSError, KeyError, ValueError) as error:  # what datasets raises for a set that it cannot load
+    except (OSError, KeyError, ValueError) as error:  # raised by datasets if it cannot load the data
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise DataError(f"lm-evaluation-harness failed on {', '.join(tasks)}: {reason}") from error
-    assert found is not None  # we are rank 0
+    assert found is not None  # only other ranks get None
     results = {name: _scores(name, found) for name in found["samples"]}
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -98,10 +106,10 @@ def run_harness(
 
 
 def own_data(name: str, path: Path, manager: Any, folder: Path) -> str:
-    """The file of a task that reads its documents from `path` and is otherwise as the harness defines it."""
+    """Writes the file of a task like `name` that reads its documents from `path`."""
     definition = manager.task_index[name].yaml_path
     if definition is None:
-        raise ConfigError(f"task {name!r} is a program, which --path cannot be given to; leave it out")
+        raise ConfigError(f"task {name!r} is a program and takes no --path; leave --path out")
     splits = {"training_split": None, "validation_split": None, "test_split": "test", "fewshot_split": "test"}
     data = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": {"test": str(path)}}}
     file = folder / f"{name}.yaml"
@@ -110,7 +118,7 @@ def own_data(name: str, path: Path, manager: Any, folder: Path) -> str:
 
 
 def score(document: Mapping[str, Any], response: str) -> bool | None:
-    """Whether `response` is right by our own rule; None where its answer is not a number."""
+    """Whether `response` is right by our own rule. None if the gold answer is not a number."""
     try:
         _, gold, _, _ = read_problem(document)
     except ValueError:
@@ -120,7 +128,9 @@ def score(document: Mapping[str, Any], response: str) -> bool | None:
 
 def _scores(name: str, found: Mapping[str, Any]) -> HarnessScores:
     scores = {key: value for key, value in found["results"][name].items() if isinstance(value, float)}
-    samples = {sample["doc_id"]: sample for sample in found["samples"][name]}.values()  # it has one for each filter
+    samples = {
+        sample["doc_id"]: sample for sample in found["samples"][name]
+    }.values()  # it has each sample once per filter
     texts = [(sample["doc"], sample["resps"][0][0]) for sample in samples]
     ours = [score(document, text) if isinstance(text, str) else None for document, text in texts]
     known = [right for right in ours if right is not None]

@@ -1,7 +1,8 @@
-"""What a round's rows say without any label: whether the model still answers in many ways, ends, and judges.
+"""Figures of a round's rows that need no labels. They show early that a model collapses.
 
-A model that is trained on itself can collapse: one answer to everything, texts without an end, a judge that always says
-yes. Accuracy on held-out problems shows it late, or, without such problems, never. These numbers show it at once.
+A model trained on its own text can collapse: one answer to everything, texts that do not end, a
+judge that always says yes. Accuracy on held-out problems shows this late, or never if there are no
+such problems. These figures show it in the same round.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from selfevo.method.answer_extraction import answer_key
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.rundir.atomic_files import read_rows
 
-SAMPLE = 1000  # texts for distinct-n: the share of distinct n-grams falls with the length of what is looked at
+SAMPLE = 1000  # texts for distinct-n: a fixed number, because its value falls with more text
 BLEU_SAMPLE = 100
 
-# Figure -> how it is called, and what it means beyond its bound.
+# Figure -> its name in messages, and its meaning beyond the bound.
 MEANING = {
     "distinct_1": ("distinct words", "the model uses few words"),
     "distinct_2": ("distinct pairs of words", "the model repeats itself"),
@@ -28,22 +29,23 @@ MEANING = {
     "entropy": ("entropy of answers", "many prompts get the same answer"),
     "truncated": ("truncated", "responses do not come to an end"),
     "stopped": ("stop token", "responses do not come to an end"),
-    "yes": ("verdict yes", "the verdicts, on r and on r^, say nothing: they are nearly always the same"),
-    "critique_yes": ("verdict yes on r", "the responses are all right, or the critic sees nothing wrong any more"),
-    "judge_yes": ("verdict yes on r^", "the filter drops next to nothing"),
-    "unparsed": ("verdict unreadable", "the feedback has lost its form"),
+    "yes": ("verdict yes", "the verdicts on r and r^ carry no information: they are nearly always the same"),
+    "critique_yes": ("verdict yes on r", "the responses are all right, or the critic finds no errors any more"),
+    "judge_yes": ("verdict yes on r^", "the filter drops almost nothing"),
+    "unparsed": ("verdict unreadable", "the feedback does not end in a verdict"),
     "agreement": ("r and r^ agree", "refinement changes nothing"),
 }
 
 
 def round_figures(folder: Path) -> dict[str, float | None]:
-    """The figures of one round, from its folder under stages/; None where there is nothing to count.
+    """The figures of one round, from its folder under stages/. None if there is nothing to count.
 
-    Shares in [0, 1], but `mean_length` in tokens. `distinct_n`: distinct n-grams of words over all of them, in a sample
-    of responses (Li et al. 2016). `self_bleu`: mean BLEU-4 of each response against the others (Zhu et al. 2018).
-    `entropy`: of the distribution of answers, over its greatest possible value. `yes` is the share of readable verdicts
-    that say qualified, on r (`critique_yes`) and on r^ (`judge_yes`) together: a critic that sees a difference may well
-    say no to every r and yes to every r^. `agreement` is the share of r^ with the answer of r.
+    All are shares in [0, 1], except `mean_length`, in tokens. `distinct_n`: distinct n-grams of
+    words / all n-grams, in a sample of responses (Li et al. 2016). `self_bleu`: mean BLEU-4 of each
+    response against the others (Zhu et al. 2018). `entropy`: entropy of the answers / its greatest
+    possible value. `yes`: share of "qualified" among the readable verdicts on r (`critique_yes`)
+    and r^ (`judge_yes`) together, because a good critic may say no to every r and yes to every r^.
+    `agreement`: share of r^ with the same answer as r.
     """
     finishes, tokens = Counter[str](), 0
     texts: list[tuple[str, str]] = []
@@ -56,11 +58,11 @@ def round_figures(folder: Path) -> dict[str, float | None]:
             answers[answer_key(row["response"])] += 1
             texts.append((row["id"], row["response"]))
             if len(texts) > 2 * SAMPLE:
-                texts = sorted(texts)[:SAMPLE]  # ids are hashes: a sample that nobody chose
+                texts = sorted(texts)[:SAMPLE]  # ids are hashes, so this sample is random but fixed
     sample = [text for _, text in sorted(texts)[:SAMPLE]]
     first = Counter(_verdict(row, "feedback") for row in read_rows(folder / "critique.jsonl"))
     second = Counter(_verdict(row, "judgement") for row in read_rows(folder / "judge.jsonl"))
-    path = folder / "refine.jsonl"  # not there in the ablation without refinement
+    path = folder / "refine.jsonl"  # missing in the ablation without refinement
     same = Counter(
         answer_key(row["response"]) == answer_key(row["refinement"])
         for row in (read_rows(path) if path.is_file() else ())
@@ -85,7 +87,7 @@ def round_figures(folder: Path) -> dict[str, float | None]:
 
 
 def alarms(figures: dict[str, float | None], limits: MonitorsConfig) -> list[str]:
-    """A sentence for each figure beyond its bound."""
+    """One sentence for each figure beyond its bound."""
     found = []
     for bound, limit in limits.bounds().items():
         side, _, name = bound.partition("_")
@@ -97,13 +99,13 @@ def alarms(figures: dict[str, float | None], limits: MonitorsConfig) -> list[str
 
 
 def distinct(texts: Iterable[str], n: int) -> float | None:
-    """Distinct n-grams of words over all n-grams; None where no text has n words."""
+    """Distinct n-grams of words / all n-grams. None if no text has n words."""
     grams = [gram for text in texts for gram in _grams(text.split(), n)]
     return len(set(grams)) / len(grams) if grams else None
 
 
 def entropy(counts: Counter[str]) -> float | None:
-    """Shannon entropy of a distribution over that of as many different answers, in [0, 1]; None below two."""
+    """Shannon entropy of the answers / that of all different answers, in [0, 1]. None below two."""
     total = counts.total()
     if total < 2:
         return None
@@ -111,15 +113,16 @@ def entropy(counts: Counter[str]) -> float | None:
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Mean BLEU-4 of each text with all the others as references, in [0, 1]; None below two texts.
+    """Mean BLEU-4 of each text with all others as references, in [0, 1]. None below two texts.
 
-    BLEU is sacrebleu's of a sentence: words are what spaces part, case counts, n-grams go up to the length of a
-    short text, and an n without a match counts as half a match ("floor" smoothing with 0.5), so that one missing
-    4-gram does not make the whole zero. A text that shares no word with another has 0.
+    It is sacrebleu's sentence BLEU. Words are separated by spaces, and case counts. For short
+    texts, n goes only up to their length. An n without a match counts as half a match ("floor"
+    smoothing with 0.5), so that one missing 4-gram does not give 0. A text without any common word
+    has 0.
     """
     if len(texts) < 2:
         return None
-    # Here, not above: it takes a tenth of a second, and most commands do not count.
+    # Imported here: it takes a tenth of a second, and most commands do not need it.
     from sacrebleu.metrics.bleu import BLEU
 
     bleu = BLEU(tokenize="none", effective_order=True, smooth_method="floor", smooth_value=0.5)

@@ -1,4 +1,4 @@
-"""Everything a run is given, drawn or read before any model has written a word, and checked to be disjoint."""
+"""The inputs of a run, drawn or read before any model generates, and checked to be disjoint."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ Read = TypeVar("Read", Prompt, Refined)
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Everything a run is given, before any model has written a word. `pool_answers` is for the audit alone."""
+    """The inputs of a run. Only the audit may use `pool_answers`."""
 
     pools: list[list[Prompt]]  # one for each round, empty where the model writes its own
     pool_answers: dict[str, Problem]
     pool_tasks: dict[str, Task]
     labelled: list[Problem]
-    unlabelled: list[Prompt]  # to be annotated by somebody who is not told the answers
+    unlabelled: list[Prompt]  # to be annotated without known answers
     d_meta: list[Refined]
     evaluation: list[Problem]
     dev: list[Problem]  # of the gate
     dev_prompts: list[Prompt]  # of a gate without answers
     audit: list[Problem]
-    sft: list[Problem]  # labels that the supervised baseline has beyond those of D_meta
+    sft: list[Problem]  # further labels of the supervised baseline, beyond those of D_meta
     quarantined: list[BadRow]
     blocked: Decontaminator
 
@@ -60,7 +60,7 @@ class Splits:
         return self.unlabelled or [problem.prompt for problem in self.labelled]
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
-        sets: dict[str, Sequence[Any]] = {
+        named: dict[str, Sequence[Any]] = {
             "pool": self.pool,
             "labelled": self.labelled,
             "unlabelled": self.unlabelled,
@@ -70,13 +70,13 @@ class Splits:
             "sft": self.sft,
             "quarantined": self.quarantined,
         }
-        return [(name, rows) for name, rows in sets.items() if rows]
+        return [(name, rows) for name, rows in named.items() if rows]
 
 
 def draw_splits(config: RunConfig) -> Splits:
-    """Draws or reads evaluation problems, labelled problems or D_meta, and the pool, and checks that none overlap."""
+    """Draws or reads evaluation problems, labels or D_meta, and the pool. Checks that none overlap."""
     draws = _Draws(config)
-    # In this order: a task gives to none of them a problem that one before it has.
+    # The order matters: a task never gives a problem that an earlier split has.
     evaluation, labelled = draws.evaluation(), draws.labelled()
     unlabelled, d_meta, pools = draws.unlabelled(), draws.d_meta(), draws.pools()
     dev, dev_prompts, audit = draws.dev(), draws.dev_prompts(), draws.audit()
@@ -105,7 +105,7 @@ def draw_splits(config: RunConfig) -> Splits:
 
 
 class _Draws:
-    """Draws one set after the other, each from a stream of random numbers of its own."""
+    """Draws one split after the other, each from its own stream of random numbers."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -136,7 +136,7 @@ class _Draws:
         return self._read(load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share))
 
     def pools(self) -> list[list[Prompt]]:
-        """The pool of each round; of rounds as a number, all of them in one."""
+        """The pool of each round. If rounds is a number: one pool for all rounds."""
         config = self.config
         sources = [config.prompts] if isinstance(config.rounds, int) else [each.prompts for each in config.rounds]
         share = config.default_pool // len(sources)
@@ -150,7 +150,7 @@ class _Draws:
             self.pool_tasks |= dict.fromkeys((p.prompt.id for p in problems), task)
             return [p.prompt for p in problems]
         if source is None:
-            return []  # the model writes them
+            return []  # the model writes its prompts
         return self._read(load_prompts(source.path, source.column, source.max_bad_share))[: source.count]
 
     def dev(self) -> list[Problem]:
@@ -165,7 +165,7 @@ class _Draws:
         if len(prompts) < gate.count:
             raise DataError(
                 f"gate: {gate.prompts} has {len(prompts)} prompts and gate.count is {gate.count}; add prompts, or "
-                "lower gate.count, as far as a gain can still be significant"
+                "lower gate.count, but then only a larger gain is significant"
             )
         return prompts
 
@@ -174,7 +174,7 @@ class _Draws:
         return self._draw(load_checked_task(audit.task), audit.count, 901) if audit else []
 
     def further_labels(self, labelled: Sequence[Problem]) -> list[Problem]:
-        """The last to be drawn: a baseline with more labels changes nothing for the rest."""
+        """Drawn last, so that a baseline with more labels does not change the other splits."""
         corpus, wanted = self.config.corpus, self.config.ablation.sft_labels
         if wanted is None or not isinstance(corpus, TaskCorpus):
             return []
@@ -191,7 +191,7 @@ class _Draws:
 
 
 def _held_out(config: RunConfig, problems: Sequence[Problem], prompts: Sequence[Prompt]) -> Decontaminator:
-    """Knows what no prompt of the pool may be: everything that measures a model."""
+    """Finds prompts of the pool that are also in an evaluation set."""
     return Decontaminator(
         [problem.prompt.prompt for problem in problems]
         + [prompt.prompt for prompt in prompts]
@@ -200,7 +200,7 @@ def _held_out(config: RunConfig, problems: Sequence[Problem], prompts: Sequence[
 
 
 def _without_known(splits: Splits) -> Splits:
-    """The splits without the prompts that an evaluation set knows."""
+    """The splits without prompts that are in an evaluation set."""
 
     def clean(rows: Sequence[Row], place: str) -> list[Row]:
         return decontaminated(rows, place, splits.blocked, splits.quarantined)
@@ -234,9 +234,9 @@ def _check_disjoint(splits: Splits, config: RunConfig) -> None:
 
 
 def decontaminated(rows: Sequence[Row], place: str, blocked: Decontaminator, quarantined: list[BadRow]) -> list[Row]:
-    """The rows without those whose prompt an evaluation set knows; these go to `quarantined`, with the reason.
+    """The rows whose prompt is not in an evaluation set. The others go to `quarantined` with the reason.
 
-    Raises DataError where none is left.
+    Raises DataError if no row is left.
     """
     clean = []
     for line, row in enumerate(rows, start=1):
@@ -246,18 +246,18 @@ def decontaminated(rows: Sequence[Row], place: str, blocked: Decontaminator, qua
         else:
             quarantined.append(BadRow(place, line, f"decontaminated: {reason}"))
     if rows and not clean:
-        raise DataError(f"{place}: all {len(rows)} prompts are known to an evaluation set; give others")
+        raise DataError(f"{place}: all {len(rows)} prompts are in an evaluation set; give other prompts")
     return clean
 
 
 def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
-    """The pool in `rounds` parts whose sizes differ by at most one."""
+    """The pool in `rounds` parts. Their sizes differ by at most one."""
     return [list(pool[t * len(pool) // rounds : (t + 1) * len(pool) // rounds]) for t in range(rounds)]
 
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Each prompt so many times in a row, each time with an id of its own, and with it a seed."""
+    """Each prompt several times in a row. Each copy has its own id, and so its own seed."""
 
     prompts: Rows[Prompt]
     times: int
@@ -273,9 +273,9 @@ class Repeated:
 
 
 def prompt_sources(
-    config: RunConfig, workspace: Workspace, sets: Splits, d_meta: Sequence[Refined]
+    config: RunConfig, workspace: Workspace, splits: Splits, d_meta: Sequence[Refined]
 ) -> list[Callable[[Model], Rows[Prompt]]]:
-    """For each round, what gives the model its prompts: a pool, or the model itself."""
+    """The source of prompts for each round: a pool, or the model itself."""
     seeds = list({row.id: from_row(Prompt, as_row(row)) for row in d_meta}.values())
 
     def source(number: int) -> Callable[[Model], Rows[Prompt]]:
@@ -284,16 +284,16 @@ def prompt_sources(
 
     def prompts_of(number: int) -> Callable[[Model], Rows[Prompt]]:
         if isinstance(config.rounds, int) or (own := config.rounds[number].self_instruct) is None:
-            return lambda model: sets.pools[number]
+            return lambda model: splits.pools[number]
 
         def written(model: Model) -> Rows[Prompt]:
             grown = grow(
-                workspace, f"self-instruct-{number + 1}", model, [*seeds, *sets.pool, *later], sets.blocked, own
+                workspace, f"self-instruct-{number + 1}", model, [*seeds, *splits.pool, *later], splits.blocked, own
             )
             later.extend(grown)
             return grown
 
         return written
 
-    later: list[Prompt] = []  # what earlier rounds wrote
+    later: list[Prompt] = []  # prompts that earlier rounds wrote
     return [source(number) for number in range(config.round_count)]

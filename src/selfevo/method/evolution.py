@@ -1,12 +1,13 @@
 """SELF: self-evolution with language feedback (arXiv 2310.00533). This page is the method.
 
-Meta-skill learning: the base model is fine-tuned on D_meta and learns to criticise an answer and to refine it.
-Self-evolution: on prompts without labels the model answers (r), criticises itself (f), refines (r^) and judges its
-refinement (v). What it does not judge qualified is dropped. It is fine-tuned on the rest, round after round.
+Meta-skill learning: the base model is fine-tuned on D_meta and learns to criticise an answer and to
+refine it. Self-evolution: on prompts without labels the model answers (r), criticises its answer
+(f), refines it (r^) and judges the refinement (v). Rows that it does not judge qualified are
+dropped. The model is fine-tuned on the rest. This repeats for several rounds.
 
-Nothing here can see a gold answer: rows have no such field, and nothing imported here holds one. An `Observer` is told
-of each new model and of each round's rows, so that whoever holds the answers can measure them. All that comes back is
-whether to go on.
+Nothing here can see a gold answer: rows have no field for one, and no import holds one. An
+`Observer` is told of each new model and of each round's rows. It may know the answers and measure
+with them. It returns only whether to go on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from selfevo.method.rows import Mapped, Rows
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
 from selfevo.method.training_examples import meta_examples, self_examples
 
-if TYPE_CHECKING:  # filters are checked settings too, and importing selfevo should not wait for pydantic
+if TYPE_CHECKING:  # filters import pydantic, and importing selfevo should not wait for it
     from selfevo.method.filters import Filter
 
 Policy = Literal["restart", "continual-mixed", "continual-latest"]
@@ -30,7 +31,7 @@ Out = TypeVar("Out", bound=Prompt)
 
 
 class StageRunner(Protocol):
-    """Takes rows through one stage after the other with one model. Every row is on disk, with a reason if it stops."""
+    """Runs the stages of one model. Every row is on disk; a row that stops has a reason."""
 
     def generate(self, skill: Skill[In, Out], rows: Rows[In]) -> Rows[Out]: ...
 
@@ -38,7 +39,7 @@ class StageRunner(Protocol):
 
 
 class Workspace(Protocol):
-    """Where stages run and models are trained, each once, whatever is killed in between."""
+    """Runs stages and trains models, each once, even if the run is killed in between."""
 
     def runner(self, name: str, model: Model) -> StageRunner: ...
 
@@ -46,14 +47,14 @@ class Workspace(Protocol):
 
 
 class Observer(Protocol):
-    """Looks on, and may end the rounds."""
+    """Measures models and monitors rounds. It may end the rounds."""
 
     def measure(self, model: Model) -> bool:
-        """Told of each model as it is made; False ends the rounds."""
+        """Called with each new model. False ends the rounds."""
         ...
 
     def monitor(self, name: str) -> bool:
-        """Told of each round when its rows are filtered; False ends the rounds before they are trained on."""
+        """Called when the rows of a round are filtered. False ends the rounds before training."""
         ...
 
 
@@ -72,8 +73,8 @@ def evolve(
 ) -> Model:
     """Teaches the meta-skills, then runs one round per pool of unlabelled prompts; returns the last model.
 
-    A pool is called with the current model, which may write the prompts itself. `learn` makes training examples of the
-    rows that were kept; it and `refine` are for ablations.
+    A pool is called with the current model, because the model may write the prompts itself. `learn`
+    turns the kept rows into training examples. `learn` and `refine` are for ablations.
     """
     lessons = meta_examples(d_meta, beta)  # L_meta
     model = workspace.train(META, base, lessons)  # M_0
@@ -100,7 +101,7 @@ def evolve(
 
 
 def trajectories(runner: StageRunner, prompts: Rows[Prompt], refine: bool = True) -> Rows[Judged]:
-    """What the model makes of prompts by itself. Without `refine`, r takes the place of r^."""
+    """Takes prompts through all skills of the model. Without `refine`, r is used as r^."""
     drafted = runner.generate(RESPOND, prompts)  # r  ~ M(p)
     critiqued = runner.generate(CRITIQUE, drafted)  # f  ~ M(p, r)
     refined = runner.generate(REFINE, critiqued) if refine else Mapped(critiqued, _unrefined)  # r^ ~ M(p, r, f)

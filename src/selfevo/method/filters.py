@@ -1,8 +1,8 @@
-"""Which judged rows become training data: filters, alone or one after the other.
+"""Filters decide which judged rows become training data. Several filters run one after the other.
 
-A filter is started once a round, when all rows of the round are judged; it may then ask the model of the round again.
-What `start` returns is asked about each row that passed the filters before it, in order, and gives the reason to drop
-it, or None.
+A filter starts once per round, when all rows are judged. It may then ask the round's model again.
+`start` returns a function. That function is called, in order, for each row that passed the earlier
+filters. It returns the reason to drop the row, or None.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Sampler(Protocol):
-    """The model of the round, which a filter can ask again."""
+    """The model of the round. A filter can ask it again."""
 
     def sample(self, skill: Skill[Any, Any], rows: Rows[Any], times: int, temperature: float) -> list[list[Generation]]:
-        """For each row, `times` sampled texts."""
+        """`times` sampled texts for each row."""
         ...
 
 
@@ -50,12 +50,12 @@ class ByVerdict(_Kind):
 
 
 class ByVotes(_Kind):
-    """Several feedbacks on r^, sampled; each verdict is a vote, and one that cannot be read is none for it."""
+    """Samples several feedbacks on r^. Each verdict is a vote; only "qualified" is a vote for r^."""
 
     kind: Literal["verdict-votes"] = "verdict-votes"
     votes: int = Field(5, ge=1, description="feedbacks on each refinement")
-    share: Share = Field(0.5, description="keep where more than this share of them says qualified")
-    temperature: float = Field(0.7, gt=0, description="at which they are sampled")
+    share: Share = Field(0.5, description="keep a row if more than this share of the feedbacks says qualified")
+    temperature: float = Field(0.7, gt=0, description="sampling temperature")
 
     def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
         refined = [from_row(Refined, as_row(row)) for row in rows]
@@ -72,12 +72,12 @@ class ByVotes(_Kind):
 
 
 class ByAgreement(_Kind):
-    """Several responses to p, sampled; keep r^ where it gives the answer that most of them give (self-consistency)."""
+    """Samples several responses to p. Keeps r^ if enough of them give its answer (self-consistency)."""
 
     kind: Literal["answer-agreement"] = "answer-agreement"
     samples: int = Field(5, ge=1, description="responses to each prompt")
-    share: Share = Field(0.5, description="keep where more than this share of them gives the answer of r^")
-    temperature: float = Field(0.7, gt=0, description="at which they are sampled")
+    share: Share = Field(0.5, description="keep a row if more than this share of the responses gives the answer of r^")
+    temperature: float = Field(0.7, gt=0, description="sampling temperature")
 
     def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
         prompts = [from_row(Prompt, as_row(row)) for row in rows]
@@ -95,7 +95,7 @@ class ByAgreement(_Kind):
 
 
 class KeepAll(_Kind):
-    """No filter: the ablation."""
+    """Keeps every row, for ablations."""
 
     kind: Literal["none"] = "none"
 
@@ -104,10 +104,10 @@ class KeepAll(_Kind):
 
 
 class MaxPerPrompt(_Kind):
-    """At most so many rows of one prompt, the first ones; for samples_per_prompt above 1."""
+    """Keeps the first `count` rows of each prompt. Useful with samples_per_prompt above 1."""
 
     kind: Literal["max-per-prompt"] = "max-per-prompt"
-    count: int = Field(1, ge=1, description="rows of one prompt")
+    count: int = Field(1, ge=1, description="most rows kept per prompt")
 
     def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
         seen = Counter[Turns]()
@@ -123,8 +123,8 @@ class Length(_Kind):
     """Bounds on the length of r^."""
 
     kind: Literal["length"] = "length"
-    min_characters: int = Field(1, ge=0, description="of r^")
-    max_characters: int = Field(4000, ge=1, description="of r^")
+    min_characters: int = Field(1, ge=0, description="shortest r^ that is kept")
+    max_characters: int = Field(4000, ge=1, description="longest r^ that is kept")
 
     def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
         def reason(row: Judged) -> str | None:
@@ -137,7 +137,7 @@ class Length(_Kind):
 
 
 class Distinct(_Kind):
-    """No (p, r^) twice in a round, whatever the case and the spacing."""
+    """Keeps each (p, r^) once per round. Case and spacing of r^ do not matter."""
 
     kind: Literal["distinct"] = "distinct"
 
@@ -154,7 +154,7 @@ class Distinct(_Kind):
         return reason
 
 
-BY_FORM = (MaxPerPrompt, Length, Distinct)  # the others judge what a row says
+BY_FORM = (MaxPerPrompt, Length, Distinct)  # the other filters judge the content of a row
 
 
 def by_verdict(row: Judged) -> str | None:
@@ -165,6 +165,6 @@ def by_verdict(row: Judged) -> str | None:
 
 
 def apply(filters: Sequence[Filter], sampler: Sampler, rows: Rows[Judged]) -> Reason:
-    """All of `filters` as one: the reason of the first that drops a row."""
+    """All of `filters` as one. The reason is that of the first filter that drops the row."""
     reasons = [filter.start(sampler, rows) for filter in filters]
     return lambda row: next((found for reason in reasons if (found := reason(row)) is not None), None)

@@ -1,14 +1,15 @@
-"""Inference: which text is the answer. The one place that decides it, for evaluation, gate and `Refiner` alike.
+"""The rule of inference: which text is the answer. Evaluation, gate and `Refiner` all use it.
 
-1. The model responds (r). It criticises r, and refines it where the verdict says "not qualified" (or always, if asked).
-2. A refinement that came replaces the response. One that did not come (it was cut, empty or refused, or its feedback
-   was) changes nothing: the answer is what stood before it.
-3. Several samples vote. A text that did not come has no vote unless none came. Equal counts are decided by verdicts:
-   more qualified ones, then fewer not qualified ones, then the sample that came first. A tied text that nobody has
-   judged yet is judged for that.
+1. The model responds (r). It criticises r, and refines r if the verdict is "not qualified" (or
+   always, if asked).
+2. A complete refinement replaces the response. If the refinement, or the feedback before it, is
+   cut, empty or failed, the answer stays as it was.
+3. Several samples vote. An incomplete text has no vote, unless all are incomplete. Ties are decided
+   by verdicts: more "qualified", then fewer "not qualified", then the earlier sample. A tied text
+   without feedback is judged first.
 
-Evolution shares the steps and not this rule: there every response is refined, and a row whose refinement did not come
-is quarantined, never trained on.
+Evolution uses the same steps but not this rule: it refines every response, and it quarantines a row
+without a complete refinement, so that the row is never trained on.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ When = Literal["never", "if-judged-wrong", "always"]
 
 
 class Ask(Protocol):
-    """Asks the model for a skill, with the sampling that belongs to it: one generation per row, in order."""
+    """Runs a skill with its own sampling settings. Returns one generation per row, in order."""
 
     def __call__(self, skill: Skill[Any, Any], rows: Sequence[Any]) -> list[Generation]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One text on the way to an answer, and the feedback on it, None where nobody asked for any."""
+    """One text on the way to an answer, and the feedback on it. None: no feedback was asked for."""
 
     generation: Generation
     feedback: Generation | None = None
 
     @property
     def text(self) -> str:
-        """ "" where it did not come to an end."""
+        """The text; "" if it is incomplete."""
         return _whole(self.generation)
 
     @property
     def said(self) -> str:
-        """The feedback in words, "" where none came."""
+        """The text of the feedback; "" if there is none or it is incomplete."""
         return _whole(self.feedback)
 
     @property
@@ -62,7 +63,7 @@ def _whole(generation: Generation | None) -> str:
 def answer(
     ask: Ask, prompts: Sequence[Prompt], when: When = "if-judged-wrong", rounds: int = 1
 ) -> list[tuple[Draft, ...]]:
-    """The drafts of an answer to each prompt, the last of which is the answer; `rounds` refinements at most."""
+    """The drafts for each prompt; the last one is the answer. Refines at most `rounds` times."""
     work = [[Draft(generation)] for generation in ask(RESPOND, prompts)]
     going = list(range(len(work)))
     for _ in range(rounds if when != "never" else 0):
@@ -79,7 +80,7 @@ def answer(
 
 
 def criticise(ask: Ask, prompts: Sequence[Prompt], drafts: Sequence[Draft]) -> list[Draft]:
-    """The drafts with the model's feedback on each that has a text."""
+    """The drafts, with the model's feedback on each complete one."""
     whole = [i for i, draft in enumerate(drafts) if draft.text]
     rows = [Drafted(**_of(prompts[i]), response=drafts[i].text) for i in whole]
     feedback = dict(zip(whole, ask(CRITIQUE, rows), strict=True))
@@ -96,8 +97,11 @@ def elect(
     samples: Sequence[Sequence[Draft]],
     key: Callable[[str], str] = answer_key,
 ) -> list[tuple[int, Draft]]:
-    """Of the samples for each prompt, the one that the majority elects: its position, and itself with the feedback that
-    a tie may have called for. `key` says which texts are the same answer."""
+    """The sample that wins the vote, for each prompt: its position, and the sample itself.
+
+    A sample that was judged to break a tie carries that feedback. Texts with the same `key` are the
+    same answer.
+    """
     drafts = [list(several) for several in samples]
     keys = [[key(draft.text) if draft.text else "" for draft in several] for several in drafts]
     tied = [
@@ -106,7 +110,7 @@ def elect(
         for j, name in enumerate(own)
         if name in (first := _leading(own)) and len(first) > 1 and _is_unjudged(drafts[i][j])
     ]
-    if tied:  # as r^ of a trajectory is judged: the judge sees the prompt and this text alone
+    if tied:  # judged like r^ in a round: the judge sees only the prompt and this text
         rows = [Refined(**_of(prompts[i]), response="", feedback="", refinement=drafts[i][j].text) for i, j in tied]
         for (i, j), feedback in zip(tied, ask(JUDGE, rows), strict=True):
             drafts[i][j] = replace(drafts[i][j], feedback=feedback)
@@ -123,13 +127,13 @@ def _of(prompt: Prompt) -> dict[str, Any]:
 
 
 def vote(keys: Sequence[str], verdicts: Sequence[Verdict]) -> int:
-    """The position that a majority vote elects, by point 3 above."""
+    """The position that wins the vote, by point 3 above."""
     trust = {key: _trust(key, keys, verdicts) for key in _leading(keys)}
-    return keys.index(max(trust, key=lambda key: trust[key]))  # the first of equals
+    return keys.index(max(trust, key=lambda key: trust[key]))  # max keeps the first of equals
 
 
 def _leading(keys: Sequence[str]) -> list[str]:
-    """The keys with the most votes, in the order in which they came; texts that did not come are "" and do not vote."""
+    """The keys with the most votes, in order of first appearance. An incomplete text is "": no vote."""
     ballots = Counter(key for key in keys if key) or Counter(keys)
     return [key for key, count in ballots.items() if count == max(ballots.values())]
 

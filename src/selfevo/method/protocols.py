@@ -1,4 +1,4 @@
-"""The seams of the method: Engine, Trainer, Progress. Each has a public scripted fake beside the real ones."""
+"""The interfaces of the method: Engine, Trainer, Progress. Engine and Trainer have scripted fakes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Finish = Literal["stop", "length", "overlong", "empty", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model folder and its identity: `id` changes whenever the weights, the tokenizer or the chat template do."""
+    """A model folder. `id` changes with the weights, the tokenizer and the chat template."""
 
     name: str
     path: Path
@@ -25,8 +25,8 @@ class Model:
 class Request:
     """One conversation to continue. `turns` alternates user and assistant and ends with a user turn.
 
-    `seed` makes sampling a property of the row: its text does not depend on which rows share its batch. The first
-    `opening` turns are the prompt; all that is asked about it begins with them.
+    `seed` belongs to the row, so its sampled text does not depend on the other rows of its batch.
+    The first `opening` turns are the prompt. All requests about one prompt begin with them.
     """
 
     turns: Turns
@@ -36,17 +36,18 @@ class Request:
 
     @property
     def beginning(self) -> Turns:
-        """System prompt and prompt: what this request shares with others about the same prompt."""
+        """System prompt and prompt. All requests about one prompt share them."""
         return (self.system, *self.turns[: self.opening])
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What came back for one request.
+    """The result of one request.
 
-    `finish`: "stop" the model ended its turn; "length" cut at max_new_tokens; "overlong" the prompt does not fit the
-    context, nothing was generated; "empty" the model ended without a visible character; "failed" a server
-    gave no answer. Counts are in tokens; of an overlong prompt, at least so many.
+    `finish` is "stop" (the model ended its turn), "length" (cut at max_new_tokens), "overlong" (the
+    prompt does not fit the context; nothing was generated), "empty" (the model wrote no visible
+    character) or "failed" (a server gave no answer). Counts are in tokens; for an overlong prompt
+    `prompt_tokens` is a lower bound.
     """
 
     text: str
@@ -65,7 +66,7 @@ class Sampling:
 
 
 class Progress(Protocol):
-    """Told what goes on, so that a person can watch. Silence is a valid implementation."""
+    """Shows a person how far the work is. An implementation may show nothing."""
 
     def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None: ...
 
@@ -75,11 +76,11 @@ class Progress(Protocol):
 
 
 class Engine(Protocol):
-    """Text in, text out. Keeps no state that matters: a model loaded earlier may be kept, never its answers."""
+    """Text in, text out. It may keep a loaded model or key-value states, never answers."""
 
     @property
     def batch_size(self) -> int:
-        """How many requests make a slice; the run commits rows to disk at this grain."""
+        """The number of requests in a slice. After each slice the rows are written to disk."""
         ...
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
@@ -87,7 +88,7 @@ class Engine(Protocol):
         ...
 
     def release(self) -> None:
-        """Gives back memory before training starts."""
+        """Frees memory before training starts."""
         ...
 
 
@@ -117,7 +118,7 @@ def stream(
 
 
 def generate_all(engine: Engine, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
-    """One generation per request, in order, as many at once as the engine likes."""
+    """One generation per request, in order. Calls the engine once per batch."""
     size = engine.batch_size
     slices = [requests[i : i + size] for i in range(0, len(requests), size)]
     come = dict(stream(engine, model, slices, sampling))
@@ -126,11 +127,11 @@ def generate_all(engine: Engine, model: Path, requests: Sequence[Request], sampl
 
 class Trainer(Protocol):
     def key(self) -> str:
-        """A hash of all that decides what it makes of the same model and examples."""
+        """A hash of the settings that change the trained model."""
         ...
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
-        """How many tokens one epoch of `examples` is for the model at `base`."""
+        """The number of tokens in one epoch of `examples` for the model at `base`."""
         ...
 
     def train(
@@ -138,7 +139,7 @@ class Trainer(Protocol):
     ) -> dict[str, float]:
         """Fine-tunes the model at `base` and writes a plain transformers folder to `output`.
 
-        `work` is scratch space that survives a kill (checkpoints). Returns figures for the record: loss, tokens, ...
-        Raises TrainingError when nothing may be kept.
+        `work` is a folder for checkpoints; it survives a kill. Returns figures such as loss and
+        tokens. Raises TrainingError if the result must not be kept.
         """
         ...

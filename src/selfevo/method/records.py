@@ -1,10 +1,10 @@
-"""The records that pass through a round. Each stage adds one field, so the types forbid skipping a stage.
+"""The records that pass through a round. Each stage adds one field, so a stage cannot be skipped.
 
 Prompt -> Drafted (r) -> Critiqued (f) -> Refined (r^) -> Judged (v)
 
-A row that cannot go on is `Quarantined`, with its reason: the engine gave nothing usable. A `Judged` row that a filter
-drops stays what it is; the reason is written beside it. None of these types has a field for a gold answer: the
-algorithm cannot see one.
+A row becomes `Quarantined`, with a reason, when the engine gives no usable text for it. A `Judged`
+row that a filter drops stays a `Judged` row; the reason is written beside it. No type here has a
+field for a gold answer, so the algorithm cannot see one.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-Turns = tuple[str, ...]  # of a conversation: user, assistant, user, ...
+Turns = tuple[str, ...]  # the turns of a conversation: user, assistant, user, ...
 Record = TypeVar("Record", bound="Prompt")
 
 
 def content_id(*parts: object) -> str:
-    """First 16 hex digits of the SHA-256 of `parts` as JSON: equal content has an equal id, everywhere."""
+    """The first 16 hex digits of the SHA-256 of `parts` as JSON. Equal content has an equal id."""
     payload = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
     return hashlib.sha256(payload.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One instruction `p`: a conversation whose last user turn, `prompt`, is to be answered.
+    """One prompt `p`: a conversation whose last user turn, `prompt`, is to be answered.
 
-    `history` holds the turns before it, user and assistant in turn, and `system` the system prompt; most prompts have
-    neither. `id` is the hash of all three, so duplicates and overlaps between sets are found by id.
+    `history` holds the earlier turns, user and assistant alternating. `system` is the system
+    prompt. Most prompts have neither. `id` is the hash of all three, so duplicates and overlaps
+    between splits are found by id.
     """
 
     id: str
@@ -42,19 +43,21 @@ class Prompt:
     def of(text: str, *, system: str = "", history: Turns = ()) -> Prompt:
         """The prompt with its id. Raises ValueError when `history` does not end in an assistant turn."""
         if len(history) % 2:
-            raise ValueError(f"a history has a response to each of its turns; this one has {len(history)} turns")
+            raise ValueError(
+                f"history has {len(history)} turns; give pairs of a user turn and the assistant's response"
+            )
         text, system = text.strip(), system.strip()
         id = content_id(text, system, history) if system or history else content_id(text)
         return Prompt(id, text, system=system, history=history)
 
     @property
     def prompt_id(self) -> str:
-        """The id of the prompt itself: a further sample of it has an `id` of its own."""
+        """The id of the prompt itself. Each further sample of the prompt has its own `id`."""
         return Prompt.of(self.prompt, system=self.system, history=self.history).id
 
     @property
     def conversation(self) -> tuple[str, ...]:
-        """System prompt and turns: what makes two prompts the same, whatever their ids."""
+        """System prompt and turns. Two prompts are the same if these are equal."""
         return (self.system, *self.history, self.prompt)
 
 
@@ -88,7 +91,7 @@ class Judged(Refined):
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A row whose text could not be had: truncated, empty, or a prompt longer than the context."""
+    """A row without a usable text: it was cut, empty, or its prompt is longer than the context."""
 
     id: str
     reason: str
@@ -96,11 +99,12 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training sequence: a conversation of alternating user and assistant turns, behind a system prompt if any.
+    """One training sequence: alternating user and assistant turns, after a system prompt if any.
 
-    `weights[i]` is the loss weight of the i-th assistant turn; 0 leaves it out of the loss. User turns are never in the
-    loss. `term` names the part of the objective it belongs to: "skills" (f and r^), "answer" (beta), "self",
-    "preference", where `rejected` is the text that the last turn is preferred to, or "prompt", which has no answer.
+    `weights[i]` is the loss weight of the i-th assistant turn; 0 leaves it out of the loss. User
+    turns are never in the loss. `term` names the part of the objective: "skills" (f and r^),
+    "answer" (beta), "self", "preference" (the last turn is preferred to `rejected`), or "prompt"
+    (no answer).
     """
 
     id: str
@@ -112,7 +116,7 @@ class Example:
 
 
 def extended(record: type[Record], row: Prompt, text: str) -> Record:
-    """`row` as a `record`, the type that has one field more, which holds `text`."""
+    """`row` as a `record`, a type with one more field. That field gets `text`."""
     values = {own.name: getattr(row, own.name) for own in fields(row)}
     [last] = [own.name for own in fields(record) if own.name not in values]
     build: Callable[..., Record] = record
@@ -120,12 +124,12 @@ def extended(record: type[Record], row: Prompt, text: str) -> Record:
 
 
 def as_row(record: Any) -> dict[str, Any]:
-    """A record as the JSON object that stands in a file; what a plain prompt does not have is left out."""
+    """A record as a JSON object for a file. An empty `system` or `history` is left out."""
     return asdict(record, dict_factory=_without_empty_context)
 
 
 def from_row(record: type[Record], row: Mapping[str, Any]) -> Record:
-    """The record in a JSON object that may hold more than its fields."""
+    """The record in a JSON object. Keys that are not its fields are ignored."""
     values = {own.name: row[own.name] for own in fields(record) if own.name in row}
     if "history" in values:
         values["history"] = tuple(values["history"])

@@ -1,4 +1,4 @@
-"""Rows that can be counted and read again, in memory or on disk."""
+"""Collections of rows, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rows(Protocol[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Mapped(Generic[T, U]):
-    """`change` of each row, worked out when it is read."""
+    """`rows` with `change` applied to each row when it is read."""
 
     rows: Rows[T]
     change: Callable[[T], U]

@@ -1,4 +1,7 @@
-"""What the model can do: respond, critique, refine, judge. Each is a conversation to continue and a record to build."""
+"""The skills of the model: respond, critique, refine, judge.
+
+A skill builds the conversation that the model continues, and the record with the model's text.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ Out = TypeVar("Out", bound=Prompt)
 
 @dataclass(frozen=True, slots=True)
 class Skill(Generic[In, Out]):
-    """`turns(row)` is what the model sees; `record` is the type of the row with the model's text as its last field."""
+    """`turns(row)` is what the model sees. `record` has one more field, for the model's text."""
 
     name: str
     turns: Callable[[In], Turns]
     record: type[Out]
 
     def build(self, row: In, text: str) -> Out:
-        """The row one field longer."""
+        """The row with `text` as its new field."""
         return extended(self.record, row, text)
 
     @property
@@ -43,10 +46,10 @@ SKILLS: tuple[Skill[Any, Any], ...] = (RESPOND, CRITIQUE, REFINE, JUDGE)
 
 
 def continued(skill: Skill[In, Out], row: In) -> tuple[Skill[Any, Any], str] | None:
-    """The earlier skill that was asked with the very same conversation, and what the model wrote then.
+    """An earlier skill that continued the same conversation, and the model's text. Else None.
 
-    A refinement that repeats the response is such a case: it is judged with the words that the response was criticised
-    with. Greedy decoding, asked again, cannot say anything else.
+    This happens when a refinement repeats the response: judging it is the same request as the
+    critique before. Greedy decoding gives the same text again.
     """
     turns = skill.turns(row)
     for earlier in SKILLS[: SKILLS.index(skill)]:

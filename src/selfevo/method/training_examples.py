@@ -1,4 +1,4 @@
-"""Records -> weighted training sequences: the two losses of the method.
+"""Turns records into weighted training sequences, for the two losses of the method.
 
 L_meta = - E over D_meta [ log P(f | p, r) + log P(r^ | p, r, f) + beta * log P(r^ | p) ]
 L_self = - E over D_self [ log P(r^ | p) ]   together with L_meta on D_meta        (arXiv 2310.00533, eq. 1 and 3)
@@ -13,11 +13,12 @@ from selfevo.method.records import Example, Judged, Prompt, Refined, Turns, cont
 
 
 def meta_examples(d_meta: Iterable[Refined], beta: float) -> list[Example]:
-    """D_meta as sequences.
+    """D_meta as training sequences.
 
-    The first two terms are one sequence per trajectory, `p r CRITIQUE f REFINE r^` with f and r^ labelled: each is
-    conditioned on exactly what stands before it. The third is `p r^` with weight `beta`, once per prompt however many
-    responses were criticised, so that prompts with many trajectories do not count as more labels.
+    The first two terms of L_meta share one sequence per trajectory, `p r CRITIQUE f REFINE r^`.
+    Only f and r^ are in the loss, each conditioned on the text before it. The third term is `p r^`
+    with weight `beta`, once per prompt, so that a prompt with many trajectories counts as one
+    label.
     """
     d_meta = list(d_meta)
     skills = [
@@ -28,7 +29,7 @@ def meta_examples(d_meta: Iterable[Refined], beta: float) -> list[Example]:
 
 
 def answer_examples(d_meta: Iterable[Refined], weight: float = 1.0) -> list[Example]:
-    """D_QA: one pair (p, r^) per prompt. With weight 1 alone it is the supervised baseline."""
+    """D_QA: one pair (p, r^) per prompt. The supervised baseline trains on these alone, weight 1."""
     first: dict[Turns, Refined] = {}
     for row in d_meta:
         first.setdefault(row.conversation, row)
@@ -41,7 +42,7 @@ def self_examples(kept: Iterable[Judged]) -> list[Example]:
 
 
 def preference_examples(kept: Iterable[Judged]) -> list[Example]:
-    """D_self of one round as pairs, r^ preferred to r, where they differ: for DPO in the place of L_self."""
+    """D_self of one round as pairs, r^ preferred to r, where they differ. DPO trains on them."""
     return [
         Example(
             content_id(*_named(row), row.refinement, row.response),
@@ -57,7 +58,7 @@ def preference_examples(kept: Iterable[Judged]) -> list[Example]:
 
 
 def prompt_examples(kept: Iterable[Judged]) -> list[Example]:
-    """The prompts of a round alone, each once: for GRPO, which samples its own responses."""
+    """The prompts of a round, each once. GRPO samples its own responses to them."""
     first: dict[Turns, Judged] = {}
     for row in kept:
         first.setdefault(row.conversation, row)
@@ -72,7 +73,7 @@ def _answer(row: Prompt, text: str, weight: float, term: str) -> Example:
 
 
 def _example(row: Prompt, turns: Turns, weights: tuple[float, ...], term: str) -> Example:
-    """`weights` of the assistant turns behind the prompt; those within it are never labelled."""
+    """`weights` are for the assistant turns after the prompt. Turns inside the prompt get 0."""
     labelled = _unlabelled(row, *weights)
     system = (row.system,) if row.system else ()
     return Example(content_id(turns, labelled, term, *system), turns, labelled, term, system=row.system)
@@ -83,5 +84,5 @@ def _unlabelled(row: Prompt, *weights: float) -> tuple[float, ...]:
 
 
 def _named(row: Prompt) -> Turns:
-    """What the id of an example says of its prompt: its text alone, where it has no more."""
+    """The part of an example's id that names the prompt: its text, plus system and history if any."""
     return row.conversation if row.system or row.history else (row.prompt,)

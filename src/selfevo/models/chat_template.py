@@ -1,7 +1,8 @@
-"""Conversations -> token ids, the same way for training and inference.
+"""Turns conversations into token ids, in the same way for training and inference.
 
-The chat template gives the frame (role markers, stop tokens); the words go in between, tokenised by themselves with
-special tokens off, so that `<|im_end|>` in a prompt or an answer is plain text and can never act as a control token.
+The chat template gives the role markers and stop tokens. Each text between them is tokenised on its
+own, with special tokens off. So `<|im_end|>` in a prompt or an answer is plain text, never a
+control token.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 from selfevo.errors import DataError
 from selfevo.method.records import Turns
 
-# Private-use characters: no template trims them and no tokenizer merges them before we cut them out again.
+# Private-use characters: no template trims them, and no tokenizer merges them with other text.
 _SLOT = "\ue000{}\ue001"
 
 
 @dataclass(slots=True)
 class Chat:
-    """Encodes with one tokenizer and its chat template. `tokenizer` is a transformers PreTrainedTokenizerBase."""
+    """One tokenizer, a transformers PreTrainedTokenizerBase, with its chat template."""
 
     tokenizer: Any
     _frames: dict[tuple[int, bool], list[list[int]]] = field(default_factory=dict)
@@ -33,18 +34,19 @@ class Chat:
 
     @property
     def stop_id(self) -> int:
-        """The token the template puts after an assistant turn: trained as part of it, and where generation ends."""
+        """The token after an assistant turn. It is trained with the turn, and generation ends there."""
         return self._frame(2, False)[2][0]
 
     def stop_ids(self, eos: int | list[int] | None) -> list[int]:
-        """The tokens at which a model ends: the template's, and those of its generation_config."""
+        """The tokens that end generation: the template's, and those of the model's generation_config."""
         return sorted({self.stop_id, *(eos if isinstance(eos, list) else [] if eos is None else [eos])})
 
     def prompt(self, turns: Turns, system: str = "", room: int | None = None) -> list[int]:
-        """Ids of a conversation that ends in a user turn, up to where the assistant begins to write.
+        """Token ids of a conversation that ends in a user turn, up to the start of the assistant's turn.
 
-        What would not fit into `room` tokens even in the longest of them is not tokenised, which takes minutes for
-        megabytes: it comes back as so many zeros as it has tokens at least.
+        `room` is the size of the context in tokens. A conversation with too many characters for it
+        is not tokenised, because that takes minutes for megabytes. Then the result is a list of
+        zeros, as long as a lower bound of the number of tokens.
         """
         least = sum(map(len, (system, *turns))) // self._longest()
         if room is not None and least > room:
@@ -53,9 +55,10 @@ class Chat:
         return frame[0] + [token for words, after in self._pieces(turns, system, frame) for token in words + after]
 
     def sequence(self, turns: Turns, weights: tuple[float, ...], system: str = "") -> tuple[list[int], list[float]]:
-        """Ids of a conversation that ends in an assistant turn, and the loss weight of each.
+        """Token ids of a conversation that ends in an assistant turn, and the loss weight of each.
 
-        The i-th assistant turn carries `weights[i]` on its words and on the stop token behind it; everything else 0.
+        The text of the i-th assistant turn and the stop token after it have `weights[i]`. All other
+        tokens have 0.
         """
         frame = self._frame(len(turns), bool(system))
         ids, loss = list(frame[0]), [0.0] * len(frame[0])
@@ -64,7 +67,7 @@ class Chat:
             weight = weights[place // 2] if written else 0.0
             ids += words + after
             loss += [weight] * len(words) + ([weight] if written else [0.0]) + [0.0] * (len(after) - 1)
-        end = len(ids) - len(frame[-1]) + 1  # nothing behind the last stop token teaches anything
+        end = len(ids) - len(frame[-1]) + 1  # nothing after the last stop token is in the loss
         return ids[:end], loss[:end]
 
     def words(self, text: str) -> list[int]:
@@ -72,23 +75,23 @@ class Chat:
         return ids
 
     def text(self, ids: list[int]) -> str:
-        """Back to text, control tokens left out."""
+        """The text of `ids`, without control tokens."""
         decoded: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return decoded.strip()
 
     def _longest(self) -> int:
-        """Characters of the longest token."""
+        """The number of characters in the longest token."""
         if not self._characters:
             self._characters = max(map(len, self.tokenizer.get_vocab()))
         return self._characters
 
     def _pieces(self, turns: Turns, system: str, frame: list[list[int]]) -> list[tuple[list[int], list[int]]]:
-        """The words of the system prompt, if any, and of each turn, with the template's tokens behind them."""
+        """The tokens of each text (system prompt, turns), with the template's tokens after it."""
         texts = (system, *turns) if system else turns
         return [(self.words(text), after) for text, after in zip(texts, frame[1:], strict=True)]
 
     def _frame(self, count: int, system: bool) -> list[list[int]]:
-        """The template's own tokens around `count` turns: before the first text, between texts, and behind the last."""
+        """The template's tokens before, between and after the texts of `count` turns."""
         if (count, system) not in self._frames:
             slots = [_SLOT.format(i) for i in range(count + system)]
             asked = messages(tuple(slots[system:]), slots[0] if system else "")
@@ -99,18 +102,22 @@ class Chat:
                 if not found:
                     raise DataError(
                         f"the chat template of {self.tokenizer.name_or_path} drops or reorders turns of a "
-                        f"conversation with {count}{' and a system prompt' * system}; it cannot hold a trajectory"
+                        f"conversation with {count}{' and a system prompt' * system}; it cannot hold a trajectory; "
+                        "save another template with the model"
                     )
                 pieces.append(before)
             pieces.append(rest)
             frame = [self.tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces]
             if not all(frame[2 + system :: 2]):
-                raise DataError(f"the chat template of {self.tokenizer.name_or_path} does not close an assistant turn")
+                raise DataError(
+                    f"the chat template of {self.tokenizer.name_or_path} does not close an assistant turn; "
+                    "save one that does with the model"
+                )
             self._frames[count, system] = frame
         return self._frames[count, system]
 
 
 def messages(turns: Turns, system: str = "") -> list[dict[str, str]]:
-    """A conversation as chat templates and servers take it: `role` and `content` of each text."""
+    """A conversation as chat templates and servers expect it: `role` and `content` of each text."""
     said = [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(turns)]
     return [{"role": "system", "content": system}, *said] if system else said

@@ -1,4 +1,4 @@
-"""Device, precision and memory settings that the engine and the trainer share."""
+"""Device and precision settings that the engine and the trainer share."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} was asked for but torch sees no CUDA device; use device: auto")
+        raise ConfigError(f"device is {name!r}, but torch sees no CUDA device; use device: auto")
     try:
         return torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device {name!r} is not one torch knows; use auto, cpu, cuda or cuda:N") from None
+        raise ConfigError(f"device is {name!r}, which torch does not know; use auto, cpu, cuda or cuda:N") from None
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bf16 where the hardware multiplies it natively, else float32."""
+    """The dtype for `name`. "auto" is bf16 if the hardware multiplies it natively, else float32."""
     if name == "auto":
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
@@ -35,12 +35,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a model folder. Code that comes with a model is never run."""
+    """The tokenizer of a model folder. Code from the model folder is never run."""
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def quiet() -> None:
-    """Progress is ours to show: their loading bars, and warnings on settings chosen on purpose, would drown it."""
+    """Turns off progress bars and warnings of libraries, so that they do not hide our own output."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     logging.getLogger("trl").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The folder behind a name: a model, the best one of a run directory, or the local copy of a hub id."""
+"""Finds the folder of a model by its name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from selfevo.rundir.inspect import best_model, is_run
 
 
 def resolve_model(name: str) -> Path:
-    """The folder of a model: itself, the best one of a run directory, or the local copy of a hub id.
+    """The folder of a model. `name` is that folder, a run directory (its best model) or a hub id.
 
-    Raises ConfigError when there is none of these.
+    Raises ConfigError if `name` is none of these.
     """
     path = Path(name).expanduser()
     if exists(path) and path.is_dir():
@@ -30,4 +30,6 @@ def resolve_model(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"model: {name} is neither a folder nor a hub model that can be had ({reason})") from None
+        raise ConfigError(
+            f"model: {name} is not a folder and cannot be loaded from the hub ({reason}); correct the name"
+        ) from None

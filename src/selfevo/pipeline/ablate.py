@@ -1,7 +1,7 @@
 """`selfevo ablate`: the run of a configuration beside the same run with one thing changed, over several seeds.
 
-Every variant has the same labels, prompts and held-out problems; what two of them have in common is computed once
-(run.py, `shared`). The questions are those that reviewers of the paper asked.
+All variants have the same labels, prompts and held-out problems. Stages and models that two runs
+have in common are computed once (run.py, `shared`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Counts = TypeVar("Counts", bound=Stored)
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """A model of one run, the rounds that led to it, and what its run cost, where the table is to say so."""
+    """A model of one run, the rounds before it, and the cost of its run if the table shows it."""
 
     model: ModelResults
     rounds: Sequence[RoundResults]
@@ -44,16 +44,17 @@ class _Measured:
 
 
 def ablate(
-    config: RunConfig, names: Sequence[str], seeds: Sequence[int], output: Path, launch: Callable[..., Path]
+    config: RunConfig, names: Sequence[str], seeds: Sequence[int], output: Path, run_one: Callable[..., Path]
 ) -> Ablation:
-    """Runs `self` and the variants in `output`, each seed in turn; returns what output/ablation.json holds.
+    """Runs `self` and the variants in `output`, seed by seed. Returns the content of ablation.json.
 
-    `run_loop(config, shared=directories)` does one run. What was finished before is not done again. A variant whose
-    training, engine or data fail does not stop the others: raises RunError at the end, with the reason of each.
+    `run_one(config, shared=directories)` does one run. Finished runs are not repeated. If a variant
+    fails in training, engine or data, the others still run; a RunError at the end gives the
+    reasons.
     """
     if config.evaluation is None:
-        raise ConfigError("an ablation compares on held-out problems; give the configuration an evaluation")
-    # All are parsed before the first is run: a mistake in the last must not come to light hours later.
+        raise ConfigError("evaluation is missing, and an ablation compares on held-out problems; add it")
+    # All are parsed before the first run, so that a mistake is found now and not hours later.
     variants = [SELF, *(name for name in names if name != SELF)]
     runs = [(name, seed, settings(config, name, seed, output)) for seed in seeds for name in variants]
     table = Ablation(rows=())
@@ -61,25 +62,26 @@ def ablate(
     for name, seed, own in runs:
         others = [other.output for _, of, other in runs if of == seed and other.output != own.output]
         try:
-            launch(own, shared=tuple(folder for folder in others if folder.is_dir()))
+            run_one(own, shared=tuple(folder for folder in others if folder.is_dir()))
             if not is_finished(own.output):
                 failed.append(f"{name}, seed {seed}: stopped by an alarm of its monitors")
         except (TrainingError, EngineError, DataError) as error:
             failed.append(f"{name}, seed {seed}: {error}")
-        with locked(output, patience=60):  # several processes, each with seeds of its own, may share the folder
+        with locked(output, patience=60):  # several processes with different seeds may share the folder
             table = tabulate(output)
             write_atomic(output / "ablation.json", table.model_dump_json(indent=2))
     if failed:
-        raise RunError(f"{len(failed)} of {len(runs)} runs failed, the others are in the table: {'; '.join(failed)}")
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed; the table has the others: {'; '.join(failed)}")
     return table
 
 
 def tabulate(output: Path) -> Ablation:
-    """The rows of the table, from the results of all the finished runs in a folder: each seed, and all together.
+    """The table, from the results of all finished runs in a folder.
 
-    A row is a model: base, sft, meta and the last round of `self`, and of each variant those of them that are not the
-    same as of `self`. Paired tests are against the last round of `self`, on the same problems of the same seeds. Over
-    several seeds they are about these models: how much another seed would give is what the accuracies of the seeds say.
+    Each row is a model: base, sft, meta and the last round of `self`, and for each variant those
+    that differ from `self`. Paired tests compare with the last round of `self`, on the same
+    problems of the same seeds. They do not cover the variation between seeds; for that, see the
+    accuracies by seed.
     """
     found: dict[str, list[tuple[int, _Measured]]] = {}
     runs = _runs(output)
@@ -91,7 +93,7 @@ def tabulate(output: Path) -> Ablation:
 
 
 def _runs(output: Path) -> list[tuple[str, int]]:
-    """Name and seed of every finished run of a folder, in the order of the table."""
+    """Name and seed of every finished run in a folder, in the order of the table."""
     order, found = [SELF, *VARIANTS], []
     for run in output.glob("*-seed*"):
         name, _, seed = run.name.rpartition("-seed")
@@ -101,12 +103,15 @@ def _runs(output: Path) -> list[tuple[str, int]]:
 
 
 def _models(run: Path, name: str, plain: Path | None) -> dict[str, _Measured]:
-    """The models of a run that stand in the table: its last round under the name of the run, and those before it
-    where they are not those of `plain`, the run `self` of the same seed."""
+    """The models of a run for the table, by label.
+
+    Its last round has the name of the run. Earlier models are included if they differ from those of
+    `plain`, the run `self` of the same seed.
+    """
     results = load_results(run)
     measured = load_results(plain) if plain else None
     cost = Cost.model_validate(costs(run)["total"])
-    only_sft = SFT.fullmatch(name)  # its rounds are those of `self`, and its SFT is all that it costs
+    only_sft = SFT.fullmatch(name)  # only its sft differs from `self`, so only sft is shown
     models = {}
     for model in results.models:
         if round_number(model.name):
@@ -124,7 +129,7 @@ def _models(run: Path, name: str, plain: Path | None) -> dict[str, _Measured]:
 
 
 def _lineage(run: Path, model: str) -> str | None:
-    """None of the base, which no run has made."""
+    """The hash of the inputs of a model's training; None for the base."""
     marker = Layout(run).model(model) / MODEL_MARKER
     return read_marker(marker)["lineage"] if marker.exists() else None
 
@@ -154,5 +159,5 @@ def _votes(models: Sequence[ModelResults], mode: Voted) -> Votes:
 
 
 def _sum(kind: type[Counts], each: Sequence[Stored]) -> Counts:
-    """Counts added up, field by field."""
+    """The sum of counts, field by field."""
     return kind.model_validate({name: sum(getattr(counts, name) for counts in each) for name in kind.model_fields})

@@ -1,4 +1,4 @@
-"""The parts that a configuration names, built: engine, filters, objective, trainers, annotator."""
+"""Builds the parts of a configuration: engine, filters, objective, trainers, annotator."""
 
 from __future__ import annotations
 
@@ -40,16 +40,17 @@ ENGINES = {
 
 
 class Objective(Protocol):
-    """What the rounds learn from the rows they kept.
+    """Turns the kept rows of a round into training examples.
 
-    It may also have a method `trainer(config: TrainerConfig) -> Trainer`, which trains the rounds; else SFT does.
+    It may have a method `trainer(config: TrainerConfig) -> Trainer`, which gives the trainer of the
+    rounds. Without it, they are trained with SFT.
     """
 
     def __call__(self, rows: Rows[Judged], /) -> list[Example]: ...
 
 
 def build_engine(config: EngineConfig = TransformersSettings()) -> Engine:  # noqa: B008  (frozen)
-    """The engine a configuration names. Raises MissingExtraError where it is not installed."""
+    """The engine of a configuration. Raises MissingExtraError if it is not installed."""
     own = isinstance(config, OwnPart)
     options = config.options if isinstance(config, OwnPart) else config.model_dump(exclude={"kind"})
     engine: Engine = make_part(config.kind if own else ENGINES[config.kind], options, Engine, "an engine")
@@ -57,7 +58,7 @@ def build_engine(config: EngineConfig = TransformersSettings()) -> Engine:  # no
 
 
 def build_filters(config: RunConfig) -> list[Filter]:
-    """The filters of a run, in order; those of this package are their own settings."""
+    """The filters of a run, in order. A filter of this package is its own section."""
     return [
         make_part(each.kind, each.options, Filter, "a filter") if isinstance(each, OwnPart) else each
         for each in config.filter
@@ -75,7 +76,7 @@ def build_objective(config: RunConfig) -> Objective:
 
 
 def build_trainer(config: RunConfig, name: str) -> Trainer:
-    """The trainer of the model `name`, imported here: who only asks a model need not wait for TRL."""
+    """The trainer of the model `name`. Imports TRL only here, because it is slow to import."""
     settings, objective = trainer_of(config, name), config.objective
     if round_number(name):
         if isinstance(objective, DPOObjective):
@@ -97,9 +98,9 @@ def build_trainer(config: RunConfig, name: str) -> Trainer:
 def build_teacher(
     corpus: TaskCorpus | PromptsCorpus, problems: Mapping[str, Problem], ledger: Ledger | None = None
 ) -> Teacher:
-    """The annotator of a corpus. With a task it is told the gold answers of `problems`, by prompt id.
+    """The annotator of a corpus. With a task it gets the gold answers of `problems`, by prompt id.
 
-    `ledger` is where what it costs is booked.
+    `ledger` is where the cost of annotation is booked.
     """
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     annotator = corpus.annotator
@@ -108,18 +109,19 @@ def build_teacher(
         teacher: Teacher = make_part(annotator.kind, annotator.options, Teacher, "an annotator", **told)
         return BookedTeacher(teacher, ledger or Ledger())
     if annotator is not None:
-        from selfevo.models.endpoint import Endpoint  # an extra
+        from selfevo.models.endpoint import Endpoint  # needs an extra
         from selfevo.teachers.openai import OpenAITeacher
 
         return OpenAITeacher(annotator, Endpoint(annotator, ledger), task, problems)
-    assert task is not None  # only its corpus does without an annotator
+    assert task is not None  # only a corpus with a task may have no annotator
     return OracleTeacher(task, problems)
 
 
 def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
-    """The trainer's settings for the model `name`: the warm-up and the rounds may have their own.
+    """The trainer's settings for the model `name`. The warm-up and the rounds may have their own.
 
-    What is said of the rounds is in none of them any more: two runs that differ in it alone share their other models.
+    The result does not hold the settings of rounds under their own names, so that two runs that
+    differ only in these share their other models.
     """
     trainer = config.trainer
     own: dict[str, float | None] = {}
@@ -132,15 +134,18 @@ def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
 
 
 def describe_platform() -> dict[str, str]:
-    """What a reader needs to judge a timing, and nothing that names the machine or its owner."""
+    """The platform facts that a timing depends on. Nothing that identifies the machine or its owner."""
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **versions}
 
 
 def build_sampling(model: Path, max_new_tokens: int | None = None) -> dict[str, Sampling]:
-    """The limits of each skill, greedy: `max_new_tokens` for all, else those of the run that made the folder `model`,
-    else the defaults."""
+    """Greedy sampling settings for each skill.
+
+    The limit is `max_new_tokens` if given, else that of the run that made `model`, else the
+    default.
+    """
     skills = SkillsConfig.model_validate(run_settings(model).get("skills", {}))
     limits = {name: getattr(skills, name).max_new_tokens for name in SkillsConfig.model_fields}
     return {name: Sampling(max_new_tokens or limit) for name, limit in limits.items()}

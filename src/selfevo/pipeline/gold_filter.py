@@ -1,6 +1,7 @@
-"""The ablation `gold_filter`: rounds that keep what is right. The method is given its usual filters and does not know.
+"""The ablation `gold_filter`: rounds keep the right rows.
 
-It wraps the workspace, so that no filter of the method holds a gold answer.
+It wraps the workspace. The method gets its usual filters, so no filter of the method holds a gold
+answer.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ Out = TypeVar("Out", bound=Prompt)
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswers:
-    """Problems that pass through a round, by prompt id, each with the task that checks it."""
+    """The problems of the rounds, by prompt id, each with its task."""
 
     problems: Mapping[str, Problem]
     tasks: Mapping[str, Task]
 
     @classmethod
-    def of(cls, config: RunConfig, sets: Splits) -> KnownAnswers:
-        """Those of the pool, and those that are audited beside it."""
-        audited = {problem.prompt.id: problem for problem in sets.audit}
-        tasks = dict(sets.pool_tasks)
+    def of(cls, config: RunConfig, splits: Splits) -> KnownAnswers:
+        """The problems of the pool and of the audit."""
+        audited = {problem.prompt.id: problem for problem in splits.audit}
+        tasks = dict(splits.pool_tasks)
         if config.audit:
             tasks |= dict.fromkeys(audited, load_checked_task(config.audit.task))
-        return cls({**audited, **sets.pool_answers}, tasks)
+        return cls({**audited, **splits.pool_answers}, tasks)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         return self.tasks[problem.prompt.id].is_correct(problem, response)
@@ -46,7 +47,7 @@ class KnownAnswers:
 
 @dataclass(frozen=True, slots=True)
 class IsRight:
-    """The filter that drops what is wrong."""
+    """A filter that drops wrong rows."""
 
     answers: KnownAnswers
 
@@ -59,7 +60,7 @@ class IsRight:
 
 @dataclass(frozen=True, slots=True)
 class GoldRunner:
-    """A runner whose filter drops what is wrong; of the filters that it is given, those of form stay."""
+    """A runner that drops wrong rows. Of the given filters, only those by form are applied."""
 
     inner: StageRunner
     answers: KnownAnswers
@@ -75,7 +76,7 @@ class GoldRunner:
 
 @dataclass(frozen=True, slots=True)
 class GoldWorkspace:
-    """A workspace whose rounds keep what is right."""
+    """A workspace whose rounds keep the right rows."""
 
     inner: Workspace
     answers: KnownAnswers

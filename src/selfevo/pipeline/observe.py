@@ -1,7 +1,7 @@
-"""Looks on while a run goes on: measures each model, monitors each round's rows, and says when to stop.
+"""Observes a run: measures each model, monitors each round's rows, and decides when to stop.
 
-It may see gold answers; what it finds never reaches a training row, only results.json, the report, and whether the
-rounds go on.
+It may see gold answers. They never reach a training row, only results.json, the report, and the
+decision to stop.
 """
 
 from __future__ import annotations
@@ -36,45 +36,45 @@ from selfevo.tasks.base import Problem
 
 @dataclass(slots=True)
 class Observer:
-    """Measures each model once and keeps results.json and report.html up to date. `stopped`: why the rounds ended."""
+    """Measures each model once and updates results.json and report.html. `stopped`: why rounds ended."""
 
     config: RunConfig
     workspace: Workspace
-    sets: Splits
+    splits: Splits
     filters: Sequence[Filter]
     stopped: str = ""
     models: list[ModelResults] = field(default_factory=list)
     rounds: dict[str, RoundResults] = field(default_factory=dict)
     _gate: Gate | None = None
-    evolving: evolution.Workspace = field(init=False)  # in which rounds run, and what is audited beside them
+    evolving: evolution.Workspace = field(init=False)  # runs the rounds and the audit
     _latest: Model | None = None
     _audited: dict[str, Problem] = field(init=False)
     _answers: KnownAnswers = field(init=False)
 
     def __post_init__(self) -> None:
         self._gate = Gate(self.config.gate) if self.config.gate else None
-        self._audited = {problem.prompt.id: problem for problem in self.sets.audit}
-        self._answers = KnownAnswers.of(self.config, self.sets)
+        self._audited = {problem.prompt.id: problem for problem in self.splits.audit}
+        self._answers = KnownAnswers.of(self.config, self.splits)
         gold = self.config.ablation.gold_filter
         self.evolving = GoldWorkspace(self.workspace, self._answers) if gold else self.workspace
 
     @property
     def alarmed(self) -> bool:
-        """Whether an alarm ended the rounds: they go on when a bound is changed."""
+        """Whether an alarm ended the rounds. They can go on after a bound is changed."""
         return bool(self.stopped) and not (self._gate and self._gate.stopped)
 
     def measure(self, model: Model) -> bool:
-        """Measures a model; False where the gate says that the rounds bring nothing more."""
+        """Measures a model. False if the gate stops the run."""
         evaluation = self.config.evaluation
         wanted = "rounds" if round_number(model.name) else model.name
         if evaluation and wanted in evaluation.models:
             task, runner = load_checked_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
-            outcomes = measure(runner, task, self.sets.evaluation, evaluation.consistency)
+            outcomes = measure(runner, task, self.splits.evaluation, evaluation.consistency)
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
             self.models.append(summarise_outcomes(model.name, outcomes, seconds))
         if self._gate and model.name not in (BASE, SFT):
             self._gate.admit(model.name, self._scores(model))
-            if model.name != round_name(self.config.round_count):  # after the last round there is nothing to stop
+            if model.name != round_name(self.config.round_count):  # after the last round there is nothing left to stop
                 self.stopped = self._gate.stopped
         self._latest = model
         self.write()
@@ -83,7 +83,7 @@ class Observer:
         return not self.stopped
 
     def monitor(self, name: str) -> bool:
-        """Monitors the filtered rows of a round; False where an alarm is to stop the run."""
+        """Monitors the filtered rows of a round. False if an alarm stops the run."""
         monitors = self.config.monitors
         layout = self.workspace.layout
         figures = round_figures(layout.stages / name)
@@ -108,7 +108,7 @@ class Observer:
             seed=self.config.seed,
             policy=self.config.policy,
             models=tuple(self.models),
-            groups=group(self.sets.evaluation),
+            groups=group(self.splits.evaluation),
             rounds=tuple(self.rounds.values()),
             bounds=self.config.monitors.bounds(),
             gate=self._gate.results() if self._gate else None,
@@ -126,24 +126,25 @@ class Observer:
         gate, runner = self.config.gate, self._greedy(f"gate-{model.name}", model)
         assert gate is not None
         if isinstance(gate, PromptsGate):
-            return self_agreement(runner, self.sets.dev_prompts, gate.samples, gate.temperature)
-        outcomes = measure(runner, load_checked_task(gate.task), self.sets.dev)
+            return self_agreement(runner, self.splits.dev_prompts, gate.samples, gate.temperature)
+        outcomes = measure(runner, load_checked_task(gate.task), self.splits.dev)
         return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
 
     def _audit(self, name: str) -> Audit | None:
-        """Of the rows themselves where their answers are known, or of problems that went the same way beside them."""
-        problems = self._audited or self.sets.pool_answers
+        """Audits the problems of `audit`, which run beside the round, or else the round's own rows."""
+        problems = self._audited or self.splits.pool_answers
         if not problems:
             return None
         if self._audited:
             assert self._latest is not None
             name = f"audit-{name}"
             runner = self.evolving.runner(name, self._latest)
-            prompts = [problem.prompt for problem in self.sets.audit]
+            prompts = [problem.prompt for problem in self.splits.audit]
             runner.filter(trajectories(runner, prompts, self.config.ablation.refine), self.filters)
         rows = read_rows(self.workspace.layout.filtered(name))
         judged = [(from_row(Judged, row), row["kept"]) for row in rows]
-        known = [(row, kept) for row, kept in judged if row.prompt_id in problems]  # not a model's own prompts
+        # A prompt that a model wrote has no known answer.
+        known = [(row, kept) for row, kept in judged if row.prompt_id in problems]
         if not known:
             return None
         return audit(self._answers, problems, [row for row, _ in known], [kept for _, kept in known])

@@ -1,8 +1,9 @@
-"""From a configuration to a finished run: what it names is built here, and nowhere else.
+"""Runs the whole loop from a configuration.
 
-The order of a run: problems and prompts are drawn and checked to be disjoint; an annotator writes D_meta (or it is
-read); the baselines are measured; `evolution.evolve` runs; every model it makes is measured; results.json and
-report.html are written anew after each, so that a run is worth looking at before it ends.
+The order of a run: problems and prompts are drawn and checked to be disjoint; an annotator writes
+D_meta (or it is read); the baselines are measured; `evolution.evolve` runs; every new model is
+measured. results.json and report.html are written after each measurement, so they are useful before
+the run ends.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ from selfevo.rundir.ownership import changed_parts, claim, locked
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 
-# What may be changed between a start and a resume. None of it decides what a finished row says; what an annotator
-# writes hangs on its last four, so that each row records those that it was made with.
+# Keys that may differ on a resume, because no finished row depends on them. What an annotator writes depends on its
+# last four: each row records the ones it was made with.
 RESUMABLE = (
     *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
     *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "input_price", "output_price")),
@@ -64,23 +65,25 @@ def run_loop(
     trainer: Trainer | None = None,
     shared: tuple[Path, ...] = (),
 ) -> Path:
-    """Starts or resumes the run of `config` and returns its directory.
+    """Starts or resumes the run of `config`. Returns its directory.
 
-    `engine` and `trainer` replace the ones the configuration names: for tests, and for trying things out. `shared` are
-    run directories from which finished stages and models are taken over where they are the same.
+    `engine` and `trainer` replace those of the configuration, for tests and trials. `shared` are
+    other run directories: identical finished stages and models are taken from them.
     """
-    filters, objective = build_filters(config), build_objective(config)  # now: a mistake must not come up hours later
-    with open_run(config, progress, engine, trainer, shared) as (workspace, base, sets):
-        recorded = taken(sets.d_meta, config.ablation.label_share, config.seed)
-        d_meta = altered(recorded or write_d_meta(config, workspace, base, sets), config.ablation, config.seed)
+    filters, objective = build_filters(config), build_objective(config)  # built first, so that a mistake is found now
+    with open_run(config, progress, engine, trainer, shared) as (workspace, base, splits):
+        recorded = taken(splits.d_meta, config.ablation.label_share, config.seed)
+        d_meta = altered(recorded or write_d_meta(config, workspace, base, splits), config.ablation, config.seed)
         workspace.save_rows("d_meta", d_meta)
-        observer = Observer(config, workspace, sets, filters)
+        observer = Observer(config, workspace, splits, filters)
         measured = config.evaluation.models if config.evaluation else ()
         if BASE in measured:
             observer.measure(base)
         if SFT in measured:
             further = (
-                gold_examples(load_task(config.corpus.task), sets.sft) if isinstance(config.corpus, TaskCorpus) else []
+                gold_examples(load_task(config.corpus.task), splits.sft)
+                if isinstance(config.corpus, TaskCorpus)
+                else []
             )
             examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer(SFT))
             observer.measure(workspace.train(SFT, base, examples))
@@ -88,7 +91,7 @@ def run_loop(
             observer.evolving,
             base,
             d_meta,
-            prompt_sources(config, workspace, sets, d_meta),
+            prompt_sources(config, workspace, splits, d_meta),
             beta=config.beta,
             policy=config.policy,
             filters=filters,
@@ -97,7 +100,7 @@ def run_loop(
             learn=objective,
         )
         observer.write()
-        if not observer.alarmed:  # else it goes on when a bound is changed
+        if not observer.alarmed:  # after an alarm the run can go on with another bound
             workspace.finish()
         write_cards(config.output)
         path = workspace.layout.manifest
@@ -106,11 +109,11 @@ def run_loop(
 
 
 def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = None) -> tuple[Path, list[Refined]]:
-    """The beginning of a run alone: writes D_meta and returns its file and rows. `launch` goes on from there."""
+    """Only the first part of a run: writes D_meta, returns its file and rows. `run_loop` goes on."""
     if isinstance(config.corpus, FileCorpus):
-        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts to have it annotated")
-    with open_run(config, progress, engine, None) as (workspace, base, sets):
-        d_meta = altered(write_d_meta(config, workspace, base, sets), config.ablation, config.seed)
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    with open_run(config, progress, engine, None) as (workspace, base, splits):
+        d_meta = altered(write_d_meta(config, workspace, base, splits), config.ablation, config.seed)
         workspace.save_rows("d_meta", d_meta)
         return workspace.layout.data("d_meta"), d_meta
 
@@ -123,7 +126,7 @@ def open_run(
     trainer: Trainer | None,
     shared: tuple[Path, ...] = (),
 ) -> Iterator[tuple[Workspace, Model, Splits]]:
-    """The run directory, held by this process, with the base model and everything that is given."""
+    """The locked run directory, the base model and the splits."""
     with locked(config.output):
         base_path, engine = resolve_model(config.model), engine or build_engine(config.engine)
         settings, parts = config.model_dump(mode="json"), part_files(config)
@@ -139,28 +142,31 @@ def open_run(
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))
-        sets = draw_splits(config)
-        for name, rows in sets.everything():
+        splits = draw_splits(config)
+        for name, rows in splits.everything():
             workspace.save_rows(name, rows)
-        yield workspace, base, sets
+        yield workspace, base, splits
 
 
-def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, sets: Splits) -> list[Refined]:
-    """Has D_meta written by the annotator that the configuration names."""
+def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, splits: Splits) -> list[Refined]:
+    """Lets the annotator of the configuration write D_meta. Returns its rows."""
     corpus = config.corpus
-    assert not isinstance(corpus, FileCorpus)  # whose rows are written already
-    problems = {problem.prompt.id: problem for problem in sets.labelled}
+    assert not isinstance(corpus, FileCorpus)  # its rows need no annotator
+    problems = {problem.prompt.id: problem for problem in splits.labelled}
     teacher = build_teacher(corpus, problems, Ledger(workspace.root, STAGE))
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
-    prompts = taken(sets.to_annotate(), config.ablation.label_share, config.seed)
+    prompts = taken(splits.to_annotate(), config.ablation.label_share, config.seed)
     return annotate(workspace, base, corpus, prompts, teacher, task, problems)
 
 
 def baseline_examples(
     d_meta: Sequence[Refined], further: Sequence[Example], beta: float, base: Path, trainer: Trainer
 ) -> list[Example]:
-    """D_QA and `further` answers for plain SFT, repeated until it trains on at least as many tokens as meta-skill
-    learning does: else it is no fair baseline."""
+    """The examples of the supervised baseline: D_QA and `further` answers.
+
+    They are repeated until the baseline trains on at least as many tokens as meta-skill learning,
+    for a fair comparison.
+    """
     answers = [*answer_examples(d_meta), *further]
     budget = trainer.tokens(base, meta_examples(d_meta, beta))
     return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))

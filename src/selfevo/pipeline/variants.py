@@ -1,6 +1,6 @@
-"""One thing changed: the variants of a run that `selfevo ablate` knows, each a change of its configuration.
+"""The variants of `selfevo ablate`. Each is one change of the configuration.
 
-docs/guides/ablations.md says what each asks of the method.
+docs/guides/ablations.md explains the question behind each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from selfevo.rundir.ablation import SELF
 LABELS = re.compile(r"labels-(\d+)")
 SFT = re.compile(r"sft-(\d+)")
 PROMPTS = re.compile(r"prompts-(\d+)")
-Change = Callable[[RunConfig], list[str]]  # what is changed in a configuration, as `--set` would
+Change = Callable[[RunConfig], list[str]]  # gives the changes, as for `--set`
 
 _WITH_SFT = "evaluation.models=[sft, meta, rounds]"
 
@@ -30,7 +30,7 @@ def _set(*overrides: str) -> Change:
 
 
 def _judge(kind: str, *overrides: str) -> Change:
-    """Another judge of the rows; filters by form, such as length, stay."""
+    """Replaces the filters that judge. Filters by form, such as length, stay."""
 
     def change(config: RunConfig) -> list[str]:
         by_form = [each.model_dump(mode="json") for each in config.filter if isinstance(each, BY_FORM)]
@@ -44,8 +44,10 @@ def _share(share: float) -> Change:
 
 
 def _as_many_steps(config: RunConfig, share: float) -> list[str]:
-    """What makes a share of D_meta train as long as all of it, so that labels are compared and not optimizer steps; the
-    rounds keep their epochs."""
+    """Settings that train a share of D_meta for as many steps as all of it.
+
+    So the comparison is about labels, not optimizer steps. The rounds keep their epochs.
+    """
     trainer, corpus = config.trainer, config.corpus
     warm_up = [f"corpus.warmup_epochs={corpus.warmup_epochs / share}"] if isinstance(corpus, TaskCorpus) else []
     return [
@@ -70,8 +72,8 @@ VARIANTS = {
     "gold": _set("ablation.gold_filter=true"),
     "one-round": _set("rounds=1"),
     "six-rounds": _set("rounds=6"),
-    # From the base, what meta-skill learning needs: with an epoch less the critic is not learnt
-    # (experiments/notebook.md).
+    # As many epochs as meta-skill learning needs from the base: with one epoch less the critic is
+    # not learnt (experiments/notebook.md).
     "restart": _set("policy=restart", "trainer.round_epochs=null", "trainer.round_learning_rate=null"),
     "continual-mixed": _set("policy=continual-mixed"),
     "continual-latest": _set("policy=continual-latest"),
@@ -93,10 +95,12 @@ def is_variant(name: str) -> bool:
 
 
 def find(name: str, config: RunConfig) -> list[str]:
-    """What a variant changes in a configuration. `labels-N` is the run with N of the labels, with its own SFT beside
-    it; `sft-N` is another SFT, with as many more labels as make N; `prompts-N` is the run with N unlabelled prompts.
+    """The changes that a variant makes in a configuration.
 
-    Raises ConfigError where there is none of the name, or not so many labels or prompts.
+    `labels-N` uses only N labels, also for its sft. `sft-N` trains sft on N labels, more than the
+    run has. `prompts-N` uses N unlabelled prompts.
+
+    Raises ConfigError if there is no such variant, or not enough labels or prompts.
     """
     if match := SFT.fullmatch(name):
         return [f"ablation.sft_labels={match[1]}", _WITH_SFT]
@@ -104,7 +108,7 @@ def find(name: str, config: RunConfig) -> list[str]:
         count, corpus = int(match[1]), config.corpus
         if isinstance(corpus, FileCorpus):
             raise ConfigError(
-                f"variant {name}: a recorded D_meta has no labels to count; give --set ablation.label_share=..."
+                f"variant {name}: corpus.path has no count of labels; give --set ablation.label_share=..."
             )
         if not 0 < count <= corpus.labels:
             raise ConfigError(f"variant {name}: there are {corpus.labels} labels; raise corpus.labels")
@@ -113,36 +117,38 @@ def find(name: str, config: RunConfig) -> list[str]:
         return [fewer, *_as_many_steps(config, share), _WITH_SFT]
     if match := PROMPTS.fullmatch(name):
         if config.prompts is None:
-            raise ConfigError(f"variant {name}: each of the rounds has prompts of its own; give one pool, `prompts`")
+            raise ConfigError(f"variant {name}: each round has its own prompts; give one pool, `prompts`")
         pool = config.prompts.count or (config.default_pool if isinstance(config.prompts, TaskPrompts) else None)
         if pool and not 0 < int(match[1]) <= pool:
             raise ConfigError(f"variant {name}: there are {pool} prompts; raise prompts.count")
         return [f"prompts.count={match[1]}"]
     if name not in VARIANTS:
         known = ", ".join(VARIANTS)
-        raise ConfigError(f"there is no variant {name!r}; there are {known}, labels-N, sft-N, prompts-N")
+        raise ConfigError(f"there is no variant {name!r}; use one of {known}, labels-N, sft-N, prompts-N")
     return VARIANTS[name](config)
 
 
 def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig:
     """The configuration of a variant, or of `self`.
 
-    Raises ConfigError where the change does not go with the rest, or is none.
+    Raises ConfigError if the change does not fit the configuration, or changes nothing.
     """
     data = config.model_dump(mode="json")
     if isinstance(config.prompts, TaskPrompts) and config.prompts.count is None:
-        data["prompts"]["count"] = config.default_pool  # another number of rounds must not change the pool
+        data["prompts"]["count"] = config.default_pool  # so that another number of rounds keeps the pool
     data = apply_overrides(data, ["evaluation.models=[meta, rounds]"])
     changes = ["evaluation.models=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
     place = {"seed": seed, "output": str(output / f"{name}-seed{seed}")}
     changed = parse_config({**apply_overrides(data, changes), **place}, f"variant {name}")
     if changed == parse_config({**data, **place}, f"variant {name}"):
-        raise ConfigError(f"variant {name}: the configuration is so already, it would be {SELF} again")
+        raise ConfigError(
+            f"variant {name} changes nothing in this configuration, so it would equal {SELF}; leave it out"
+        )
     return changed
 
 
 def applicable(config: RunConfig) -> tuple[list[str], list[str]]:
-    """The variants that a configuration can be changed into, and why the others cannot."""
+    """The variants that fit a configuration, and the reasons why the others do not."""
     names, refused = [], []
     for name in VARIANTS:
         try:

@@ -1,4 +1,4 @@
-"""Geometry of the accuracy chart. The template draws it as SVG; here are only coordinates, in viewBox units."""
+"""Coordinates of the accuracy chart, in viewBox units. The template draws it as SVG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODES: tuple[Mode, ...] = ("direct", "refined")
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One accuracy with its interval; `low` and `high` are the heights of the whisker's ends."""
+    """One accuracy with its interval. `low` and `high` are the ends of its whisker."""
 
     x: float
     y: float
@@ -27,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """`lines` joins the models that grow out of each other, meta and the rounds; `reference` is the height of sft."""
+    """`lines` connects meta and the rounds. `reference` is the height of sft."""
 
     width: float
     height: float
@@ -43,10 +43,11 @@ class Chart:
 
 
 def draw(models: Sequence[ModelResults]) -> Chart:
-    """Accuracy of each model, direct and refined; a model without problems has no point."""
+    """The chart of direct and refined accuracies. A model without problems has no point."""
     step = max(92, 460 / len(models))
     bottom = TOP + PLOT_HEIGHT
-    # From 0, so that heights compare; up to the first fifth that holds every interval, so that they can be told apart.
+    # The axis starts at 0, so that heights compare. It ends at the first fifth above all intervals,
+    # to use the height.
     rates = {mode: [model.rate(mode) for model in models] for mode in MODES}
     highest = max((rate.ci[1] for each in rates.values() for rate in each if rate and rate.n), default=1.0)
     top = next(fifth / 5 for fifth in range(1, 6) if fifth == 5 or highest <= fifth / 5)

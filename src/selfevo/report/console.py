@@ -1,4 +1,4 @@
-"""The tables that commands print: the figures of a run, what is in its directory, the runs in a folder."""
+"""The tables that commands print: results, the stages of a run, the runs in a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results,
 
 
 def print_results(console: Console, results: Results) -> None:
-    """Everything that results.json holds or gives, as tables."""
+    """Prints all results of a run as tables."""
     _print_models(console, results)
     _print_groups(console, results)
     _print_rounds(console, results)
@@ -106,7 +106,9 @@ def _print_rounds(console: Console, results: Results) -> None:
 def print_extractors(console: Console, model: ModelResults) -> None:
     found, n = model.extractors, model.direct.n
     if found is None:
-        console.print("the answers of this task are not numbers: there is one way to read them", highlight=False)
+        console.print(
+            "the answers of this task are not numbers, so there is only one way to read them", highlight=False
+        )
         return
     console.print(
         f"strict (declared) and flexible (last number) extraction agree in {percent(found.agree / n)}; declared "
@@ -173,7 +175,7 @@ def print_ablation(console: Console, found: Ablation) -> None:
 
 
 class Check(Protocol):
-    """One finding of doctor.py."""
+    """One check of doctor.py."""
 
     @property
     def name(self) -> str: ...
@@ -210,7 +212,7 @@ def print_runs(console: Console, runs: Sequence[Summary]) -> None:
 
 
 def print_entries(console: Console, entries: Sequence[Entry]) -> None:
-    """In = out + what was lost, by reason, for every stage."""
+    """Prints every stage: in = out + rows lost, by reason."""
     table = _table("stage", "status", "in", "out", "rejected or quarantined", "read", "written", "trained", "$", "time")
     for entry in entries:
         table.add_row(

@@ -1,7 +1,7 @@
-"""The model card beside each saved model: README.md with hub metadata, lineage, what it learnt from, results and cost.
+"""The model card, a README.md beside each model: hub metadata, lineage, training data, results, cost.
 
-The metadata hold the accuracies, so that the hub shows them beside the model.
-It is written anew when the model has been measured, and is no part of the model: no hash covers it.
+The metadata hold the accuracies, so that the hub shows them. The card is written again after each
+measurement, so the hash of a model does not cover it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ ANSWERS: dict[Mode, str] = {
 
 
 def write_card(root: Path, name: str) -> None:
-    """Writes README.md of the model `name` of the run in `root`, from what the run directory holds so far; not of one
-    that was removed."""
+    """Writes the README.md of the model `name` from the run directory `root`.
+
+    Does nothing if the model's files were removed.
+    """
     layout = Layout(root)
     folder = layout.model(name)
     marker, config, manifest = (read_marker(path) for path in (folder / MODEL_MARKER, layout.config, layout.manifest))
@@ -48,7 +50,7 @@ def write_card(root: Path, name: str) -> None:
     base = str(config["model"])
     title = f"{Path(base).name}, {name}"
     data = ModelCardData(
-        # A folder on somebody's disk is no name on the hub, and no business of the reader.
+        # A local path is not a name on the hub, and is private.
         base_model=base if base.count("/") == 1 and not Path(base).expanduser().exists() else None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -75,13 +77,13 @@ def write_card(root: Path, name: str) -> None:
 
 
 def write_cards(root: Path) -> None:
-    """The cards of all models of a run."""
+    """Writes the cards of all models of a run."""
     for path in sorted(root.glob(f"models/[!.]*/{MODEL_MARKER}")):
         write_card(root, path.parent.name)
 
 
 def lineage(root: Path, name: str) -> list[tuple[str, str, str]]:
-    """From a model back to the base: name, what it was trained from, hash."""
+    """The models from `name` back to the base: name, start model, hash."""
     rows, models = [], Layout(root).models
     while True:
         marker = read_marker(models / name / MODEL_MARKER)
@@ -92,7 +94,7 @@ def lineage(root: Path, name: str) -> list[tuple[str, str, str]]:
 
 
 def _eval_results(task: str, measured: ModelResults) -> list[EvalResult]:
-    """The accuracies in [0, 1], as the hub reads them."""
+    """The accuracies, in [0, 1], in the hub's format."""
     return [
         EvalResult(
             task_type="text-generation",

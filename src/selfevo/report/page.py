@@ -1,7 +1,7 @@
-"""The run directory as one page: report.html, self-contained, readable offline, the same bytes for the same run.
+"""The report of a run: report.html, one page that needs no network. The same run gives the same bytes.
 
-Only files of the run are read. Model text is hostile: the template escapes everything and marks nothing as safe, and
-the page forbids itself scripts and network by its content security policy.
+Only files of the run are read. Model text is not trusted: the template escapes everything, and the
+page's content security policy forbids scripts and network.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FINISHES = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One text of a trajectory. `omitted` counts the characters that were left out of the page."""
+    """One text of a trajectory. `omitted` is the number of characters not shown."""
 
     symbol: str
     label: str
@@ -57,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One row of a round, as far as it came, and what became of it."""
+    """One row of a round: its texts, and whether it was kept, rejected or quarantined."""
 
     group: str
     headline: str
@@ -67,7 +67,7 @@ class Trajectory:
 
 @dataclass(slots=True)
 class Round:
-    """What happened to the rows of one round, counted from its files: rows_in = kept + rejected + quarantined."""
+    """The rows of one round, counted from its files: rows_in = kept + rejected + quarantined."""
 
     name: str
     rows_in: int = 0
@@ -78,9 +78,9 @@ class Round:
 
 
 def write_report(run: Path) -> Path:
-    """Writes `run`/report.html from what the run directory holds so far, and returns its path.
+    """Writes `run`/report.html from the current files of the run. Returns its path.
 
-    Raises RunError when `run` is not a run directory or one of its JSON files is damaged.
+    Raises RunError if `run` is not a run directory or one of its JSON files is damaged.
     """
     layout = Layout(run)
     if not layout.config.is_file():
@@ -92,7 +92,7 @@ def write_report(run: Path) -> Path:
     evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
     filters = [str(each.get("kind", each)) for each in config.get("filter", [])]
     if ablation.get("gold_filter"):
-        filters.append("gold answers in place of those that judge (ablation)")
+        filters.append("gold answers instead of the filters that judge (ablation)")
     measured = results.models if results else ()
     audits = {each.name: each.audit for each in results.rounds if each.audit} if results else {}
     page = _template().render(
@@ -120,13 +120,13 @@ def write_report(run: Path) -> Path:
         terms=sorted({term for model in models for term in model["examples"]}),
         corpus=_read_corpus(layout.data("d_meta")),
     )
-    # A lone surrogate is legal in JSON and not in UTF-8; it must not cost the reader the page.
+    # A lone surrogate is legal in JSON but not in UTF-8; it must not make the page fail.
     write_atomic(layout.report, page.encode("utf-8", "replace").decode("utf-8"))
     return layout.report
 
 
 def _split(results: Results, by: Split) -> dict[str, list[tuple[Rate, Rate]]]:
-    """For each group of problems every model's direct and refined rate."""
+    """For each group of problems: the direct and refined rate of every model."""
     each = [(results.rates(by, model, "direct"), results.rates(by, model, "refined")) for model in results.models]
     names = results.groups.get(by, {}) if each else {}
     return {name: [(direct[name], refined[name]) for direct, refined in each] for name in names}
@@ -153,7 +153,7 @@ def _template() -> Template:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; empty when there is no such file, because a run under way has not written all of them."""
+    """The object in `path`. Empty if there is no such file, because the run has not written it yet."""
     if not path.is_file():
         return {}
     try:
@@ -166,8 +166,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_round(run: Path, folder: Path) -> Round:
-    room = Round(folder.name)
-    # Ids are hashes, so the rows with the smallest ids are a sample that is fixed and that nobody chose.
+    found = Round(folder.name)
+    # Ids are hashes, so the rows with the smallest ids are a random but fixed sample.
     picked: dict[str, list[dict[str, Any]]] = {group: [] for group in SAMPLES}
 
     def pick(group: str, row: dict[str, Any]) -> None:
@@ -175,25 +175,25 @@ def _read_round(run: Path, folder: Path) -> Round:
 
     for skill in SKILLS:
         for row in _rows(folder / f"{skill}.jsonl"):
-            room.rows_in += skill == "respond"
+            found.rows_in += skill == "respond"
             if row["status"] == "quarantined":
-                room.quarantined[f"{skill}: {FINISHES.get(row['reason'], row['reason'])}"] += 1
+                found.quarantined[f"{skill}: {FINISHES.get(row['reason'], row['reason'])}"] += 1
                 pick("quarantined", {**row, "skill": skill})
     for row in _rows(folder / "filter.jsonl"):
         if row["kept"]:
-            room.kept += 1
+            found.kept += 1
             pick("kept, unchanged" if row["refinement"].strip() == row["response"].strip() else "kept, refined", row)
         else:
-            room.rejected[row["reason"]] += 1
+            found.rejected[row["reason"]] += 1
             pick("rejected", row)
     quarantined = _with_history(run, folder, picked.pop("quarantined"))
-    room.trajectories = [_trajectory(group, row, row["reason"]) for group, rows in picked.items() for row in rows]
-    room.trajectories += [_stopped(row) for row in quarantined]
-    return room
+    found.trajectories = [_trajectory(group, row, row["reason"]) for group, rows in picked.items() for row in rows]
+    found.trajectories += [_stopped(row) for row in quarantined]
+    return found
 
 
 def _with_history(run: Path, folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Quarantined rows carry an id only; adds the texts that the row had by then."""
+    """Quarantined rows hold only an id. Adds the texts of their earlier stages."""
     history: dict[str, dict[str, Any]] = {row["id"]: {} for row in rows}
     if not history:
         return []
@@ -217,7 +217,7 @@ def _trajectory(group: str, row: Mapping[str, Any], reason: str | None) -> Traje
 
 
 def _stopped(row: Mapping[str, Any]) -> Trajectory:
-    """A quarantined row: the texts it had, then whatever the engine gave in place of the next one."""
+    """A quarantined row: its earlier texts, then the unusable text of the engine."""
     reason = f"{row['skill']}: {FINISHES.get(row['reason'], row['reason'])}"
     trajectory = _trajectory("quarantined", row, reason)
     text = row.get("generation", {}).get("text", "")
@@ -232,7 +232,7 @@ def _step(symbol: str, label: str, text: str, *, judges: bool) -> Step:
 
 
 def _read_corpus(path: Path) -> dict[str, Any]:
-    """How much D_meta holds, how its verdicts fall, and two of its rows."""
+    """The size of D_meta, the counts of its verdicts, and two of its rows."""
     prompts, verdicts = set[str](), Counter[str]()
     picked: list[dict[str, Any]] = []
     for row in _rows(path):

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a line per stage with a bar, a rate and the time left."""
+"""Shows the progress of a run: one line per stage with a bar, a rate and the time left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-# A table needs its width where there is no terminal to ask, in a log for example.
+# The width of tables without a terminal, for example in a log.
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def complain(message: str) -> None:
-    """One line on standard error."""
+    """Prints a warning or an error as one line on standard error."""
     error = Console(stderr=True)
     error.show_cursor()  # a progress bar may have hidden it
     error.print(f"selfevo: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -34,7 +34,7 @@ class Silent:
 
 
 class Live:
-    """A bar on a terminal; where output goes to a file, a line when a stage starts, now and then, and when it ends."""
+    """Shows a bar on a terminal. In a file: a line at the start, now and then, and at the end."""
 
     EVERY_SECONDS = 30.0
 

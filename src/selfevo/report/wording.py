@@ -1,7 +1,7 @@
-"""Numbers as words: how the report writes figures, and the sentences it opens with.
+"""The number formats of the report, and its opening sentences.
 
-The sentences are computed, so they must be as fair to a bad run as to a good one: a loss is called a loss, and a
-difference that the problems cannot tell from chance is called that.
+The sentences are computed and must be fair: a loss is called a loss, and a difference that may be
+chance is called so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STARTS = {
 
 
 class RoundCounts(Protocol):
-    """What the sentences need to know of a round."""
+    """The counts of a round that the sentences need."""
 
     rows_in: int
     kept: int
@@ -44,12 +44,12 @@ def percent(share: float | None) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of two shares in percentage points, signed."""
+    """A difference of two shares, in percentage points with a sign."""
     return f"{100 * difference:+.1f}".replace("-", MINUS)
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """With thousands set apart by a thin space; a value that is missing or not finite is a dash."""
+    """A number with thin spaces between thousands; a dash if it is missing or not finite."""
     if value is None or not math.isfinite(value):
         return NONE
     return f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS)
@@ -77,9 +77,10 @@ def summarise(
     evaluated: bool,
     sft_labels: int | None = None,
 ) -> list[str]:
-    """Three sentences: how well the best model answers, what its self-refinement does, what the filter let through.
+    """Three sentences: how well the best model answers, what refinement does, what the filter kept.
 
-    `trained` are the names of the models there are; `sft_labels` the labels of the baseline, where it has others.
+    `trained` holds the names of the trained models. `sft_labels` is the number of labels of the
+    baseline, if it differs.
     """
     last = results.best if results else None
     if results is None or last is None or last.direct.accuracy is None:

@@ -1,4 +1,4 @@
-"""The types of ablation.json: the models of several runs side by side, each over the same seeds."""
+"""The types of ablation.json: the models of several runs side by side, over the same seeds."""
 
 from __future__ import annotations
 
@@ -21,55 +21,55 @@ from selfevo.rundir.results import (
 )
 from selfevo.statistics import Rate, compare_counts
 
-SELF = "self"  # the row that the others are compared with
+SELF = "self"  # the run as configured; the other rows are compared with it
 Answered = Literal["direct", "refined"]
 Voted = Literal["consistency", "both"]
 
 
 class Votes(Stored):
-    """Answers elected from several samples, against the refined answers to the same problems."""
+    """Answers that several samples voted for, compared with the refined answers to the same problems."""
 
-    gained: NonNegativeInt = Field(description="problems that the votes alone have right")
-    lost: NonNegativeInt = Field(description="problems that the refined answers alone have right")
+    gained: NonNegativeInt = Field(description="problems that only the vote gets right")
+    lost: NonNegativeInt = Field(description="problems that only the refined answer gets right")
 
 
 class Cost(Stored):
-    """What runs cost, their seeds together."""
+    """The cost of runs, summed over seeds."""
 
-    seconds: float = Field(description="by the clock")
-    device_seconds: float = Field(description="in which the device generated or trained")
-    prompt_tokens: NonNegativeInt = Field(description="read by models and annotators")
-    new_tokens: NonNegativeInt = Field(description="written by them")
-    trained_tokens: NonNegativeInt = Field(description="trained on")
-    dollars: float = Field(description="paid to an annotator")
+    seconds: float = Field(description="wall-clock time")
+    device_seconds: float = Field(description="time in which the device generated or trained")
+    prompt_tokens: NonNegativeInt = Field(description="tokens that models and annotators read")
+    new_tokens: NonNegativeInt = Field(description="tokens that they wrote")
+    trained_tokens: NonNegativeInt = Field(description="tokens that were trained on")
+    dollars: float = Field(description="US dollars that annotation cost")
 
 
 class AblationRow(Stored):
-    """One model, of as many runs as it has seeds. Counts are of all seeds together."""
+    """One model, with one run per seed. Counts are sums over all seeds."""
 
-    name: str = Field(description="of the variant, or `VARIANT, MODEL` for a model before its rounds")
+    name: str = Field(description="name of the variant, or `VARIANT, MODEL` for a model before its rounds")
     answers: dict[Answered, dict[int, Bits]] = Field(
-        description="by seed, one character a problem, in the order of the problems: 1 is right"
+        description="by seed: one character per problem, in the order of the problems; 1 is right"
     )
-    votes: dict[Voted, Votes] = Field({}, description="where several samples were asked for")
-    verdicts: Verdicts = Field(description="on its own direct answers")
-    rounds: tuple[int, ...] = Field(description="how many of each seed; empty of a model before the rounds")
-    rows: RowCounts | None = Field(description="of all rounds; null of a model before the rounds")
-    audit: AuditCounts | None = Field(description="of all rounds, where answers are known")
-    cost: Cost | None = Field(description="of the runs of a variant; null of a model on their way")
+    votes: dict[Voted, Votes] = Field({}, description="by way of voting; empty without several samples")
+    verdicts: Verdicts = Field(description="its verdicts on its own direct answers")
+    rounds: tuple[int, ...] = Field(description="number of rounds for each seed; empty for a model before the rounds")
+    rows: RowCounts | None = Field(description="rows of all rounds; null for a model before the rounds")
+    audit: AuditCounts | None = Field(description="audit of all rounds; null if answers are not known")
+    cost: Cost | None = Field(description="cost of the variant's runs; null for a model before the rounds")
 
     @property
     def seeds(self) -> list[int]:
-        """Those of its runs."""
+        """The seeds of its runs, sorted."""
         return sorted(self.answers["direct"])
 
     def rate(self, mode: Answered, seed: int | None = None) -> Rate:
-        """Over all seeds, or of one."""
+        """Over all seeds, or for one seed."""
         bits = self._bits(mode, self.seeds if seed is None else [seed])
         return Rate(len(bits), bits.count("1"))
 
     def voted(self, mode: Voted) -> tuple[Rate, ModelComparison] | None:
-        """The rate of the votes, and their comparison with the refined answers; None where nobody voted."""
+        """The rate of the votes, compared with the refined answers. None without a vote."""
         votes, refined = self.votes.get(mode), self.rate("refined")
         if votes is None:
             return None
@@ -85,7 +85,7 @@ class AblationRow(Stored):
         return Transitions.of(len(before), sum(before), sum(after), both)
 
     def against(self, other: AblationRow, mode: Answered) -> ModelComparison | None:
-        """Compared with another row on the problems of the seeds that both have; None where there are none."""
+        """Compares with another row on the problems of their common seeds. None: no common seed."""
         seeds = [seed for seed in self.seeds if seed in other.seeds]
         if not seeds:
             return None
@@ -97,29 +97,29 @@ class AblationRow(Stored):
 
 
 class Ablation(Stored):
-    """What ablation.json holds."""
+    """The content of ablation.json."""
 
-    version: Literal[1] = Field(1, description="of this format")
-    rows: tuple[AblationRow, ...] = Field(description="base, sft, meta and self, then each variant")
+    version: Literal[1] = Field(1, description="version of this format")
+    rows: tuple[AblationRow, ...] = Field(description="base, sft, meta and self, then the variants")
 
     @property
     def seeds(self) -> list[int]:
-        """Those of any row."""
+        """The seeds of all rows, sorted."""
         return sorted({seed for row in self.rows for seed in row.seeds})
 
     def row(self, name: str) -> AblationRow | None:
         return next((row for row in self.rows if row.name == name), None)
 
     def against_self(self, row: AblationRow, mode: Answered) -> ModelComparison | None:
-        """A row compared with the last round of `self`; None of that row, and where no seed is in both."""
+        """Compares `row` with the last round of `self`. None for `self`, and without a common seed."""
         reference = self.row(SELF)
         return None if reference is None or row.name == SELF else row.against(reference, mode)
 
 
 def load_ablation(path: str | Path) -> Ablation:
-    """The table in a folder that `selfevo ablate` wrote, or in a file.
+    """The table from a folder that `selfevo ablate` wrote, or from a file.
 
-    Raises RunError where there is none, or it is damaged or of another version.
+    Raises RunError if it is missing, damaged or of another version.
     """
     place = Path(path)
     return load_stored(Ablation, place / "ablation.json" if place.is_dir() else place)

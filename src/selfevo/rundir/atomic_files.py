@@ -1,4 +1,4 @@
-"""Files that survive a crash: whole or absent, with their SHA-256 beside them, and clear words for a full disk."""
+"""Writes files that survive a crash: complete or absent, with their SHA-256 beside them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORDS = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "to
 
 
 def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
-    """All of `content` is at `path` or nothing is, also after a crash. Raises RunError where the disk is full."""
+    """Writes all of `content` to `path`, or nothing if it crashes. Raises RunError on a full disk."""
     pieces = [content.encode("utf-8")] if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -39,9 +39,9 @@ def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
 
 @contextmanager
 def space_for(path: Path, size: int) -> Iterator[None]:
-    """Turns a full disk, met while `path` of about `size` bytes is written, into a RunError that says so.
+    """Raises RunError if the disk fills up while `path`, about `size` bytes, is written.
 
-    Libraries hide the error number of a failed write in errors of their own, so the space that is left counts too.
+    Libraries may hide the error number of a failed write, so the free space is checked too.
     """
     try:
         yield
@@ -54,12 +54,12 @@ def space_for(path: Path, size: int) -> Iterator[None]:
             raise
         raise RunError(
             f"no space left on the disk for {path}: it needs about {size:,} bytes and {free:,} are free; "
-            "make room, then run the same command again to go on"
+            "free some space, then run the same command again to resume"
         ) from error
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something at `path`; a name that no file system takes names nothing."""
+    """Whether `path` exists. False for a name that the file system does not allow."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ def exists(path: Path) -> bool:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file we wrote. A line torn by a crash is skipped: its row is owed again."""
+    """The JSON objects of a file. A line cut off by a crash is skipped; its row is computed again."""
     with path.open("rb") as file:
         for line in file:
             try:
@@ -85,9 +85,9 @@ def hash_file(path: Path) -> str:
 
 
 def hash_model(folder: Path) -> str:
-    """SHA-256 over what decides a model's words: weights, tokenizer and chat template, by file name.
+    """SHA-256 over all that decides a model's text: weights, tokenizer and chat template.
 
-    Raises DataError when the folder holds no safetensors file.
+    Raises DataError if the folder holds no safetensors file.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -99,7 +99,7 @@ def hash_model(folder: Path) -> str:
 
 
 def append(path: Path, text: str) -> None:
-    """Adds whole lines to a file; they survive a crash after this. Raises RunError where the disk is full."""
+    """Appends whole lines to a file and syncs it to disk. Raises RunError on a full disk."""
     content = text.encode("utf-8")
     with space_for(path, len(content)), path.open("ab") as file:
         file.write(content)
@@ -108,9 +108,9 @@ def append(path: Path, text: str) -> None:
 
 
 def write_done(path: Path, lines: Iterable[str], marker: Callable[[], dict[str, Any]]) -> None:
-    """Writes X.jsonl line by line and then, with its SHA-256, the X.done.json that makes it count.
+    """Writes X.jsonl line by line, then X.done.json with its SHA-256.
 
-    `marker` is asked when the last line has been written.
+    X.jsonl counts as finished once X.done.json exists. `marker` is called after the last line.
     """
     digest = hashlib.sha256()
 
@@ -130,7 +130,7 @@ def mark_done(path: Path, marker: dict[str, Any], sha256: str) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where the file system has no such thing; whole or not at all."""
+    """Hard-links `source` to `target`, or copies it if the file system has no links. Atomic."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
@@ -145,7 +145,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def seal(folder: Path, marker: dict[str, Any]) -> None:
-    """Makes a finished folder count: everything on disk, and a marker with the SHA-256 of each file, written last."""
+    """Marks a folder as finished: syncs its files, then writes a marker with the SHA-256 of each."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
         sync(path)
@@ -154,8 +154,8 @@ def seal(folder: Path, marker: dict[str, Any]) -> None:
 
 
 def read_marker(path: Path) -> dict[str, Any]:
-    """The content of a marker. Raises RunError when it is not the JSON object we wrote."""
-    remedy = f"restore it, or delete {path.parent if path.name == MODEL_MARKER else path} to have it made again"
+    """The content of a marker. Raises RunError if it is not a JSON object."""
+    remedy = f"restore it, or delete {path.parent if path.name == MODEL_MARKER else path} to have it computed again"
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -166,24 +166,24 @@ def read_marker(path: Path) -> dict[str, Any]:
 
 
 def file_fault(path: Path, sha256: str) -> str | None:
-    """What is wrong with a finished file, None if it is the one that was written."""
+    """What is wrong with a finished file. None if it is unchanged."""
     if not path.is_file():
         return f"{path} is missing"
     return None if hash_file(path) == sha256 else f"{path} was changed after it was finished (SHA-256 differs)"
 
 
 def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
-    """What is wrong with a sealed folder. One whose files `selfevo gc` removed has no fault."""
+    """What is wrong with a sealed folder. Files that `selfevo gc` removed are no fault."""
     if "removed" in marker:
         return []
     if "files" not in marker:
-        return [f"{folder} has no SHA-256 of its files in {MODEL_MARKER}"]
+        return [f"{folder / MODEL_MARKER} has no SHA-256 of the folder's files"]
     faults = (file_fault(folder / name, sha256) for name, sha256 in marker["files"].items())
     return [fault for fault in faults if fault]
 
 
 def sync(path: Path) -> None:
-    """The content of a file, or the names in a folder, survive a crash after this."""
+    """Syncs a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

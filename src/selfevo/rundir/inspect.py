@@ -1,4 +1,4 @@
-"""Reading a run directory: what it holds, whether it is still what was written, and what it can do without."""
+"""Reads a run directory: lists what it holds, verifies it, and finds what can be removed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ from selfevo.rundir.results import read_results
 
 @dataclass(slots=True)
 class Entry:
-    """One stage or training. Of rows, in = out + `lost`, which counts rejected and quarantined rows by reason.
+    """One stage or one training.
 
-    `seconds` by the clock; `device_seconds` those in which the device generated or trained for it. Tokens read and
-    written by the model or the annotator, tokens trained on, and what the annotator cost in US dollars.
+    `rows` = `out` + the sum of `lost`, which counts rejected and quarantined rows by reason.
+    `seconds` is wall-clock time, `device_seconds` the part in which the device generated or
+    trained. `prompt_tokens` and `new_tokens` were read and written by the model or the annotator.
+    `dollars` is the cost of the annotator in US dollars.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run in one line. `status` is running, finished or stopped; `last` is the model made last, or None."""
+    """A run in one line. `status` is running, finished or stopped. `last` is the newest model, if any."""
 
     root: Path
     status: str
@@ -58,7 +60,7 @@ class Summary:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run directories in `folder`, itself included, by name."""
+    """The run directories in `folder`, by name; `folder` itself too if it is one."""
     return [path for path in (folder, *sorted(folder.iterdir())) if is_run(path)] if folder.is_dir() else []
 
 
@@ -84,7 +86,7 @@ def summarise(root: Path) -> Summary:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Every stage and training, in the order in which they were begun."""
+    """Every stage and training, in the order in which they started."""
     found = {entry.name: entry for entry in _stages(_run(root))}
     order: list[str] = []
     for event in _events(root):
@@ -94,7 +96,7 @@ def entries(root: Path) -> list[Entry]:
             entry.rows = entry.out = int(event.get("sequences", 0))
         order.append(event["stage"])
     place = {name: i for i, name in reversed(list(enumerate(order)))}
-    for name in found:  # the filter works in no time, so it leaves no event: right behind what it judged
+    for name in found:  # a filter leaves no event: it comes right after the stages whose rows it filters
         if name.endswith("/filter"):
             place[name] = max((i for other, i in place.items() if other.startswith(name[:-6])), default=-1)
     return sorted(
@@ -104,7 +106,7 @@ def entries(root: Path) -> list[Entry]:
 
 
 def costs(root: Path) -> dict[str, dict[str, float]]:
-    """What each stage and training cost (Entry), in the order in which they were begun, and their "total"."""
+    """The cost of each stage and training (see Entry), in the order of their start, and the "total"."""
     found: dict[str, Entry] = {}
     total = Entry("total")
     for event in _events(root):
@@ -116,14 +118,14 @@ def costs(root: Path) -> dict[str, dict[str, float]]:
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
-    """How many finished files and models were checked against their SHA-256, and what is wrong with them."""
+    """Checks finished files and models against their SHA-256: how many, and what is wrong with them."""
     checked, faults = 0, []
     for marker in sorted(_run(root).glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json")):
         checked += 1
         faults += _fault(marker)
     for path in sorted(root.glob("data/*.jsonl")) + sorted(root.glob("stages/*/*.jsonl")):
         if not path.stem.endswith((".partial", ".growing")) and not done(path).exists():
-            faults.append(f"{path} has no {done(path).name} beside it")
+            faults.append(f"{path} has no {done(path).name} beside it; resume the run to have it written")
     for folder in sorted(path for path in Layout(root).models.glob("[!.]*") if path.is_dir()):
         checked += 1
         try:
@@ -136,24 +138,24 @@ def verify(root: Path) -> tuple[int, list[str]]:
 def best_model(root: Path) -> Path:
     """The model of a run to use: the gate's best, else the last one trained on D_meta or a round.
 
-    Raises RunError where there is none.
+    Raises RunError if there is none yet.
     """
     models = [model for model in _models(root) if model.name == META or round_number(model.name)]
     best = _gates_best(root)
     chosen = next((model for model in reversed(models) if model.name == best or not best), None)
     if chosen is None:
-        raise RunError(f"{root} has no finished model yet; let the run go on, or give the folder of a model")
+        raise RunError(f"{root} has no finished model yet; resume the run, or give the folder of a model")
     return chosen
 
 
 def run_settings(model: Path) -> dict[str, Any]:
-    """The configuration of the run that made the folder `model`; empty for a model that is in no run directory."""
+    """The configuration of the run that made the folder `model`; empty if no run made it."""
     root = model.resolve().parent.parent
     return read_marker(Layout(root).config) if is_run(root) else {}
 
 
 def prompts_seen(model: Path) -> frozenset[str]:
-    """Ids of the prompts that the run of a model had to learn from; none for a model that is in no run directory."""
+    """Ids of the prompts that a model's run could learn from; empty if no run made the model."""
     root = model.resolve().parent.parent
     if not is_run(root):
         return frozenset()
@@ -163,21 +165,26 @@ def prompts_seen(model: Path) -> frozenset[str]:
 
 
 def removable(root: Path) -> list[Path]:
-    """Models that `gc` empties, all but the last, the one with the best direct accuracy and the gate's best; and
-    scratch space."""
+    """The folders that `gc` empties: scratch folders, and models.
+
+    It keeps the last model, the one with the best direct accuracy, and the gate's best.
+    """
     models = [model for model in _models(root) if "removed" not in read_marker(model / MODEL_MARKER)]
     kept = {models[-1].name} if models else set()
     results = read_results(root)
     measured = {model.name: model.direct.correct for model in results.models} if results else {}
     if names := [model.name for model in reversed(models) if model.name in measured]:
-        kept.add(max(names, key=lambda name: measured[name]))  # the latest of the best
+        kept.add(max(names, key=lambda name: measured[name]))  # among equals the latest
     kept.add(_gates_best(root))
     scratch = sorted(path for path in Layout(root).models.glob(".*") if path.is_dir())
     return [*(model for model in models if model.name not in kept), *scratch]
 
 
 def collect(root: Path) -> int:
-    """Empties `removable` folders and returns the bytes freed. A model's marker stays: its rows still count."""
+    """Empties the `removable` folders and returns the bytes freed.
+
+    A model's marker stays, so the rows that the model wrote still count.
+    """
     freed = 0
     with locked(_run(root)):
         for folder in removable(root):
@@ -200,7 +207,7 @@ def size_of(folder: Path) -> int:
 
 def _run(root: Path) -> Path:
     if not is_run(root):
-        raise RunError(f"{root} is not a run directory of selfevo; `selfevo runs FOLDER` lists those in a folder")
+        raise RunError(f"{root} is not a run directory of selfevo; `selfevo runs FOLDER` lists the runs in FOLDER")
     return root
 
 
@@ -221,7 +228,7 @@ def _stages(root: Path) -> Iterator[Entry]:
 
 
 def _lost(path: Path) -> tuple[int, Counter[str]]:
-    """How many rows a file of a stage has, and how many of them went no further, by reason."""
+    """The number of rows in a stage file, and of its rejected or quarantined rows by reason."""
     rows, lost = 0, Counter[str]()
     for row in read_rows(path):
         rows += 1
@@ -255,7 +262,7 @@ def _add(entry: Entry, event: dict[str, Any]) -> None:
 
 
 def _gates_best(root: Path) -> str:
-    """Its name, or nothing where there is no gate."""
+    """The name of the gate's best model; "" without a gate."""
     results = read_results(root)
     return results.gate.best if results and results.gate else ""
 

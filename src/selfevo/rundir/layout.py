@@ -1,16 +1,16 @@
-"""Where everything is in a run directory.
+"""The paths of a run directory.
 
     RUN/
-      config.yaml, config.json   the resolved configuration, for people and for the check on a resume
+      config.yaml, config.json   the resolved configuration, for people and to check a resume
       manifest.json              versions, platform, cost
-      events.jsonl               what was done and how long it took, one line per committed piece of work
-      data/NAME.jsonl            what the run was given: prompts, problems, D_meta
-      stages/NAME/SKILL.jsonl    one row per input row, in input order; NAME is a round, a measurement, ...
+      events.jsonl               one line per batch or training: what was done and how long it took
+      data/NAME.jsonl            the input of the run: prompts, problems, D_meta
+      stages/NAME/SKILL.jsonl    one row per input row, in input order; NAME is a round, an evaluation, ...
       stages/NAME/filter.jsonl   the judged rows, kept or rejected, each rejected one with its reason
       models/NAME/               a plain transformers folder; its selfevo.json holds the SHA-256 of each file
       results.json, report.html
 
-Beside each X.jsonl stands X.done.json, written last: counts, and the SHA-256 of X.jsonl.
+Each finished X.jsonl has an X.done.json beside it, written last: counts and the SHA-256 of X.jsonl.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from selfevo.rundir.atomic_files import MODEL_MARKER
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of one run directory; none of them has to exist."""
+    """The paths of one run directory. They need not exist."""
 
     root: Path
 
@@ -58,8 +58,11 @@ class Layout:
 
     @property
     def owner(self) -> Path:
-        """The number of the process that holds the lock. The lock file itself belongs to filelock: older releases
-        empty it, and Windows does not let others read it."""
+        """The file with the id of the process that holds the lock.
+
+        It is not the lock file itself, because older releases of filelock empty that file, and
+        Windows does not let others read it.
+        """
         return self.root / ".owner"
 
     def data(self, name: str) -> Path:
@@ -73,7 +76,7 @@ class Layout:
         return self.stages / name / f"{skill}.jsonl"
 
     def filtered(self, name: str) -> Path:
-        """The rows of a round that came as far as the filter."""
+        """The rows of a round that reached the filter."""
         return self.stage(name, "filter")
 
     @property
@@ -84,16 +87,16 @@ class Layout:
         return self.models / name
 
     def finished_models(self) -> list[Path]:
-        """The folders of models that are whole, in the order in which they are made."""
+        """The folders of finished models, in the order in which they are made."""
         markers = self.models.glob(f"[!.]*/{MODEL_MARKER}")
         return sorted((marker.parent for marker in markers), key=lambda folder: in_order(folder.name))
 
     def rounds(self) -> list[Path]:
-        """The folders of rounds that were begun, in order."""
+        """The folders of started rounds, in order."""
         found = (path for path in self.stages.glob("*") if round_number(path.name) is not None)
         return sorted(found, key=lambda path: in_order(path.name))
 
 
 def done(path: Path) -> Path:
-    """The marker beside X.jsonl that makes its rows count."""
+    """The marker X.done.json of X.jsonl. Without it the rows do not count."""
     return path.with_suffix(".done.json")

@@ -1,4 +1,4 @@
-"""Whose a run directory is: one configuration for ever, one process at a time."""
+"""A run directory belongs to one configuration, and to one process at a time."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from selfevo.errors import RunError
 from selfevo.rundir.atomic_files import hash_file, read_marker, write_atomic
 from selfevo.rundir.layout import Layout
 
-PATIENCE = 0.2  # seconds; whoever asks whether a directory is in use holds the lock for a moment
+PATIENCE = 0.2  # seconds; `in_use` in another process holds the lock for a moment
 
 
 @contextmanager
 def locked(root: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """One process per run directory. The lock dies with its owner, however that dies.
+    """Holds the lock of a run directory. The lock ends with its process, even after a kill.
 
-    Raises RunError where another process holds it for longer than `patience`, in seconds; the message
-    has its number and for how long.
+    Raises RunError if another process keeps the lock for more than `patience` seconds. The message
+    names the process and how long it has held the lock.
     """
     owner = Layout(root).owner
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock(root, patience).acquire()
     except Timeout:
-        raise RunError(f"{root} is in use by {_name(owner)}; wait for it, or give another --output") from None
+        raise RunError(f"{root} is in use by {_name(owner)}; wait until it ends, or give another --output") from None
     except OSError as error:
-        raise RunError(f"{root} cannot be locked ({error}); give an --output that can be written") from None
+        raise RunError(f"{root} cannot be locked ({error}); give an --output in a writable folder") from None
     with lock:
         write_atomic(owner, str(os.getpid()))
         try:
@@ -44,9 +44,10 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def in_use(root: Path) -> bool:
-    """Whether a process holds the lock of `root` at this moment.
+    """Whether a process holds the lock of `root` now.
 
-    In a directory that this user may not write to, the owner's number is what tells. It stays after a kill.
+    If this user may not write to the directory, the owner file decides. That file stays after a
+    kill.
     """
     if not Layout(root).lock.exists():
         return False
@@ -67,7 +68,7 @@ def _name(owner: Path) -> str:
     try:
         minutes = (time.time() - owner.stat().st_mtime) / 60
         return f"process {owner.read_text(encoding='utf-8')} for {minutes:.0f} minutes"
-    except OSError:  # it took the lock this moment, or lets it go
+    except OSError:  # the process is just taking or releasing the lock
         return "another process"
 
 
@@ -79,17 +80,18 @@ def claim(
     may_change: Collection[str] = (),
     parts: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Makes `root` the run directory of this configuration, or checks that it already is.
+    """Writes the configuration into a new run directory `root`, or checks it against an old one.
 
-    `may_change`: dotted keys whose values decide no row. `parts`: the source files of parts from outside this package,
-    by the name that the configuration gives them; their SHA-256 is kept under "parts" of config.json.
+    `may_change` holds dotted keys that may differ on a resume, because no row depends on them.
+    `parts` holds the source files of your own parts, by the name in the configuration. Their
+    SHA-256 is kept under "parts" of config.json.
 
-    Raises RunError when it belongs to another configuration (the message lists the keys), when the source of a part
-    was changed, or when it is something else.
+    Raises RunError if `root` has another configuration (the message lists the keys), if the source
+    of a part has changed, or if `root` is not a run directory.
     """
     layout = Layout(root)
     if layout.config.exists():
-        # Where it stands is no part of a run: one that was moved or copied goes on.
+        # A run may be moved or copied, so its own path does not count.
         old = {**read_marker(layout.config), "output": config.get("output")}
         if changed := changed_parts(root, parts):
             raise RunError(
@@ -104,7 +106,7 @@ def claim(
                 "use the same one to resume, or a new --output"
             )
         return
-    # What a run leaves that was killed in its first moment does not count.
+    # A run that was killed right after its start leaves only these files.
     ours = (layout.lock, layout.owner, layout.config_yaml, layout.manifest)
     foreign = [path.name for path in root.iterdir() if path not in ours]
     if any(not (name.startswith(".") and name.endswith(".tmp")) for name in foreign):
@@ -116,14 +118,14 @@ def claim(
 
 
 def changed_parts(root: Path, parts: Mapping[str, Path]) -> list[str]:
-    """Which of `parts`, source files by name, were other files when the run in `root` was started with them."""
+    """The names of `parts` whose source file has changed since the run in `root` started."""
     path = Layout(root).config
     before = read_marker(path).get("parts", {}) if path.exists() else {}
     return [name for name, file in parts.items() if name in before and before[name] != hash_file(file)]
 
 
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two nested configurations, with both values."""
+    """The dotted keys that differ between two nested configurations, each with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
         return [d for k in keys for d in differing_keys(old.get(k), new.get(k), f"{prefix}.{k}" if prefix else k)]

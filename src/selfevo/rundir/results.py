@@ -1,7 +1,7 @@
 """The types of results.json: what a run has measured.
 
-Nothing is stored twice. Of each model the file keeps which problems it answers right, one bit a problem; accuracies,
-intervals and paired tests are properties, computed from the bits when they are asked for.
+Nothing is stored twice. For each model the file stores one bit per problem: right or wrong.
+Accuracies, intervals and paired tests are properties, computed from these bits.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def from_bits(bits: Bits) -> list[bool]:
 
 
 class Stored(BaseModel):
-    """Base of what is stored: frozen, and a key that is not known is an error."""
+    """Base of the stored types: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Transitions:
-    """What refinement does: how many answers were right or wrong before it, and are after."""
+    """How many answers are right or wrong before and after refinement."""
 
     right_right: int
     right_wrong: int
@@ -53,32 +53,32 @@ class Transitions:
 
     @classmethod
     def of(cls, n: int, before: int, after: int, both: int) -> Transitions:
-        """Of `n` answers so many are right before, after, and both times."""
+        """From counts: of `n` answers `before` are right before, `after` after, and `both` both times."""
         return cls(both, before - both, after - both, n - before - after + both)
 
 
 class Verdicts(Stored):
-    """What a model says of its own direct answers. The others it calls not qualified."""
+    """A model's verdicts on its own direct answers. The remaining ones are "not qualified"."""
 
-    qualified: NonNegativeInt = Field(description="answers that it calls qualified")
-    qualified_right: NonNegativeInt = Field(description="those of them that are right")
-    unparsed: NonNegativeInt = Field(description="answers on which its verdict cannot be read")
+    qualified: NonNegativeInt = Field(description="answers with the verdict qualified")
+    qualified_right: NonNegativeInt = Field(description="right answers among these")
+    unparsed: NonNegativeInt = Field(description="answers whose verdict cannot be read")
 
     @property
     def precision(self) -> float | None:
-        """Share of the answers called qualified that are right; None where none is."""
+        """The share of right answers among those called qualified. None if there are none."""
         return self.qualified_right / self.qualified if self.qualified else None
 
     @property
     def precision_ci(self) -> tuple[float, float]:
-        """95 % Wilson interval."""
+        """95 % Wilson interval of the precision."""
         return wilson(self.qualified_right, self.qualified)
 
 
 class Extractors(Stored):
-    """What two ways to read a number from the direct answers find, in problems."""
+    """Two ways to read a number from the direct answers, compared. Counts of problems."""
 
-    agree: NonNegativeInt = Field(description="the declared answer is the last number")
+    agree: NonNegativeInt = Field(description="the declared answer and the last number agree")
     declared: NonNegativeInt = Field(description="an answer is declared, as in `The answer is 5`")
     strict: NonNegativeInt = Field(description="the declared answer is right")
     flexible: NonNegativeInt = Field(description="the last number is right")
@@ -87,15 +87,15 @@ class Extractors(Stored):
 class ModelResults(Stored):
     """One model on the held-out problems."""
 
-    name: str = Field(description="base, sft, meta, round-1, ...; of `selfevo eval` the folder's name")
+    name: str = Field(description="base, sft, meta, round-1, ...; for `selfevo eval` the folder's name")
     answers: dict[Mode, Bits] = Field(
-        description="for each way to answer one character a problem, in the order of the problems: 1 is right. direct: "
-        "the first answer; refined: after self-refinement; consistency and both: the votes of several samples "
-        "without and with refinement, where asked for"
+        description="for each way to answer: one character per problem, in the order of the problems; 1 is right. "
+        "direct: the first answer; refined: the answer after self-refinement; consistency and both, if asked for: "
+        "the vote of several samples, without and with refinement"
     )
-    verdicts: Verdicts = Field(description="on its own direct answers")
-    extractors: Extractors | None = Field(None, description="of `selfevo eval`, where answers are numbers")
-    seconds: float = Field(description="of its training and its evaluation")
+    verdicts: Verdicts = Field(description="its verdicts on its own direct answers")
+    extractors: Extractors | None = Field(None, description="only for `selfevo eval`, if answers are numbers")
+    seconds: float = Field(description="time of its training and evaluation")
 
     @model_validator(mode="after")
     def _has_both_answers(self) -> ModelResults:
@@ -104,18 +104,18 @@ class ModelResults(Stored):
         return self
 
     def rate(self, mode: Mode) -> Rate | None:
-        """Of the answers of a mode; None where the model was not asked so."""
+        """The rate of right answers in a mode. None if the model was not measured in it."""
         bits = self.answers.get(mode)
         return None if bits is None else Rate(len(bits), bits.count("1"))
 
     @property
     def direct(self) -> Rate:
-        """Of the first answers."""
+        """The rate of right first answers."""
         return Rate(len(self.answers["direct"]), self.answers["direct"].count("1"))
 
     @property
     def refined(self) -> Rate:
-        """Of the answers after self-refinement."""
+        """The rate of right answers after self-refinement."""
         return Rate(len(self.answers["refined"]), self.answers["refined"].count("1"))
 
     @property
@@ -126,60 +126,60 @@ class ModelResults(Stored):
 
     @property
     def recall(self) -> float | None:
-        """Share of the right direct answers that the model calls qualified; None where none is right."""
+        """The share of right direct answers that the model calls qualified. None if none is right."""
         right = self.direct.correct
         return self.verdicts.qualified_right / right if right else None
 
 
 class RowCounts(Stored):
-    """What became of rows: each is kept, rejected or quarantined."""
+    """The fate of rows: each is kept, rejected or quarantined."""
 
-    kept: NonNegativeInt = Field(description="by the filter, to be learnt from")
-    rejected: NonNegativeInt = Field(description="by the filter")
-    quarantined: NonNegativeInt = Field(description="its response, feedback, refinement or verdict did not come")
+    kept: NonNegativeInt = Field(description="rows that the filter kept for training")
+    rejected: NonNegativeInt = Field(description="rows that the filter dropped")
+    quarantined: NonNegativeInt = Field(description="rows without a usable response, feedback, refinement or verdict")
 
     @property
     def entered(self) -> int:
-        """All of them."""
+        """All rows."""
         return self.kept + self.rejected + self.quarantined
 
 
 class AuditCounts(Stored):
-    """How good a filter was on rows whose answers are known, in rows."""
+    """How good a filter was on rows with known answers. Counts of rows."""
 
-    judged: NonNegativeInt = Field(description="rows that came to the filter")
-    response_right: NonNegativeInt = Field(description="whose first response is right")
-    right: NonNegativeInt = Field(description="whose refinement is right")
-    kept: NonNegativeInt = Field(description="by the filter")
-    kept_right: NonNegativeInt = Field(description="those of them whose refinement is right")
+    judged: NonNegativeInt = Field(description="rows that reached the filter")
+    response_right: NonNegativeInt = Field(description="rows whose first response is right")
+    right: NonNegativeInt = Field(description="rows whose refinement is right")
+    kept: NonNegativeInt = Field(description="rows that the filter kept")
+    kept_right: NonNegativeInt = Field(description="kept rows whose refinement is right")
 
     @property
     def response_share(self) -> float | None:
-        """Share of the judged rows whose first response is right; None where none was judged."""
+        """The share of judged rows whose first response is right. None if none was judged."""
         return self.response_right / self.judged if self.judged else None
 
     @property
     def right_share(self) -> float | None:
-        """Share of the judged rows whose refinement is right; None where none was judged."""
+        """The share of judged rows whose refinement is right. None if none was judged."""
         return self.right / self.judged if self.judged else None
 
     @property
     def precision(self) -> float | None:
-        """Share of the kept rows that are right; None where none is kept."""
+        """The share of kept rows that are right. None if none is kept."""
         return self.kept_right / self.kept if self.kept else None
 
     @property
     def recall(self) -> float | None:
-        """Share of the right rows that are kept; None where none is right."""
+        """The share of right rows that are kept. None if none is right."""
         return self.kept_right / self.right if self.right else None
 
 
 class Audit(AuditCounts):
     """The audit of one round."""
 
-    both_right: NonNegativeInt = Field(description="whose response and refinement are both right")
+    both_right: NonNegativeInt = Field(description="rows whose response and refinement are both right")
     verdicts: dict[Verdict, tuple[int, int]] = Field(
-        description="by the verdict on the refinement: rows, and those of them whose refinement is right"
+        description="for each verdict on the refinement: its rows, and how many of their refinements are right"
     )
 
     @property
@@ -189,7 +189,7 @@ class Audit(AuditCounts):
 
     @property
     def unparsed(self) -> tuple[int, int]:
-        """Rows whose verdict could not be read, and the right ones of them."""
+        """The number of rows with an unreadable verdict, and how many of these are right."""
         return self.verdicts[Verdict.UNKNOWN]
 
 
@@ -197,68 +197,70 @@ class RoundResults(Stored):
     """One round of self-evolution."""
 
     name: str = Field(description="round-1, ...")
-    rows: RowCounts = Field(description="what became of its rows")
-    monitors: dict[str, float | None] = Field(description="figures of its rows that need no answers, by name")
-    alarms: tuple[str, ...] = Field(description="a sentence for each figure beyond its bound")
-    audit: Audit | None = Field(description="where answers are known that the method does not see")
+    rows: RowCounts = Field(description="the fate of its rows")
+    monitors: dict[str, float | None] = Field(description="figures of its rows that need no known answers, by name")
+    alarms: tuple[str, ...] = Field(description="one sentence for each figure beyond its bound")
+    audit: Audit | None = Field(description="null without known answers; the method does not see them")
 
 
 class ModelComparison(Stored):
     """Model `a` against model `b` on the same problems."""
 
     a: str = Field(description="name of a model")
-    b: str = Field(description="name of another")
-    mode: str = Field(description="which answers: direct, refined, ...; agreement: scores of a gate without answers")
-    difference: float = Field(description="of their accuracies or mean scores, a - b")
-    ci: tuple[float, float] = Field(description="its 95 % interval")
+    b: str = Field(description="name of the other model")
+    mode: str = Field(
+        description="which answers: direct, refined, ...; agreement: the scores of a gate without answers"
+    )
+    difference: float = Field(description="difference of accuracies or mean scores, a - b")
+    ci: tuple[float, float] = Field(description="95 % interval of the difference")
     gained: int = Field(description="problems on which a does better")
     lost: int = Field(description="problems on which b does better")
-    p_value: float = Field(description="two-sided: McNemar's exact test, of scores between 0 and 1 a sign-flip test")
+    p_value: float = Field(description="two-sided p: McNemar's exact test; for scores between 0 and 1 a sign-flip test")
 
     @classmethod
     def of(cls, a: str, a_scores: Sequence[float], b: str, b_scores: Sequence[float], mode: str) -> ModelComparison:
-        """Compares scores in [0, 1] of the same problems."""
+        """Compares scores in [0, 1] on the same problems."""
         return cls(a=a, b=b, mode=mode, **asdict(compare(a_scores, b_scores)))
 
 
 class GateRound(ModelComparison):
-    """A round against the best model before it, on the problems of the gate."""
+    """A round compared with the best model before it, on the problems of the gate."""
 
-    promoted: bool = Field(description="it is significantly better, and the best from now on")
+    promoted: bool = Field(description="whether it is significantly better; then it is the new best model")
 
 
 class GateResults(Stored):
-    """What the gate decided. Its comparisons are stored whole: the scores behind them are not kept."""
+    """The gate's decisions. It stores whole comparisons, because the scores are not kept."""
 
-    alpha: float = Field(description="a gain is significant with a p below it")
-    patience: int = Field(description="so many rounds in a row without a significant gain end the run")
-    best: str = Field(description="name of the best model; empty while none was compared")
-    rounds: tuple[GateRound, ...] = Field(description="each against the best model before it")
+    alpha: float = Field(description="a gain is significant if p is below it")
+    patience: int = Field(description="the run ends after this many rounds in a row without a significant gain")
+    best: str = Field(description="name of the best model; empty before the first comparison")
+    rounds: tuple[GateRound, ...] = Field(description="each round compared with the best model before it")
 
 
 class Results(Stored):
-    """What results.json holds."""
+    """The content of results.json."""
 
-    version: Literal[1] = Field(1, description="of this format")
-    task: str | None = Field(description="whose problems the models were measured on; null without an evaluation")
-    seed: int = Field(description="of the run: which problems, samples, and order of training")
-    policy: str | None = Field(description="what each round trains from; null of `selfevo eval`")
+    version: Literal[1] = Field(1, description="version of this format")
+    task: str | None = Field(description="task of the evaluation; null without one")
+    seed: int = Field(description="seed of the run: it draws problems, samples and the order of training")
+    policy: str | None = Field(description="policy of the run; null for `selfevo eval`")
     models: tuple[ModelResults, ...] = Field((), description="in the order in which they were made")
     groups: dict[Split, dict[str, Bits]] = Field(
-        {}, description="by kind and by difficulty: for each group one character a problem, 1 where it belongs to it"
+        {}, description="by kind and by difficulty: for each group one character per problem; 1: it is in the group"
     )
-    rounds: tuple[RoundResults, ...] = Field((), description="those that have come as far as the filter")
-    bounds: dict[str, float] = Field({}, description="of the monitors, such as min_entropy")
-    gate: GateResults | None = Field(None, description="what it decided, in a run that has one")
-    stopped: str | None = Field(None, description="why the rounds ended before their number")
-    seconds: float = Field(description="of work so far")
+    rounds: tuple[RoundResults, ...] = Field((), description="rounds that have reached the filter")
+    bounds: dict[str, float] = Field({}, description="bounds of the monitors, such as min_entropy")
+    gate: GateResults | None = Field(None, description="decisions of the gate; null without one")
+    stopped: str | None = Field(None, description="why the rounds ended early; null if they did not")
+    seconds: float = Field(description="time of all work so far")
 
     @model_validator(mode="after")
     def _same_problems(self) -> Results:
         bits = [bits for model in self.models for bits in model.answers.values()]
         bits += [mask for masks in self.groups.values() for mask in masks.values()]
         if len({len(each) for each in bits}) > 1:
-            raise ValueError("answers and groups must have one character for each problem, all as many")
+            raise ValueError("answers and groups differ in length; each needs one character per problem")
         return self
 
     def model(self, name: str) -> ModelResults | None:
@@ -290,7 +292,7 @@ class Results(Stored):
         ]
 
     def rates(self, by: Split, model: ModelResults, mode: Mode) -> dict[str, Rate]:
-        """A model's rate within each group of problems."""
+        """A model's rate in each group of problems."""
         answers = model.answers[mode]
         chosen = {
             name: [bit for bit, belongs in zip(answers, mask, strict=True) if belongs == "1"]
@@ -299,7 +301,7 @@ class Results(Stored):
         return {name: Rate(len(bits), bits.count("1")) for name, bits in chosen.items()}
 
     def table(self) -> str:
-        """The models as lines of text: accuracies and the precision of the verdicts, in percent with 95 % intervals."""
+        """A text table: accuracies and verdict precision, in percent, with 95 % intervals."""
         lines: list[tuple[str, ...]] = [("model", "direct", "refined", "verdict precision")]
         for model in self.models:
             verdicts = Rate(model.verdicts.qualified, model.verdicts.qualified_right)
@@ -316,16 +318,16 @@ def _percent(rate: Rate) -> str:
 
 
 def load_results(path: str | Path) -> Results:
-    """The results of a run directory, or those in a file.
+    """The results of a run directory, or from a file.
 
-    Raises RunError where there are none, or they are damaged or of another version.
+    Raises RunError if they are missing, damaged or of another version.
     """
     place = Path(path)
     return load_stored(Results, Layout(place).results if place.is_dir() else place)
 
 
 def read_results(root: Path) -> Results | None:
-    """The results in a run directory; None before they are written."""
+    """The results of a run directory. None if none are written yet."""
     return load_results(root) if Layout(root).results.is_file() else None
 
 
@@ -337,7 +339,7 @@ T = TypeVar("T", bound=Stored)
 
 
 def load_stored(kind: type[T], path: Path) -> T:
-    """What a JSON file holds, as a type whose field `version` says of which version it is."""
+    """Reads a JSON file as `kind`. Raises RunError if it is unreadable or its `version` differs."""
     remedy = "delete it and run the command that wrote it again"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))

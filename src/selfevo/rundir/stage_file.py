@@ -1,11 +1,11 @@
-"""A stage is one write-once file of rows, in the order of its inputs; filling it survives a kill at any moment.
+"""A stage is one file of rows, written once, in the order of its inputs. It survives a kill.
 
-    X.partial.jsonl    results of the window at hand, in the order in which they came; a torn last line is owed again
-    X.growing.jsonl    the rows of the windows before it, in the order of the inputs
-    X.jsonl            the growing file when it is whole
-    X.done.json        counts and SHA-256 of X.jsonl, written last: without it rows are owed
+    X.partial.jsonl    results of the current window, as they come; a line cut off by a kill is computed again
+    X.growing.jsonl    rows of the earlier windows, in the order of the inputs
+    X.jsonl            the growing file when it is complete
+    X.done.json        counts and SHA-256 of X.jsonl, written last; without it the stage is not finished
 
-Memory holds one window of rows, however many there are.
+Only one window of rows is in memory.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ WINDOW = 4096
 
 T = TypeVar("T")
 Result = dict[str, Any]
-# Given the rows of a window by key, and the results that are there already, yields the others as they come, with a
-# word for whoever watches.
+# Called with the rows of a window by key and the results so far. Yields the missing results as they
+# come, each time with a text for the progress display.
 Work = Callable[[Mapping[str, T], Mapping[str, Result]], Iterator[tuple[Mapping[str, Result], str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class StageFile(Generic[T]):
-    """X.jsonl at `path`, a line per row.
+    """X.jsonl at `path`, one line per row.
 
-    `key` names what decides a row's result: equal keys, equal results. `line` is what is written of a row and its
-    result; its "status" is "ok" or "quarantined". `marker` goes into X.done.json. Of the files `shared`, one that is
-    finished and has the same keys is taken over as it is.
+    `key` is a hash of all that decides a row's result: equal keys, equal results. `line` makes the
+    line from a row and its result; its "status" is "ok" or "quarantined". `marker` goes into
+    X.done.json. If one of the files `shared` is finished and has the same keys, it is linked
+    instead.
     """
 
     path: Path
@@ -62,9 +63,9 @@ class StageFile(Generic[T]):
     shared: Sequence[Path] = ()
 
     def fill(self, rows: Rows[T], work: Work[T], progress: Progress) -> None:
-        """Writes the file, doing only the work that is owed.
+        """Writes the file; does only the work that is missing.
 
-        Raises RunError when it is finished and holds other rows, or was changed since.
+        Raises RunError if the file is finished and holds other rows, or was changed since.
         """
         name = f"{self.path.parent.name} {self.path.stem}"
         if not done(self.path).exists():
@@ -115,11 +116,11 @@ class StageFile(Generic[T]):
             return
         digest = _digest(map(self.key, rows))
         for other in finished:
-            with suppress(RunError):  # what is damaged there is made anew here
+            with suppress(RunError):  # a damaged file is not taken; the rows are computed here
                 marker = read_marker(done(other))
                 if marker.get("keys") == digest and not file_fault(other, marker["sha256"]):
                     self.path.with_suffix(".growing.jsonl").unlink(missing_ok=True)
-                    # The marker last: it makes the rows count.
+                    # The marker comes last: it marks the stage as finished.
                     for name in (self.path, done(self.path)):
                         link(other.with_name(name.name), name)
                     return
@@ -128,11 +129,11 @@ class StageFile(Generic[T]):
         marker = done(self.path)
         expected = read_marker(marker)
         if fault := file_fault(self.path, expected["sha256"]):
-            raise RunError(f"{fault}; restore it, or delete it and {marker} to have its rows made again")
+            raise RunError(f"{fault}; restore it, or delete it and {marker} to compute its rows again")
         if expected["keys"] != _digest(map(self.key, rows)):
             raise RunError(
-                f"{self.path} holds results for other rows, from another model or with other settings than this run "
-                "now asks for; use a new --output"
+                f"{self.path} holds results for other rows, another model or other settings than those of this run; "
+                "use a new --output"
             )
 
 
@@ -150,7 +151,7 @@ def _windows(rows: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _results(partial: Path, wanted: Mapping[str, T]) -> dict[str, Result]:
-    """What a stopped process left of this window. Rewritten without its torn tail, so that no row grows onto it."""
+    """The results of this window from a stopped process. Removes a line that was cut off."""
     rows = read_rows(partial) if partial.exists() else iter(())
     done = {row["key"]: row["result"] for row in rows if row["key"] in wanted}
     write_atomic(partial, "".join(_partial_line(key, result) for key, result in done.items()))

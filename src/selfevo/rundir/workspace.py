@@ -1,8 +1,8 @@
-"""The run directory at work: every row and every model in a write-once place (layout.py has the places), so that a
-killed run goes on where it stopped.
+"""Runs stages and trainings in a run directory, and resumes them after a kill.
 
-A model's folder appears under its name when it is whole. A row is known by the hash of the model, the skill, the
-conversation, the sampling and the seed: a later round can never be served an earlier round's answer.
+Every row and every model is written once (layout.py has the paths). A model's folder gets its name
+when it is complete. The key of a row is the hash of the model, the skill, the conversation, the
+sampling and the seed, so a round can never get an answer of an earlier round.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ Out = TypeVar("Out", bound=Prompt)
 
 @dataclass(slots=True)
 class Workspace:
-    """One run directory with the engine and the trainer that work in it. The caller holds its lock (`locked`)."""
+    """One run directory with its engine and its trainer. The caller must hold its lock (`locked`)."""
 
     root: Path
     engine: Engine
-    trainer: Callable[[str], Trainer]  # by the name of the model to be made
+    trainer: Callable[[str], Trainer]  # by the name of the new model
     sampling: Mapping[str, Sampling]  # by the name of the skill
     seed: int
     progress: Progress
-    shared: tuple[Path, ...] = ()  # other run directories: what they have finished and is the same is taken over
+    shared: tuple[Path, ...] = ()  # other run directories: identical finished stages and models are taken from them
 
     @property
     def layout(self) -> Layout:
         return Layout(self.root)
 
     def runner(self, name: str, model: Model, sampling: Mapping[str, Sampling] | None = None) -> StageRunner:
-        """For the stages in stages/NAME; `sampling` takes the place of the workspace's, skill by skill."""
+        """The runner for stages/NAME. `sampling` replaces the workspace's settings, skill by skill."""
         return StageRunner(self, name, model, {**self.sampling, **(sampling or {})})
 
     def train(self, name: str, start: Model, examples: Sequence[Example]) -> Model:
-        """The model `name`, trained from `start` on `examples` unless it already stands in the run directory."""
+        """The model `name`. Trains it from `start` on `examples` unless it exists already."""
         final = self.layout.model(name)
         trainer = self.trainer(name)
         lineage = content_id(start.id, [example.id for example in examples], self.seed, trainer.key())
@@ -74,13 +74,13 @@ class Workspace:
         if final.is_dir():
             marker = read_marker(final / MODEL_MARKER)
             if marker["lineage"] != lineage:
-                raise RunError(f"{final} was trained from other rows than this run now has; use a new --output")
+                raise RunError(f"{final} was trained on other rows than this run now has; use a new --output")
             if faults := folder_faults(final, marker):
-                raise RunError(f"{'; '.join(faults)}; restore it, or delete {final} to have it trained again")
+                raise RunError(f"{'; '.join(faults)}; restore it, or delete {final} to train it again")
             return Model(name, final, str(marker["weights"]))
         if not examples:
             raise TrainingError(
-                f"nothing to train {name} on: no kept row gives a training example; see {self.layout.stages}"
+                f"{name} has no training examples, because no kept row gives one; see {self.layout.stages}"
             )
         check_present(start)
         work, temporary = self.layout.models / f".{name}.work", self.layout.models / f".{name}.tmp"
@@ -107,7 +107,7 @@ class Workspace:
                 }
                 seal(temporary, marker)
         except SelfevoError:
-            shutil.rmtree(temporary, ignore_errors=True)  # gives its space back
+            shutil.rmtree(temporary, ignore_errors=True)  # frees its space
             raise
         temporary.rename(final)
         sync(final.parent)
@@ -116,7 +116,7 @@ class Workspace:
         return Model(name, final, str(marker["weights"]))
 
     def _take_over(self, name: str, lineage: str) -> None:
-        """The same model of another run, its files linked."""
+        """Links the files of the same model from another run, if there is one."""
         temporary = self.layout.models / f".{name}.tmp"
         for folder in (Layout(root).model(name) for root in self.shared):
             if not (folder / MODEL_MARKER).is_file():
@@ -124,7 +124,7 @@ class Workspace:
             try:
                 marker = read_marker(folder / MODEL_MARKER)
             except RunError:
-                continue  # damaged there; it is trained here
+                continue  # damaged there, so it is trained here
             if marker["lineage"] == lineage and "removed" not in marker and not folder_faults(folder, marker):
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
@@ -150,7 +150,7 @@ class Workspace:
         return sum(float(e["seconds"]) for e in events if f"{e['stage']}/".startswith(f"{stage}/" if stage else ""))
 
     def save_rows(self, name: str, rows: Rows[Any]) -> None:
-        """Writes records under data/, once: a resume must find the same content."""
+        """Writes records under data/ once. Raises RunError if a resume has other content."""
         path = self.layout.data(name)
         marker = done(path)
         if not marker.exists():
@@ -161,14 +161,14 @@ class Workspace:
         for row in rows:
             digest.update(json.dumps(as_row(row), ensure_ascii=False).encode() + b"\n")
         if fault := file_fault(path, read_marker(marker)["sha256"]):
-            raise RunError(f"{fault}; restore it, or delete {marker} to have it written again")
+            raise RunError(f"{fault}; restore it, or delete {marker} to write it again")
         if read_marker(marker)["sha256"] != digest.hexdigest():
-            raise RunError(f"{path} holds other rows than the configuration now gives; use a new --output")
+            raise RunError(f"{path} holds other rows than the configuration gives now; use a new --output")
 
 
 @dataclass(frozen=True, slots=True)
 class Stored(Generic[Out]):
-    """The rows of a finished file that went on, read anew each time: they need not fit into memory."""
+    """The rows of a finished file that go on. They are read anew each time, to save memory."""
 
     path: Path
     record: type[Out]
@@ -185,7 +185,7 @@ class Stored(Generic[Out]):
 
 @dataclass(frozen=True, slots=True)
 class StageRunner:
-    """Takes rows through one stage after the other with one model, in stages/NAME."""
+    """Runs the stages of one model, in stages/NAME."""
 
     workspace: Workspace
     name: str
@@ -193,7 +193,7 @@ class StageRunner:
     sampling: Mapping[str, Sampling]
 
     def generate(self, skill: Skill[In, Out], rows: Rows[In]) -> Stored[Out]:
-        """Runs `skill` on every row and gives those that came back whole; the others are on disk, quarantined."""
+        """Runs `skill` on every row. Returns the complete ones; the others are quarantined on disk."""
         path = self._fill(skill, rows)
         return Stored(path, skill.record, read_marker(done(path))["rows"]["out"])
 
@@ -202,17 +202,17 @@ class StageRunner:
         return [Generation(**row["generation"]) for row in read_rows(self._fill(skill, rows))]
 
     def sample(self, skill: Skill[In, Out], rows: Rows[In], times: int, temperature: float) -> list[list[Generation]]:
-        """For each row, `times` sampled texts, each time in a folder of its own."""
+        """`times` sampled texts for each row. Each sample has its own folder."""
         warm = {skill.name: replace(self.sampling[skill.name], temperature=temperature)}
         runners = [self.beside(f"again-{number}", warm) for number in range(1, times + 1)]
         return [list(several) for several in zip(*(runner.generations(skill, rows) for runner in runners), strict=True)]
 
     def beside(self, suffix: str, sampling: Mapping[str, Sampling]) -> StageRunner:
-        """The same model in stages/NAME-SUFFIX, with another `sampling` of some skills."""
+        """The same model in stages/NAME-SUFFIX, with another `sampling` for some skills."""
         return replace(self, name=f"{self.name}-{suffix}", sampling={**self.sampling, **sampling})
 
     def filter(self, rows: Rows[Judged], filters: Sequence[Filter]) -> Stored[Judged]:
-        """Applies filters; kept and rejected rows both stay on disk, the rejected with the reason."""
+        """Applies filters. Kept and rejected rows are both on disk, rejected ones with the reason."""
         counts = {"in": 0, "kept": 0, "rejected": 0}
 
         def lines() -> Iterator[str]:
@@ -250,11 +250,11 @@ class StageRunner:
     def _generate(
         self, skill: Skill[In, Out], sampling: Sampling, window: Mapping[str, In], done: Mapping[str, Any]
     ) -> Iterator[tuple[dict[str, Any], str]]:
-        """The owed generations of a window, batch by batch.
+        """The missing generations of a window, batch by batch.
 
-        Rows of like length share a batch, a slice for the engine, and a slice is what is committed when it comes: what
-        is in flight is all that a kill can cost. Batches are cut before looking at what is done, so that a resume forms
-        the very same ones.
+        Rows of similar length share a batch, which the engine gives back in slices. Each slice is
+        written to disk directly, so a kill loses what is in flight and no more. Batches are formed
+        from all rows, done or not, so that a resume forms the same batches.
         """
         known = {
             key: asdict(Generation(text, "stop", 0, 0))
@@ -275,7 +275,10 @@ class StageRunner:
         for place, answers in stream(self.workspace.engine, self.model.path, asked, sampling):
             owed, seconds = slices[place], time.monotonic() - started
             if len(answers) != len(owed):
-                raise EngineError(f"the engine returned {len(answers)} answers to {len(owed)} requests; none was kept")
+                raise EngineError(
+                    f"{self.name}/{skill.name}: the engine returned {len(answers)} answers to {len(owed)} requests, so "
+                    "none was kept; correct the engine's generate(): it must return one generation per request"
+                )
             tokens = sum(generation.new_tokens for generation in answers)
             rate = f"{tokens / max(seconds, 1e-9):.0f} tokens/s"
             yield {key: asdict(generation) for key, generation in zip(owed, answers, strict=True)}, rate
@@ -296,7 +299,7 @@ class StageRunner:
         return int(content_id(self.workspace.seed, self.name, skill.name, row.id), 16)
 
     def _known(self, skill: Skill[In, Out], row: In) -> str | None:
-        """The text of a conversation that an earlier skill has already continued, the same way and greedily."""
+        """The text that an earlier skill wrote for the same conversation, if both decode greedily."""
         sampling = self.sampling[skill.name]
         found = continued(skill, row) if sampling.temperature == 0 else None
         return found[1] if found and self.sampling[found[0].name] == sampling else None
@@ -306,18 +309,18 @@ class StageRunner:
 
 
 def check_present(model: Model) -> None:
-    """Raises RunError when the weights of `model` are needed and `selfevo gc` has removed them."""
+    """Raises RunError if `selfevo gc` has removed the weights of `model`."""
     marker = model.path / MODEL_MARKER
     if marker.is_file() and "removed" in read_marker(marker):
         raise RunError(
-            f"{model.path} is needed again, but its files were removed by selfevo gc; delete the folder to have it "
-            "trained again"
+            f"{model.path} is needed again, but selfevo gc has removed its files; delete the folder to train the "
+            "model again"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """Gives a trainer's progress the name of the model it makes."""
+    """A Progress that shows the name of the model in training."""
 
     inner: Progress
     name: str

@@ -1,4 +1,4 @@
-"""Inference with a trained model: it answers, criticises itself and refines, with the skills it was trained on."""
+"""Inference with a trained model: it answers, criticises its answer and refines it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from selfevo.pipeline.build import build_engine, build_sampling
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One draft on the way to an answer. `feedback` is "" where nobody asked for any, or none came."""
+    """One draft on the way to an answer. `feedback` is "" if none was asked for or it is incomplete."""
 
     text: str
     feedback: str
@@ -29,9 +29,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`text` is "" where the model gave none, or its prompt does not fit the context.
+    """The answer to one prompt.
 
-    `votes` of the samples agree with it. `work`: the drafts of each sample; the last of each is what it voted for.
+    `text` is "" if the model wrote no complete answer or the prompt does not fit the context.
+    `votes` is the number of samples that agree with it. `work` holds the drafts of each sample; the
+    last one is the vote of the sample.
     """
 
     prompt: str
@@ -48,14 +50,18 @@ class Refiner:
         [answer] = refiner.answer(["Add 4 to each: 15 48 32"])
         print(answer.text, answer.verdict)
 
-    `refine`: "if-judged-wrong" replaces an answer only if the feedback's verdict is "not qualified" (one that cannot be
-    read says nothing), "always" whatever it says, "never" not at all. `rounds`: refinements in a row at most.
-    `consistency`: samples whose majority is the answer; ties go to the better verdicts. `key` says which texts are the
-    same answer. With consistency 1 decoding is greedy, else the responses are sampled at `temperature`.
-    `max_new_tokens` limits each text; by default the limits are those of the run that the model comes from, skill by
-    skill, or those of `selfevo run`.
+    `refine`: "if-judged-wrong" refines an answer only if its verdict is "not qualified" (an
+    unreadable verdict does not count), "always" refines every answer, "never" none. `rounds` is the
+    most refinements in a row.
 
-    Raises ConfigError when the model is not there, EngineError when it cannot be loaded.
+    `consistency` is the number of samples; their majority is the answer, and ties go to the better
+    verdicts. Texts with the same `key` are the same answer. With consistency 1 decoding is greedy,
+    else responses are sampled at `temperature`.
+
+    `max_new_tokens` limits each text. By default each skill has the limit of the run that made the
+    model, or of `selfevo run`.
+
+    Raises ConfigError if the model is not found, EngineError if it cannot be loaded.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class Refiner:
         engine: Engine | None = None,
     ) -> None:
         if refine not in get_args(When):
-            raise ConfigError(f"refine is {refine!r}; give never, if-judged-wrong or always")
+            raise ConfigError(f"refine is {refine!r}; use never, if-judged-wrong or always")
         if rounds < 1 or consistency < 1:
             raise ConfigError(f"rounds is {rounds} and consistency {consistency}; give 1 or more of each")
         if consistency > 1 and temperature <= 0:
@@ -84,11 +90,11 @@ class Refiner:
         self.sampling = build_sampling(self.model, max_new_tokens)
 
     def answer(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
-        """One answer per prompt, in order. A prompt is a text, or a conversation as a `Prompt`."""
+        """One answer per prompt, in order. A prompt is a text, or a `Prompt` with a conversation."""
         asked = [Prompt.of(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         samples = self._samples(asked)
         elected = elect(self._ask, asked, [[drafts[-1] for drafts in several] for several in samples], self.key)
-        if self.refine != "never":  # whoever asks for feedback is told what the model says of its answer
+        if self.refine != "never":  # an answer with feedback also has a verdict
             elected = self._with_verdict(asked, elected)
         return [
             self._answer(prompt, several, position, draft)
@@ -96,7 +102,7 @@ class Refiner:
         ]
 
     def _samples(self, prompts: Sequence[Prompt]) -> list[list[tuple[Draft, ...]]]:
-        """For each prompt the drafts of each sample."""
+        """For each prompt: the drafts of each sample."""
         count = self.consistency
         rows = [
             replace(prompt, id=prompt.id if not number else content_id(prompt.id, number))

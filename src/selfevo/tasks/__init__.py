@@ -1,4 +1,4 @@
-"""Problems whose answers a program can check. `load_task` is the one place that knows all of them."""
+"""Tasks: problems whose answers a program can check. `load_task` finds each of them by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FROM_FILES = ("gsm8k", "svamp", "math")
 
 
 def load_checked_task(config: TaskConfig) -> Task:
-    """The task a configuration names, where nothing is taught: an own one needs no solutions and no feedback."""
+    """The task in a configuration, for evaluation. Your own task needs no solutions or feedback then."""
     if config.own:
         task: Task = make_part(config.name, config.options, Task, "a task")
         return task
@@ -22,7 +22,7 @@ def load_checked_task(config: TaskConfig) -> Task:
 
 
 def load_task(config: TaskConfig) -> AnnotatedTask:
-    """The task a configuration names. Raises ConfigError with the close names when there is none."""
+    """The task in a configuration. Raises ConfigError, with similar names, if there is none."""
     name = config.name
     if config.own:
         task: AnnotatedTask = make_part(name, config.options, AnnotatedTask, "a task that writes D_meta")
@@ -50,7 +50,7 @@ def load_task(config: TaskConfig) -> AnnotatedTask:
         from selfevo.tasks.gym import GymTask
 
         return GymTask(name, dict(config.options))
-    known = ["demo", *steps.KINDS, "instructions", *FROM_FILES, "gym:NAME", "package.module:Name of your own"]
+    known = ["demo", *steps.KINDS, "instructions", *FROM_FILES, "gym:NAME", "package.module:Name for your own"]
     close = difflib.get_close_matches(name, known, n=1)
     raise ConfigError(
         f"unknown task {name!r}; {f'did you mean {close[0]!r}?' if close else 'known: ' + ', '.join(known)}"

@@ -1,4 +1,4 @@
-"""What a task is: problems, and a program that knows which answers are right. Gold answers live here."""
+"""The protocols of a task: problems, and a program that checks answers. Tasks hold gold answers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from selfevo.method.records import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A prompt together with its gold answer. Never given to the algorithm, only to evaluation and to an annotator.
+    """A prompt with its gold answer. Only evaluation and annotators get it, never the algorithm.
 
-    `kind` and `difficulty` are names by which results are split; a task that knows no difficulty leaves it empty.
+    Results are grouped by `kind` and `difficulty`. `difficulty` is "" if the task has none.
     """
 
     prompt: Prompt
@@ -22,7 +22,7 @@ class Problem:
 
 
 class Checker(Protocol):
-    """Knows what is right."""
+    """Checks answers."""
 
     def is_correct(self, problem: Problem, response: str) -> bool: ...
 
@@ -34,20 +34,20 @@ class Task(Checker, Protocol):
     def name(self) -> str: ...
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        """`count` distinct problems whose prompt ids are not in `exclude`; the same for the same arguments.
+        """`count` distinct problems whose prompt ids are not in `exclude`.
 
-        Raises DataError when there are not that many.
+        The same arguments give the same problems. Raises DataError if there are not enough.
         """
         ...
 
 
 class AnnotatedTask(Task, Protocol):
-    """A task that can also teach: it holds the gold answers, so it can say what is wrong with a response."""
+    """A task that can also annotate: from the gold answers it writes solutions and feedback."""
 
     def solution(self, problem: Problem, response: str = "") -> str:
-        """The gold answer as a model should write it; where there are many, the one nearest to `response`."""
+        """The gold answer as a model should write it; of several the closest to `response`."""
         ...
 
     def explain(self, problem: Problem, response: str) -> str:
-        """Feedback in words on a response: names each error, ends in a verdict."""
+        """Feedback on a response in words. It names each error and ends in a verdict."""
         ...

@@ -1,7 +1,7 @@
 """Generated problems from reasoning-gym (pip install reasoning-gym): gym:gsm_symbolic, gym:chain_sum, ...
 
-Answers are read by the rule of word_problems.py where the gold answer is a number. Where it is text, the declared
-answer counts, else the last line; and the whole of the text where the gold answer has several lines.
+If the gold answer is a number, answers are read by the rule of word_problems.py. If it is text, the
+declared answer counts, else the last line. If it has several lines, the whole response counts.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from selfevo.tasks.base import Problem
 from selfevo.tasks.sandbox import Child, ChildError
 from selfevo.tasks.word_problems import explain_answer
 
-ACCEPTED = 0.99  # of score_answer, which gives 1 for a right answer and part of it for a near one
+ACCEPTED = 0.99  # least score_answer of a right answer; it gives less than 1 for a near one
 
-# Their score_answer hands the answer to eval or to sympy's parse_expr, which is eval: a model's text would run as code.
-# `composite` scores with any of the others.
+# Their score_answer calls eval, or sympy's parse_expr, which calls eval: a model's text would run
+# as code. `composite` may use any of the others.
 EVALUATING = frozenset(
     {"binary_matrix", "composite", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication"}
     | {"puzzle24", "simple_integration", "spiral_matrix", "string_insertion"}
 )
 
 
-# The entry behind a problem, by task name and prompt id: scores need it whole, and a Problem does not carry it. Shared,
-# so that a task made anew from the same configuration can check the problems of an earlier one.
+# The generator's entry for each problem, by task name and prompt id. Scoring needs it, and a
+# Problem does not hold it. It is global, so that a second task with the same configuration can
+# check the problems of the first.
 _DRAWN: dict[tuple[str, str], dict[str, Any]] = {}
 
 _CHILD = Child(imports="reasoning_gym")
@@ -42,9 +43,9 @@ _CHILD = Child(imports="reasoning_gym")
 
 @dataclass(frozen=True)
 class GymTask:
-    """The problems of one generator. `options` are the fields of its configuration, but for size and seed.
+    """The problems of one generator. `options` are fields of its configuration, except size and seed.
 
-    Raises MissingExtraError without reasoning-gym, DataError for a generator or an option that it does not have.
+    Raises MissingExtraError without reasoning-gym, DataError for an unknown generator or option.
     """
 
     name: str
@@ -58,7 +59,8 @@ class GymTask:
         return self.name.removeprefix("gym:")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        # The gym draws item i from seed + i, so that neighbouring seeds would share nearly all of their problems.
+        # The gym draws item i from seed + i, so neighbouring seeds would share nearly all of their
+        # problems.
         spread = int(content_id(self.generator, seed), 16) % 2**31
         size = 4 * (count + len(exclude)) + 100
         dataset = self._dataset(spread, size)
@@ -92,20 +94,20 @@ class GymTask:
             if value is None or value == gold:
                 return value is not None
             if (value < 0) != (gold < 0):
-                return False  # gsm_symbolic's own score overlooks a minus
+                return False  # the score of gsm_symbolic ignores a minus sign
             answer = _plain(value)
         try:
             return bool(_CHILD.call(_score, self.generator, self.options, answer, entry) >= ACCEPTED)
-        except ChildError:  # some scores raise on what they cannot parse, some may not end: it is not right
+        except ChildError:  # the score failed or did not end, so the answer counts as wrong
             return False
 
     def solution(self, problem: Problem, response: str = "") -> str:
-        """The worked solution where the generator has one, else the answer."""
+        """The worked solution if the generator has one, else the answer."""
         worked = self._entry(problem).get("metadata", {}).get("answer_cot")
         return worked if isinstance(worked, str) and self.is_correct(problem, worked) else problem.answer
 
     def explain(self, problem: Problem, response: str) -> str:
-        """What an annotator who holds the gold answer says of `response`, ending in the verdict."""
+        """Feedback on `response` from the gold answer. It ends in the verdict."""
         correct = self.is_correct(problem, response)
         if read_number(problem.answer) is not None:
             return explain_answer(response, problem.answer, correct)
@@ -122,8 +124,8 @@ class GymTask:
     def _entry(self, problem: Problem) -> dict[str, Any]:
         if (self.name, problem.prompt.id) not in _DRAWN:
             raise DataError(
-                f"{self.name} did not draw the problem {problem.prompt.prompt[:60]!r}; call problems first, with the "
-                f"arguments that gave it, in this process"
+                f"{self.name} did not draw the problem {problem.prompt.prompt[:60]!r} in this process; first call "
+                f"problems() with the arguments that gave it"
             )
         return _DRAWN[self.name, problem.prompt.id]
 
@@ -136,7 +138,7 @@ class GymTask:
             close = difflib.get_close_matches(self.generator, known, n=3)
             raise DataError(f"reasoning-gym has no {self.generator!r}; did you mean {', '.join(close or known)}?")
         if taken := {"seed", "size"} & self.options.keys():
-            raise DataError(f"{self.name}: {', '.join(sorted(taken))} cannot be an option; the run's own seed decides")
+            raise DataError(f"{self.name}: {', '.join(sorted(taken))} cannot be an option; remove it, the run sets it")
         try:
             return gym.create_dataset(self.generator, seed=seed, size=size, **self.options)
         except (AssertionError, TypeError, ValueError) as error:
@@ -152,7 +154,7 @@ def _scorer(generator: str, options: str) -> Any:
 
 
 def _score(generator: str, options: dict[str, Any], answer: str, entry: dict[str, Any]) -> float:
-    """In the child process: the generator's own score of an answer, 0 to 1."""
+    """The generator's score of an answer, 0 to 1. Runs in the subprocess."""
     return float(_scorer(generator, json.dumps(options)).score_answer(answer, entry))
 
 
@@ -178,5 +180,5 @@ def _text_answer(response: str, gold: str) -> str:
 
 
 def _plain(value: Fraction) -> str:
-    """With decimals: the scores read no fractions, gsm_symbolic's takes 1/3 for 1."""
+    """As a decimal, because the scores read no fractions: gsm_symbolic reads 1/3 as 1."""
     return str(value.numerator) if value.denominator == 1 else f"{float(value):.12f}"

@@ -1,11 +1,12 @@
-"""Instructions whose fulfilment a program can check: words to use, an ending, a count, a list of so many lines.
+"""Instructions that a program can check: words to use, an ending, a count, a list of lines.
 
-In the manner of IFEval (arXiv 2311.07911): what is demanded is stated in the instruction and verified in the text, so
-there are gold verdicts without one gold answer. The annotator's feedback goes through the demands one by one, sets what
-is wanted beside what is there, and carries the count of errors along to the verdict: a judgement is learnt where what
-decides it stands next to it (experiments/notebook.md). What is wanted is the response itself, mended.
+As in IFEval (arXiv 2311.07911), the instruction states its demands and a program verifies them. So
+the verdict is known although there is no single gold answer. The annotator's feedback compares, for
+each demand, what is wanted with what the response has. It repeats the count of errors up to the
+verdict, because a model learns a verdict better if the reason stands right before it
+(experiments/notebook.md). The solution is the response with its errors corrected.
 
-What is checked is form alone. A text can meet every demand and say little.
+Only the form is checked. A text can meet every demand and say little.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _NOTHING = "nothing"
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One thing that an instruction asks for: met where what is `given` is what is `wanted`. `label` leads both."""
+    """One demand of an instruction, met if `given` equals `wanted`. Feedback starts with `label`."""
 
     part: str
     wanted: str
@@ -94,7 +95,7 @@ _LIST = re.compile(r"List some (\w+), one on each line, among them (\w+) and (\w
 
 @dataclass(frozen=True, slots=True)
 class InstructionsTask:
-    """Instructions of one or several kinds, in turn. `answer` of a problem is one text of many that fulfil it."""
+    """Instructions of one or more kinds. A problem's `answer` is one of many right ones."""
 
     name: str
     kinds: tuple[str, ...]
@@ -102,7 +103,7 @@ class InstructionsTask:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in KINDS:
-                raise ConfigError(f"unknown kind of instruction {kind!r}; there are {', '.join(KINDS)}")
+                raise ConfigError(f"unknown kind of instruction {kind!r}; use one of {', '.join(KINDS)}")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
         return made(
@@ -136,7 +137,7 @@ class InstructionsTask:
 
 
 def demands(question: str, response: str) -> list[Demand]:
-    """What an instruction of KINDS asks for, read from its words, and what `response` has of it."""
+    """The demands of an instruction, read from its text, each with what `response` has."""
     if match := _SENTENCE.match(question):
         return _sentence(match[1], match[2].split(", "), match[3], response)
     match = _LIST.match(question)
@@ -145,7 +146,7 @@ def demands(question: str, response: str) -> list[Demand]:
 
 
 def mend(question: str, response: str) -> str:
-    """`response` with its errors mended, or, where they go too deep, another text that fulfils the instruction."""
+    """`response` with its errors corrected, or another right text if that is not possible."""
     found = demands(question, response)
     *others, count = found
     if match := _LIST.match(question):
@@ -160,7 +161,7 @@ def mend(question: str, response: str) -> str:
 
 
 def fulfil(question: str) -> str:
-    """A text that meets every demand of the instruction; always the same."""
+    """A text that meets every demand. The same instruction gives the same text."""
     random_ = random.Random(content_id(question))
     if match := _LIST.match(question):
         others = [item for item in _LISTS[match[1]] if item not in (match[2], match[3])]
@@ -183,7 +184,7 @@ def _words(text: str) -> list[str]:
 
 
 def _split(response: str) -> tuple[str, str]:
-    """The sentence, and the number behind it ("" if there is none)."""
+    """The sentence, and the number after it ("" if there is none)."""
     match = re.search(r"(?<!\w)(\d+)\W*$", response)
     return (response[: match.start()].strip(), match[1]) if match else (response.strip(), "")
 
@@ -211,6 +212,6 @@ def _list(named: list[str], mark: str, response: str) -> list[Demand]:
         sign = mark or f"{place}."
         item = re.sub(r"^(?:\d+\.|\W)+", "", given)
         if re.fullmatch(rf"{re.escape(sign)} ?{re.escape(item)}", given):
-            given = f"{sign} {item}".strip()  # "+apple" begins with a plus too
+            given = f"{sign} {item}".strip()  # "+apple" begins with a plus as well
         found.append(Demand("Lines", f"{sign} {item or 'one'}", given, f"{place} "))
     return [*found, Demand("Count", str(len(lines)), number[:9] or _NOTHING)]

@@ -1,4 +1,4 @@
-"""How tasks draw problems: from those of a file, or made one by one. The same arguments give the same problems."""
+"""Draws problems from a file, or generates them. The same arguments give the same problems."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from selfevo.errors import DataError
 from selfevo.method.records import Prompt
 from selfevo.tasks.base import Problem
 
-_MISSES = 1000  # draws in a row that gave nothing new: there is nothing new
+_MISSES = 1000  # after this many draws without a new problem, there are no more
 
 
 def good_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file of problems. A bad one raises DataError: a set that measures others has no room for doubt."""
+    """The rows of a problem file. A bad row raises DataError, because the file measures models."""
     for row in read_table(str(path)):
         if isinstance(row, BadRow):
-            raise DataError(f"{row.file} line {row.line} {row.reason}; repair or remove it")
+            raise DataError(f"{row.file} line {row.line} {row.reason}; correct or remove it")
         yield row
 
 
 def sampled(path: Path, known: Sequence[Problem], count: int, seed: int, exclude: Collection[str]) -> list[Problem]:
-    """`count` of the problems of a file, in which another `exclude` takes problems out and moves no other."""
+    """Samples `count` problems of a file. `exclude` removes problems but does not reorder the rest."""
     order = list(known)
     random.Random(seed).shuffle(order)
     left = [problem for problem in order if problem.prompt.id not in exclude]
     if len(left) < count:
         raise DataError(
-            f"{path} has {len(order)} distinct problems, {len(left)} after leaving out those in use, and "
+            f"{path} has {len(order)} distinct problems, {len(left)} of them not in use yet, and "
             f"{count} are asked for; ask for fewer or give a larger file"
         )
     return left[:count]
@@ -45,7 +45,7 @@ def made(
     exclude: Collection[str],
     difficulty: Callable[[str], str] = lambda question: "",
 ) -> list[Problem]:
-    """`count` distinct problems of `kinds` in turn. `ask` gives a question, `answer` its gold answer."""
+    """`count` distinct problems of alternating `kinds`. `ask` writes a question, `answer` solves it."""
     random_, seen, problems = random.Random(seed), set(exclude), list[Problem]()
     misses = 0
     while len(problems) < count:

@@ -1,4 +1,4 @@
-"""A task whose problems are a table of yours: for tests, and for trying out an evaluation."""
+"""A task whose problems you give as a table: for tests, and to try an evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfevo.tasks.base import Problem
 
 @dataclass(frozen=True, slots=True)
 class ScriptedTask:
-    """`answers` maps each question to the one response that is right."""
+    """`answers` maps each question to its only right response."""
 
     answers: Mapping[str, str]
     name: str = "scripted"

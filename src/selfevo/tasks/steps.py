@@ -1,9 +1,10 @@
 """Problems answered by a short list of numbers: sums and running totals.
 
-An answer gives the results alone, so each addition has to come out at a glance, and there are more of them than a few
-dozen labels show. The annotator's feedback works each one out by its last digits, in sums so small that the same labels
-show every one many times over, and then sets each result beside the answer's own. Working out is therefore learnt long
-before answering is. That gap is what self-evolution lives on; experiments/notebook.md has problems that lack it.
+An answer gives only the results. The model must do each addition in one step, and a few dozen
+labels do not show all additions. The annotator's feedback instead works out each addition by its
+last digits. These small sums occur many times in the same labels. Then it compares each result with
+the answer's. So the model learns to work out results long before it learns to answer.
+Self-evolution needs this gap; experiments/notebook.md has problems without it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from selfevo.tasks.sampling import made
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One addition: `asked` 27+5, `worked` by its last digits 7+5=12 20+12=32, `result` 32."""
+    """One addition. Example: `asked` 27+5, `worked` by last digits 7+5=12 20+12=32, `result` 32."""
 
     asked: str
     worked: str
@@ -40,7 +41,7 @@ def _plus(number: int, extra: int) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`ask` draws a question; `steps` works it out."""
+    """A kind of problem: `ask` draws a question, `steps` works it out."""
 
     ask: Callable[[random.Random], str]
     steps: Callable[[str], list[Step]]
@@ -78,7 +79,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class StepsTask:
-    """Problems of one or several kinds, in turn."""
+    """Problems of one kind, or of several kinds, which alternate."""
 
     name: str
     kinds: tuple[str, ...]
@@ -86,7 +87,7 @@ class StepsTask:
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in KINDS:
-                raise ConfigError(f"unknown task {kind!r}; there are {', '.join(KINDS)}")
+                raise ConfigError(f"unknown task {kind!r}; use one of {', '.join(KINDS)}")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
         def answer(kind: str, question: str) -> str:
@@ -101,10 +102,11 @@ class StepsTask:
         return problem.answer
 
     def explain(self, problem: Problem, response: str) -> str:
-        """Feedback in words: the steps worked out, each result beside the answer's with a count of errors, the verdict.
+        """Feedback in words: the steps, each result compared with the answer's, and the verdict.
 
-        The count is carried along so that the verdict stands next to what decides it: a model that had to look back
-        over its comparisons for a "different" concluded "qualified" in spite of one (experiments/notebook.md).
+        Each comparison repeats the count of errors, so that the count stands right before the
+        verdict. Without it, models overlooked a "different" further back and wrote "qualified"
+        (experiments/notebook.md).
         """
         steps, given = KINDS[problem.kind].steps(problem.prompt.prompt), chain(response)
         pairs, wrong = [], 0
@@ -116,7 +118,9 @@ class StepsTask:
 
 
 def chain(response: str) -> list[str]:
-    """The results in a response: the numbers of the line that has the most of them, the last of such lines. A preamble,
-    separators and a closing remark therefore do not count against an answer."""
+    """The results in a response: the numbers of the last line with the most numbers.
+
+    So a preamble, separators and a closing remark do no harm.
+    """
     lines = [re.findall(r"(?<!\w)\d{1,9}(?!\w)", line) for line in response.split("\n")]
     return [str(int(number)) for number in max(reversed(lines), key=len)]

@@ -1,4 +1,4 @@
-"""What an annotator is: it writes feedback and a refinement on a response."""
+"""The protocol of an annotator, which writes feedback on a response and a refinement."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from selfevo.rundir.ledger import Cost, Ledger
 class Annotation:
     """Feedback `f` that ends in a verdict, and the refined response `r^`.
 
-    `reason` says why they cannot be used, "" if they can; then `reply` is what was written instead. Cost is in tokens
-    and US dollars. `settings` are those that may change between the rows of a run.
+    `reason` says why they are unusable; `reply` is then what the annotator wrote instead. "" if
+    they are usable. The cost is in tokens and US dollars. `settings`
+    are those that may change between the rows of a run.
     """
 
     feedback: str
@@ -29,14 +30,14 @@ class Annotation:
 
 
 class Teacher(Protocol):
-    """The annotator: writes D_meta."""
+    """The annotator of D_meta."""
 
     def key(self, draft: Drafted) -> str:
-        """A hash of all that decides what it writes on `draft`."""
+        """A hash of all that changes its annotation of `draft`."""
         ...
 
     def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
-        """Annotations by position in `drafts`, as they come; each position comes once."""
+        """Annotations with their position in `drafts`, as they come. Each position comes once."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The annotator that holds the gold answers: a program, exact and free. It writes D_meta and is seen nowhere else."""
+"""The annotator that is a program with the gold answers. It only writes D_meta."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _AT_ONCE = 256
 
 
 class OracleTeacher:
-    """Annotates responses to `problems` of `task`; they are given by prompt id."""
+    """Annotates responses to `problems` of `task`. `problems` maps prompt ids to problems."""
 
     def __init__(self, task: AnnotatedTask, problems: Mapping[str, Problem]) -> None:
         self.task, self.problems = task, problems
@@ -28,7 +28,8 @@ class OracleTeacher:
     def _one(self, draft: Drafted) -> Annotation:
         problem = self._problem(draft)
         feedback = self.task.explain(problem, draft.response)
-        # Where the response is right it stands, word for word: a right answer must not be taught to change.
+        # A right response is its own refinement, so that the model does not learn to change right
+        # answers.
         right = self.task.is_correct(problem, draft.response)
         return Annotation(feedback, draft.response if right else self.task.solution(problem, draft.response))
 

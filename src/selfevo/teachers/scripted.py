@@ -1,4 +1,4 @@
-"""An annotator whose words are a function of yours: for tests, and for trying out what a run does with feedback."""
+"""An annotator whose text your function gives: for tests, and to try a run with feedback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from selfevo.teachers.base import Annotation
 
 @dataclass(slots=True)
 class ScriptedTeacher:
-    """Calls `write(prompt, response)` for feedback and refinement. `calls` keeps what it was asked, in order."""
+    """Calls `write(prompt, response)` for feedback and refinement. `calls` holds all calls, in order."""
 
     write: Callable[[str, str], tuple[str, str]]
     calls: list[tuple[str, str]] = field(default_factory=list)

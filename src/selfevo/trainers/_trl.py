@@ -1,7 +1,8 @@
-"""Fine-tuning with TRL's SFTTrainer on sequences that we tokenise ourselves.
+"""What all trainers share: loading, TRL's settings, checkpoints and saving.
 
-What is ours: the loss mask, a weight per token (beta), and logits computed only where there is a label. What is TRL's
-and transformers': the loop, the optimizer, mixed precision, LoRA, checkpoints and their resume, several devices.
+This package computes the loss mask, a weight per token (beta), and logits only where there is a
+label. TRL and transformers do the rest: the loop, the optimizer, mixed precision, LoRA, checkpoints
+and their resume, several devices.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from selfevo.rundir.atomic_files import MODEL_MARKER, folder_faults, read_marker
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
-    """The model to train, its tokenizer, and the precision of matrix products. Splits all seeds."""
+    """The model to train, its tokenizer, and the precision of matrix products. Sets all seeds."""
     quiet()
     device = pick_device(config.device)
     half = pick_dtype(config.dtype, device)
@@ -38,7 +39,8 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
             dtype=half if config.lora else torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
-            # On a CPU and short sequences, plain matrix products beat the fused kernel's backward pass.
+            # On a CPU with short sequences, plain matrix products are faster than the fused
+            # kernel's backward pass.
             attn_implementation="eager" if device.type == "cpu" else "sdpa",
         )
     except (OSError, ValueError) as error:
@@ -47,7 +49,7 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
 
 
 def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) -> dict[str, Any]:
-    """What every trainer of TRL is given."""
+    """The settings for every TRL trainer."""
     return {
         "output_dir": str(work),
         "seed": seed,
@@ -68,7 +70,7 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
         "remove_unused_columns": False,
         "logging_nan_inf_filter": False,
         "logging_steps": 1,
-        "save_strategy": "no",  # by the clock, see Watched
+        "save_strategy": "no",  # Watched saves by time instead
         "save_total_limit": 1,
         "disable_tqdm": True,
         "report_to": "none",
@@ -78,9 +80,9 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
 def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
     """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step.
 
-    Raises TrainingError where the device's memory does not suffice.
+    Raises TrainingError if the device runs out of memory.
     """
-    # Ours shows progress; theirs prints a dictionary per step.
+    # TRL's callbacks print a dictionary per step; ours shows progress instead.
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
@@ -97,12 +99,12 @@ def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
 
 
 def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
-    """A plain transformers folder, adapters merged. Raises TrainingError where a weight is not finite."""
+    """Saves a plain transformers folder, adapters merged. Raises TrainingError on a non-finite weight."""
     trained = trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model
     for name, tensor in trained.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
-    # As the base was stored: a round must not double the size of the model it started from.
+    # In the dtype of the stored base, so that the model does not get larger.
     trained.to(_stored_dtype(base)).save_pretrained(output)
     tokenizer.save_pretrained(output)
 
@@ -117,7 +119,7 @@ def figures(losses: list[float]) -> dict[str, float]:
 
 
 def last_checkpoint(work: Path) -> str | None:
-    """The newest whole checkpoint. One without its marker was torn by a kill; one that was changed is not trusted."""
+    """The newest complete checkpoint. One without a marker, or changed since, is not used."""
     whole = []
     for folder in work.glob("checkpoint-*"):
         try:

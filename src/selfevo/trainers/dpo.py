@@ -1,4 +1,4 @@
-"""Direct preference optimisation with TRL (arXiv 2305.18290): r^ preferred to r. A baseline of the rounds, not SELF."""
+"""Direct preference optimisation with TRL (arXiv 2305.18290): r^ preferred to r. A baseline, not SELF."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from selfevo.trainers._trl import Watched, figures, load, lora, run, save, setti
 
 @dataclass(slots=True)
 class PreferenceTrainer:
-    """Trains on examples with a `rejected` text, the model it starts from being the reference."""
+    """Trains on examples with a `rejected` text. The reference is the model it starts from."""
 
     config: TrainerConfig
     objective: DPOObjective
@@ -42,7 +42,9 @@ class PreferenceTrainer:
         model, tokenizer, half = load(base, config, seed)
         rows, dropped = pairs(Chat(tokenizer), examples, config.max_length)
         if not rows:
-            raise TrainingError(f"all {len(examples)} pairs are longer than max_length={config.max_length}")
+            raise TrainingError(
+                f"all {len(examples)} pairs are longer than trainer.max_length={config.max_length}; raise it"
+            )
         trainer = _Pretokenised(
             model=model,
             args=DPOConfig(**settings(config, work, seed, half), beta=self.objective.beta, max_length=None),
@@ -66,7 +68,7 @@ class PreferenceTrainer:
 
 
 def pairs(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Rows {"prompt_ids", "chosen_ids", "rejected_ids"}, and how many pairs were too long to be one."""
+    """Rows {"prompt_ids", "chosen_ids", "rejected_ids"}, and the number of pairs that are too long."""
     rows = []
     for example in examples:
         *asked, chosen = example.turns
@@ -85,7 +87,7 @@ def _length(row: dict[str, Any]) -> int:
 
 
 class _Pretokenised(DPOTrainer):  # type: ignore[misc]
-    """Takes our token ids as they are: their own way reads control tokens in a text as such."""
+    """Uses our token ids: TRL's own tokenisation reads control tokens in a text as such."""
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **settings: Any) -> Any:
         return dataset

@@ -1,7 +1,7 @@
-"""GRPO with TRL (arXiv 2402.03300), the model's own verdict as reward: the paper's comparison with reinforcement
-learning on the same feedback. A baseline of the rounds, not SELF.
+"""GRPO with TRL (arXiv 2402.03300). The reward is the model's own verdict. A baseline, not SELF.
 
-The model that a round starts from stays as it is and judges: 1 for an answer whose feedback ends in "qualified".
+The paper compares SELF with reinforcement learning on the same feedback. A frozen copy of the model
+that the round starts from judges: the reward is 1 if its feedback ends in "qualified".
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
 
-PROMPTS_AT_ONCE = 32  # whose responses are sampled together, at most
+PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
 
 
 @dataclass(slots=True)
 class VerdictRewardTrainer:
-    """Trains on the prompts of its examples. `judge` makes the engine in which the model it starts from gives
-    feedback."""
+    """Trains on the prompts of its examples.
+
+    `judge` makes the engine that runs the start model, which gives the feedback.
+    """
 
     config: TrainerConfig
     objective: GRPOObjective
@@ -43,7 +45,7 @@ class VerdictRewardTrainer:
         return content_id(settings, self.objective.model_dump(mode="json"), self.skills.model_dump(mode="json"))
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
-        """Of the prompts: nobody knows how long the responses will be."""
+        """The number of tokens in the prompts; the length of the responses is not known yet."""
         chat = Chat(load_tokenizer(base))
         return sum(len(chat.prompt(example.turns, example.system)) for example in examples)
 
@@ -57,7 +59,7 @@ class VerdictRewardTrainer:
         stops = set(Chat(tokenizer).stop_ids(model.generation_config.eos_token_id))
 
         def verdict(prompts: list[Any], completions: list[Any], completion_ids: list[Any], **_: Any) -> list[float]:
-            # A text that was cut is never kept by a filter, and earns nothing here.
+            # A cut text gets reward 0, because no filter would keep it.
             ended = [bool(ids) and int(ids[-1]) in stops for ids in completion_ids]
             given = self._rewards(judge, base, prompts, completions, ended, seed)
             rewards.extend(given)
@@ -112,7 +114,7 @@ class VerdictRewardTrainer:
         ended: Sequence[bool],
         seed: int,
     ) -> list[float]:
-        """1 where the feedback on a response says qualified, else 0, also for one that is empty or was cut."""
+        """1 if the feedback on a response says qualified, else 0. Empty or cut responses get 0."""
         texts = [completion[0]["content"].strip() for completion in completions]
         whole = [i for i, text in enumerate(texts) if text and ended[i]]
         requests = [_about(asked[i], texts[i], seed) for i in whole]
@@ -126,7 +128,7 @@ class VerdictRewardTrainer:
 
 
 def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int) -> Request:
-    """Asks for feedback on a response to the messages `asked`."""
+    """The request for feedback on `text`, a response to the messages `asked`."""
     system = "".join(message["content"] for message in asked if message["role"] == "system")
     *history, last = (message["content"] for message in asked if message["role"] != "system")
     prompt = Prompt.of(last, system=system, history=tuple(history))
@@ -134,7 +136,9 @@ def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int) -> Request:
 
 
 def at_once(count: int) -> int:
-    """For how many of `count` prompts responses are sampled together: TRL leaves out the last ones that do not fill up
-    such a batch, so it is a size that leaves few."""
+    """The number of prompts, out of `count`, whose responses are sampled together.
+
+    TRL drops the last prompts if they do not fill such a batch, so the size is chosen to drop few.
+    """
     sizes = range(min(PROMPTS_AT_ONCE, count), max(0, min(PROMPTS_AT_ONCE, count) // 2), -1)
     return min(sizes, key=lambda size: (count % size, -size))

@@ -1,4 +1,4 @@
-"""A trainer that learns nothing and writes down what it was given: for tests, and for trying a configuration."""
+"""A trainer that learns nothing and records its examples: for tests, and to try a configuration."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from selfevo.method.records import Example, as_row
 
 @dataclass(slots=True)
 class ScriptedTrainer:
-    """Writes a model folder whose "weights" are a digest of the base and the examples, and examples.jsonl beside it.
+    """Writes a model folder with examples.jsonl. The "weights" are a hash of base and examples.
 
-    `before` is called at the start of each training, for a test that wants to fail or to be killed there.
+    `before` is called at the start of each training, for tests that fail or are killed there.
     """
 
     before: Callable[[Path, Sequence[Example]], None] = lambda base, examples: None

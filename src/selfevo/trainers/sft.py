@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with TRL's SFTTrainer: our loss mask and a weight per token."""
+"""Supervised fine-tuning with TRL's SFTTrainer, our own loss mask, and a weight per token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IGNORED = -100
 
 @dataclass(slots=True)
 class TRLTrainer:
-    """Trains as `config` says (TrainerConfig has the meaning of each setting)."""
+    """Trains with the settings in `config`; TrainerConfig describes each."""
 
     config: TrainerConfig
 
@@ -45,11 +45,12 @@ class TRLTrainer:
         rows, dropped = tokenise(Chat(tokenizer), examples, config.max_length)
         if not rows:
             raise TrainingError(
-                f"all {len(examples)} training sequences are longer than max_length={config.max_length}"
+                f"all {len(examples)} training sequences are longer than trainer.max_length={config.max_length}; "
+                "raise it"
             )
         arguments = SFTConfig(
             **settings(config, work, seed, half),
-            max_length=None,  # over-long sequences were left out above, never cut
+            max_length=None,  # sequences that are too long were left out above, never cut
             dataset_kwargs={"skip_prepare_dataset": True},
             train_sampling_strategy="group_by_length",
         )
@@ -81,7 +82,7 @@ class TRLTrainer:
 
 
 def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Rows {"id", "input_ids", "weights", "length"} for the collator, and how many examples were too long to be one."""
+    """Rows {"id", "input_ids", "weights", "length"}, and the number of examples that are too long."""
     rows = []
     for example in examples:
         ids, weights = chat.sequence(example.turns, example.weights, example.system)
@@ -102,8 +103,8 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         weights = inputs["weights"][:, 1:]
         labelled = weights > 0
         if not bool(labelled.any()):
-            raise TrainingError(f"no token of a batch has a weight, so it teaches nothing; {self._rows()}")
-        with self.accelerator.autocast():  # theirs hangs on model.forward, which is not what is called
+            raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
+        with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
             logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled)
         targets = inputs["input_ids"][:, 1:][labelled]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -129,10 +130,11 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    """Logits (labelled tokens, vocabulary) that predict the tokens at `labelled`, of shape (rows, columns - 1).
+    """Logits (labelled tokens, vocabulary) for the tokens at `labelled`, a mask (rows, columns - 1).
 
-    The output layer of a small model is a large part of its arithmetic, and most tokens of a sequence are prompt.
-    Models that scale or cap their logits after the output layer take the long way, through all of them.
+    Only these logits are computed: most tokens of a sequence are prompt, and the output layer of a
+    small model is a large part of its arithmetic. For models that scale or cap their logits after
+    the output layer, all logits are computed.
     """
     wrapped = hasattr(model, "module")  # several devices: the wrapper must see the forward pass
     bare = model.module if wrapped else model
@@ -147,8 +149,10 @@ def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.T
 
 
 def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    """Rows of `values` (rows, columns, size) that predict a labelled token. Not values[mask]: its backward pass on a
-    CPU scatters element by element, over the whole vocabulary where logits are picked."""
+    """Rows of `values` (rows, columns, size) that predict a labelled token.
+
+    values[mask] would be slow: its backward pass on a CPU scatters element by element.
+    """
     flat = values[:, :-1].reshape(-1, values.shape[-1])
     return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
 
@@ -156,13 +160,13 @@ def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
 @dataclass(slots=True)
 class _Collator:
     pad_token_id: int
-    tokens: int = 0  # seen so far, and padding among what was computed
-    padding: int = 0
+    tokens: int = 0  # so far, without padding
+    padding: int = 0  # so far, in tokens
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Right-padded (rows, columns) tensors, and the row ids, for error messages.
+        """Right-padded tensors (rows, columns), and the row ids for error messages.
 
-        `labels` is there for the Trainer, which counts what is not IGNORED.
+        The Trainer needs `labels`: it counts those that are not IGNORED.
         """
         width = max(row["length"] for row in rows)
         ids = torch.full((len(rows), width), self.pad_token_id)

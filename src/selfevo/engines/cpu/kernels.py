@@ -1,4 +1,4 @@
-"""Faster arithmetic on a CPU. Packed weights and argmax give the same bits; attention may differ in the last one."""
+"""Faster arithmetic on a CPU. Only attention may differ, in the last bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WINDOWS = 4
 
 
 def speed_up(model: Any) -> None:
-    """Changes `model` in place where it is on a CPU: it can write after this, no longer be trained or saved."""
+    """Changes a `model` on a CPU in place. After this it can generate, but not be trained or saved."""
     if model.device.type != "cpu":
         return
     if model.dtype == torch.bfloat16:
@@ -33,9 +33,10 @@ def speed_up(model: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Some rows of a batch, and the first column that any of them attends to: those before it need not be read.
+    """Some rows of a batch, and the first column that any of them attends to. Earlier ones are not read.
 
-    `mask` (rows, 1, queries, columns from `start` on) is added to the scores, or says what takes part.
+    `mask` (rows, 1, queries, columns from `start` on) is added to the scores if it holds numbers;
+    if it is boolean, it selects the columns.
     """
 
     rows: slice
@@ -44,10 +45,10 @@ class Window:
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer whose weights were laid out for the matrix unit once, not at every call.
+    """A linear layer whose weights are packed for the CPU's matrix unit once, not at every call.
 
-    The operators are those that torch.compile emits for a frozen model. Measured with AMX and 128 rows: 1.6 to 1.8
-    times as fast as torch.nn.Linear (benchmarks/trajectories.py measures the whole).
+    torch.compile uses the same operators for a frozen model. With AMX and 128 rows it is 1.6 to 1.8
+    times as fast as torch.nn.Linear (benchmarks/trajectories.py measures whole trajectories).
     """
 
     def __init__(self, linear: torch.nn.Linear) -> None:
@@ -61,9 +62,10 @@ class PackedLinear(torch.nn.Module):
 
 
 def argmax(rows: torch.Tensor) -> torch.Tensor:
-    """The column of the first largest value of each row, of a matrix (rows, columns).
+    """The column of the first largest value in each row of a matrix (rows, columns).
 
-    Two passes of which the first only compares are five to eight times as fast as torch.argmax in bf16 on a CPU.
+    It makes two passes; the first only compares. In bf16 on a CPU this is five to eight times as
+    fast as torch.argmax.
     """
     whole = rows.shape[1] // _BLOCK * _BLOCK
     if rows.device.type != "cpu" or whole == 0:
@@ -79,7 +81,7 @@ def argmax(rows: torch.Tensor) -> torch.Tensor:
 
 
 def takes_windows(model: Any) -> bool:
-    """Whether `windows`, given to the model, reach its attention."""
+    """Whether the model passes the argument `windows` on to its attention."""
     parameters = inspect.signature(model.forward).parameters.values()
     return model.config._attn_implementation == _NAME and any(p.kind is p.VAR_KEYWORD for p in parameters)
 
@@ -103,8 +105,11 @@ def _pack(model: torch.nn.Module) -> None:
             if type(child) is torch.nn.Linear:
                 try:
                     setattr(module, name, PackedLinear(child))
-                except (AttributeError, RuntimeError) as error:  # a processor or a torch build without them
-                    logger.debug("weights stay as they are: %s", error)
+                except (
+                    AttributeError,
+                    RuntimeError,
+                ) as error:  # the processor or the torch build has no such operators
+                    logger.debug("weights are not packed: %s", error)
                     return
 
 
@@ -119,7 +124,7 @@ def _attention(
     windows: Sequence[Window] = (),
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention with grouped heads that repeats no key or value: on a CPU that copy is most of the work."""
+    """Attention with grouped heads that does not copy keys and values, which is slow on a CPU."""
     if attention_mask is None or any(kwargs.get(name) is not None for name in ("position_bias", "softcap", "cache")):
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -127,7 +132,8 @@ def _attention(
         return result
     rows, heads, columns, size = query.shape
     if columns == 1:
-        # The heads of a group as columns of one head: the fused kernel then reads a key once for all of them.
+        # The heads of a group become queries of one head, so the fused kernel reads each key once
+        # for all of them.
         query = query.reshape(rows, key.shape[1], -1, size)
     attended = [
         scaled_dot_product_attention(
