@@ -134,7 +134,7 @@ def write_round(run: Path, name: str, rows: list[dict[str, Any]], quarantined: l
 
 def write_run(root: Path) -> None:
     write_json(root / "config.json", CONFIG)
-    write_json(root / "manifest.json", {"python": "3.11.2", "versions": {"transformers": "4.57.0"}})
+    write_json(root / "manifest.json", {"format": 1, "python": "3.11.2", "versions": {"transformers": "4.57.0"}})
     write_results(
         root,
         results(

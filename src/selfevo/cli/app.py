@@ -255,7 +255,13 @@ def runs(folder: Annotated[Path, typer.Argument(help="A folder of run directorie
     found = find_runs(folder)
     if not found:
         raise ConfigError(f"{folder} holds no run directory; give a folder that does")
-    print_runs(console, [summarise(root) for root in found])
+    summaries = []
+    for root in found:
+        try:
+            summaries.append(summarise(root))
+        except RunError as error:  # one damaged run does not hide the others
+            complain(str(error))
+    print_runs(console, summaries)
 
 
 @app.command(epilog="Example: `selfevo show runs/demo-seed0`")

@@ -24,6 +24,7 @@ from selfevo.report.wording import duration, number, p_value, percent, points, s
 from selfevo.rundir.atomic_files import MODEL_MARKER, read_rows, write_atomic
 from selfevo.rundir.inspect import costs, is_run
 from selfevo.rundir.layout import Layout
+from selfevo.rundir.ownership import check_format
 from selfevo.rundir.results import Results, Split, read_results
 from selfevo.statistics import Rate
 
@@ -85,6 +86,8 @@ def write_report(run: Path) -> Path:
     layout = Layout(run)
     if not layout.config.is_file():
         raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the --output folder of one")
+    if layout.manifest.is_file():
+        check_format(run)
     config, manifest = (_read_json(path) for path in (layout.config, layout.manifest))
     results = read_results(run)
     rounds = [_read_round(run, path) for path in layout.rounds()]

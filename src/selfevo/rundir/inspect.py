@@ -14,7 +14,7 @@ from selfevo.errors import RunError
 from selfevo.method.names import META, round_number
 from selfevo.rundir.atomic_files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ownership import in_use, locked
+from selfevo.rundir.ownership import check_format, in_use, locked
 from selfevo.rundir.results import read_results
 
 
@@ -208,6 +208,7 @@ def size_of(folder: Path) -> int:
 def _run(root: Path) -> Path:
     if not is_run(root):
         raise RunError(f"{root} is not a run directory of selfevo; `selfevo runs FOLDER` lists the runs in FOLDER")
+    check_format(root)
     return root
 
 

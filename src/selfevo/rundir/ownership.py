@@ -15,7 +15,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from selfevo.errors import RunError
 from selfevo.rundir.atomic_files import hash_file, read_marker, write_atomic
-from selfevo.rundir.layout import Layout
+from selfevo.rundir.layout import FORMAT, Layout
 
 PATIENCE = 0.2  # seconds; `in_use` in another process holds the lock for a moment
 
@@ -91,6 +91,7 @@ def claim(
     """
     layout = Layout(root)
     if layout.config.exists():
+        check_format(root)
         # A run may be moved or copied, so its own path does not count.
         old = {**read_marker(layout.config), "output": config.get("output")}
         if changed := changed_parts(root, parts):
@@ -112,9 +113,20 @@ def claim(
     if any(not (name.startswith(".") and name.endswith(".tmp")) for name in foreign):
         raise RunError(f"{root} is not empty and not a selfevo run; give a new --output")
     write_atomic(layout.config_yaml, config_text)
-    write_atomic(layout.manifest, json.dumps(manifest, indent=2))
+    write_atomic(layout.manifest, json.dumps({"format": FORMAT, **manifest}, indent=2))
     hashes = {"parts": {name: hash_file(file) for name, file in parts.items()}} if parts else {}
     write_atomic(layout.config, json.dumps({**config, **hashes}, indent=2))
+
+
+def check_format(root: Path) -> None:
+    """Raises RunError if another version of selfevo made the run directory and it has other files."""
+    found = read_marker(Layout(root).manifest).get("format")
+    if found != FORMAT:
+        made = "before run directories had a format" if found is None else f"in format {found!r}"
+        raise RunError(
+            f"{root} was made {made}, and this selfevo reads format {FORMAT}; give a new --output, or use the version "
+            "of selfevo that its manifest.json names"
+        )
 
 
 def changed_parts(root: Path, parts: Mapping[str, Path]) -> list[str]:
