@@ -113,7 +113,7 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
     monkeypatch.setattr(Chat, "sequence", careless)
     check = doctor.stop_token(chat, [ROW])
     assert check.status == "fail"
-    assert "has no weight in the loss behind 2 labelled turns" in check.finding
+    assert "has no weight in the loss after 2 labelled turns" in check.finding
 
 
 def test_an_engine_that_writes_something_else_fails(
@@ -141,7 +141,7 @@ def test_conversations_beyond_the_context_are_counted(tiny_model: Path, tmp_path
     """The tiny model has 512 positions."""
     checks = examine(configuration(tiny_model, tmp_path, skills={"critique": {"max_new_tokens": 480}}))
     assert found(checks)["context"] == "fail"
-    assert finding(checks, "context").startswith("1 of 1 trajectories do not fit into 512 tokens")
+    assert finding(checks, "context").startswith("1 of 1 trajectories plus max_new_tokens do not fit into 512 tokens")
 
 
 def test_what_a_model_comes_with_for_generation_is_no_difference(tiny_model: Path, tmp_path: Path) -> None:

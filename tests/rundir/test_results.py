@@ -174,7 +174,7 @@ def test_results_that_are_not_there_are_named(tmp_path: Path) -> None:
 def test_answers_to_other_problems_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="one character per problem"):
         run(model("meta", "01"), model("round-1", "011"))
-    with pytest.raises(ValueError, match="one character for each problem"):
+    with pytest.raises(ValueError, match="each needs one character per problem"):
         run(model("meta", "01"), groups={"kind": {"sums": "0"}})
     with pytest.raises(ValueError, match="meta has no answers refined"):
         ModelResults(name="meta", answers={"direct": "1"}, verdicts=VERDICTS, seconds=0)
