@@ -1,1 +1,1 @@
-"""Before a run: what can go wrong, and what would be trained and asked."""
+"""Checks and previews before a run."""

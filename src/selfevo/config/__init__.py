@@ -1,1 +1,1 @@
-"""The configuration: its sections, how it is read, and parts from outside."""
+"""The configuration: its sections, how it is read, and your own parts."""

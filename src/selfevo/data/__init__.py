@@ -1,1 +1,1 @@
-"""Rows from files, folders and the hub: prompts and trajectories."""
+"""Loads prompts and trajectories from files, folders and the hub."""

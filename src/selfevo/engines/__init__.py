@@ -1,1 +1,1 @@
-"""Who generates text: one engine a file."""
+"""Engines generate text. There is one file per engine."""

@@ -1,1 +1,1 @@
-"""Measuring models on problems with known answers, and watching rounds without them."""
+"""Measures models on problems with known answers, and monitors rounds without them."""

@@ -1,1 +1,1 @@
-"""What a run is given: splits, D_meta from an annotator, prompts that the model writes, decontamination."""
+"""The inputs of a run: splits, D_meta, prompts that the model writes, decontamination."""

@@ -1,1 +1,1 @@
-"""SELF itself: the loop, its skills, records and losses, filters, the one rule of inference. Sees no gold answer."""
+"""The SELF method: loop, skills, records, losses, filters, rule of inference. It sees no gold answer."""

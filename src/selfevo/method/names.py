@@ -6,7 +6,7 @@ import re
 
 BASE = "base"
 SFT = "sft"  # the supervised baseline
-WARM_UP = "warm-up"  # a temporary model; its right and wrong responses are annotated for D_meta
+WARM_UP = "warm-up"  # a throw-away model; its right and wrong responses are annotated for D_meta
 META = "meta"
 
 

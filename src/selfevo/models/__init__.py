@@ -1,1 +1,1 @@
-"""Model folders, chat templates, devices, and servers that speak the OpenAI protocol."""
+"""Model folders, chat templates, devices, and servers with the OpenAI protocol."""

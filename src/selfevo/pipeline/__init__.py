@@ -1,1 +1,1 @@
-"""From a configuration to a finished run, and runs beside variants of it."""
+"""Builds and executes a run from a configuration, and the runs of an ablation."""

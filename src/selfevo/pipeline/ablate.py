@@ -1,4 +1,4 @@
-"""`selfevo ablate`: the run of a configuration beside the same run with one thing changed, over several seeds.
+"""`selfevo ablate`: compares a run with variants of it, over several seeds.
 
 All variants have the same labels, prompts and held-out problems. Stages and models that two runs
 have in common are computed once (run.py, `shared`).

@@ -1,1 +1,1 @@
-"""What people look at: tables, the HTML page with its chart, model cards, progress."""
+"""Output for people: tables, the HTML report with its chart, model cards, progress."""

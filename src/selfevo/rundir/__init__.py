@@ -1,1 +1,1 @@
-"""The run directory: files that survive a kill, stages, models, results, and reading them again."""
+"""The run directory: files that survive a kill, stages, models, results, and reading them."""

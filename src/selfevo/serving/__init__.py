@@ -1,1 +1,1 @@
-"""Answers of a trained model, refined by itself."""
+"""Answers prompts with a trained model and self-refinement."""

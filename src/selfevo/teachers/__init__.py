@@ -1,1 +1,1 @@
-"""Who writes D_meta: one annotator a file."""
+"""Annotators write D_meta. There is one file per annotator."""

@@ -1,1 +1,1 @@
-"""Who trains: one trainer a file, and what all that use TRL share."""
+"""Trainers fine-tune models. There is one file per trainer; _trl.py is shared."""
