@@ -243,7 +243,7 @@ def test_a_round_that_keeps_nothing_is_exit_code_5(selfevo: Selfevo, scripted: S
     code, _, err = selfevo("run", configuration(tmp_path, policy="continual-latest"))
     assert code == 5
     *alarms, last = err.splitlines(keepends=True)
-    assert "no kept row gives a training example" in one_line(last)
+    assert "no training examples, because no kept row gives one" in one_line(last)
     assert all("round-1: " in alarm for alarm in alarms)
 
 

@@ -265,7 +265,7 @@ def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None
     rounds = parse_config({**without, "rounds": [{"prompts": "p.jsonl"}]}, "x")
     with pytest.raises(ConfigError, match="variant prompts-9: each round has its own prompts"):
         find("prompts-9", rounds)
-    with pytest.raises(ConfigError, match="give the configuration an evaluation"):
+    with pytest.raises(ConfigError, match="evaluation is missing"):
         ablate(config.model_copy(update={"evaluation": None}), [], [0], tmp_path / "out", lambda *_, **__: tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -216,7 +216,7 @@ def test_many_prompts_become_many_rows(
     [
         (["  "], "the prompt is empty"),
         (["p", "--file", "f.jsonl"], "both a prompt and --file f.jsonl are given"),
-        (["p", "--refine", "perhaps"], "refine is 'perhaps'; give never, if-judged-wrong or always"),
+        (["p", "--refine", "perhaps"], "refine is 'perhaps'; use never, if-judged-wrong or always"),
         (["--file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["p", "--engine", "steam"], '--engine: there is no kind "steam"; known here: transformers'),
     ],
