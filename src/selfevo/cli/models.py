@@ -213,7 +213,7 @@ def compare(
     ] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Token limit of one judgement.")] = 512,
     output: Annotated[
-        Path | None, typer.Option(help="File for all comparisons, with the text of the judge, as JSONL.")
+        Path | None, typer.Option(help="File for all comparisons, with the judge's text, as JSONL.")
     ] = None,
 ) -> None:
     """Lets a judge compare two models' answers in both orders: win rate, raw and at equal length."""

@@ -46,7 +46,7 @@ class OwnPart(Strict):
 
 
 def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`data` with `changes`: a section in both is changed key by key, everything else is replaced."""
+    """`data` with `changes`. A section in both is merged key by key; other values are replaced."""
     result = dict(data)
     for key, value in changes.items():
         old = result.get(key)

@@ -59,7 +59,8 @@ class EndpointConfig(Strict):
     )
     limit_name: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         None,
-        description="what the server calls max_new_tokens; by default the second at api.openai.com, else the first",
+        description="the server's name for max_new_tokens; default: max_completion_tokens at api.openai.com, else "
+        "max_tokens",
     )
 
     @model_validator(mode="after")

@@ -41,8 +41,8 @@ class SelfInstructConfig(Strict):
     tries: Positive | None = Field(None, description="number of proposals; default: twice count")
     examples: Positive = Field(4, description="prompts shown in each request")
     temperature: float = Field(1.0, gt=0)
-    min_words: Positive = Field(3, description="characters in scripts without spaces")
-    max_words: Positive = Field(150, description="characters in scripts without spaces")
+    min_words: Positive = Field(3, description="fewest words of a prompt; characters in scripts without spaces")
+    max_words: Positive = Field(150, description="most words of a prompt; characters in scripts without spaces")
     max_similarity: float = Field(
         0.8,
         gt=0,

@@ -99,9 +99,9 @@ class StreamingEngine(Engine, Protocol):
     def stream(
         self, model: Path, slices: Sequence[Sequence[Request]], sampling: Sampling
     ) -> Iterator[tuple[int, list[Generation]]]:
-        """The position of each slice and its generations, one per request, in order; slices come as they are done.
+        """The position and the generations of each slice, in the order in which slices finish.
 
-        Raises EngineError at the end where a slice could not be done: those that came before it count.
+        Raises EngineError at the end if a slice failed; the other slices count.
         """
         ...
 
@@ -109,7 +109,7 @@ class StreamingEngine(Engine, Protocol):
 def stream(
     engine: Engine, model: Path, slices: Sequence[Sequence[Request]], sampling: Sampling
 ) -> Iterator[tuple[int, list[Generation]]]:
-    """The slices as `engine` streams them, or one after the other where it cannot."""
+    """The slices as `engine` streams them, or one after the other if it cannot stream."""
     if isinstance(engine, StreamingEngine):
         yield from engine.stream(model, slices, sampling)
         return
@@ -118,7 +118,7 @@ def stream(
 
 
 def generate_all(engine: Engine, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
-    """One generation per request, in order. Calls the engine once per batch."""
+    """One generation per request, in order, slice by slice."""
     size = engine.batch_size
     slices = [requests[i : i + size] for i in range(0, len(requests), size)]
     come = dict(stream(engine, model, slices, sampling))

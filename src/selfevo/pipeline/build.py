@@ -100,7 +100,7 @@ def build_teacher(
 ) -> Teacher:
     """The annotator of a corpus. With a task it gets the gold answers of `problems`, by prompt id.
 
-    `ledger` is where the cost of annotation is booked.
+    `ledger` records what it costs.
     """
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     annotator = corpus.annotator

@@ -47,8 +47,8 @@ from selfevo.rundir.ownership import changed_parts, claim, locked
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 
-# Keys that may differ on a resume, because no finished row depends on them. What an annotator writes depends on its
-# last four: each row records the ones it was made with.
+# Keys that may differ on a resume, because they do not change finished rows. An annotator's text depends on the last
+# four of its keys, so each row records those that it was made with.
 RESUMABLE = (
     *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
     *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "input_price", "output_price")),

@@ -252,9 +252,9 @@ class StageRunner:
     ) -> Iterator[tuple[dict[str, Any], str]]:
         """The missing generations of a window, batch by batch.
 
-        Rows of similar length share a batch, which the engine gives back in slices. Each slice is
-        written to disk directly, so a kill loses what is in flight and no more. Batches are formed
-        from all rows, done or not, so that a resume forms the same batches.
+        Rows of similar length share a batch, which is a slice for the engine. Each slice is written
+        to disk when it comes, so a kill loses only unfinished slices. Batches are formed from all
+        rows, done or not, so that a resume forms the same batches.
         """
         known = {
             key: asdict(Generation(text, "stop", 0, 0))

@@ -14,9 +14,9 @@ from selfevo.rundir.ledger import Cost, Ledger
 class Annotation:
     """Feedback `f` that ends in a verdict, and the refined response `r^`.
 
-    `reason` says why they are unusable; `reply` is then what the annotator wrote instead. "" if
-    they are usable. The cost is in tokens and US dollars. `settings`
-    are those that may change between the rows of a run.
+    `reason` says why they are unusable; it is "" if they are usable. `reply` is the unusable text of
+    the annotator. The cost is in tokens and US dollars. `settings` are those that may change
+    between the rows of a run.
     """
 
     feedback: str
@@ -43,7 +43,7 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BookedTeacher:
-    """Books what a teacher says that its annotations cost, for one that keeps no ledger itself."""
+    """Records in `ledger` the cost that a teacher reports, for a teacher without its own ledger."""
 
     teacher: Teacher
     ledger: Ledger
