@@ -255,7 +255,7 @@ def test_every_variant_is_a_configuration(name: str, tmp_path: Path) -> None:
 
 def test_what_is_no_variant_is_said_before_anything_runs(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
-    with pytest.raises(ConfigError, match="there is no variant 'no-fliter'; there are no-filter, "):
+    with pytest.raises(ConfigError, match="there is no variant 'no-fliter'; use one of no-filter, "):
         ablate(config, ["no-filter", "no-fliter"], [0], tmp_path / "out", lambda *_, **__: tmp_path)
     with pytest.raises(ConfigError, match="variant labels-99: there are 16 labels"):
         find("labels-99", config)
