@@ -29,7 +29,7 @@ def configured(folder: Path, url: str, count: int = 20, *, gold: bool = False, *
     source: dict[str, Any] = {"prompts": str(folder / "asked.jsonl"), "labels": count}
     if gold:
         source = {"task": {"name": "add-to-each"}, "labels": count, "warmup_share": 0, "samples_per_prompt": 1}
-    settings = {"model": "m", "base_url": url, "api_key_env": "TEST_API_KEY", "timeout_seconds": 5, **annotator}
+    settings = {"model": "m", "base_url": url, "api_key_env": "TEST_API_KEY", "timeout_seconds": 60, **annotator}
     return parse_config(
         {
             "model": str(base),

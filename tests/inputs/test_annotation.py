@@ -113,7 +113,7 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(tmp_path: Path) ->
         return replace(good(body), delay=30 if late else 0)
 
     with serving(answer) as server:
-        config = configured(tmp_path, server.url, 4, max_retries=3, timeout_seconds=1, max_concurrency=4)
+        config = configured(tmp_path, server.url, 4, max_retries=3, timeout_seconds=2, max_concurrency=4)
         d_meta = build(config)
     assert [row.prompt for row in d_meta] == ["ask 0", "ask 2", "ask 3"]
     assert "Timeout" in rows_of(config)[1]["reason"]
