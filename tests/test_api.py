@@ -131,7 +131,7 @@ def test_a_mistake_names_the_key_and_the_place(settings: RunConfig, tmp_path: Pa
     with pytest.raises(selfevo.ConfigError, match=r"nowhere\.yaml does not exist"):
         selfevo.run(tmp_path / "nowhere.yaml")
     with pytest.raises(selfevo.RunError, match="is not a run directory"):
-        selfevo.RunResult(tmp_path)
+        selfevo.RunResult(str(tmp_path))  # type: ignore[arg-type]
     done = run(settings, settings, rounds=1)
     with pytest.raises(selfevo.RunError, match="no filtered rows of 'round-7'; it has those of round-1"):
         done.rows("round-7")

@@ -100,7 +100,7 @@ def test_a_run_whose_part_was_changed_is_not_resumed(folder: Path) -> None:
         run()
     assert str(refused.value) == (
         f"{config.output} was started with another my_package.filters:Without: {source} was changed since; restore it "
-        "to resume, or give a new --output"
+        "to resume, or give a new output directory"
     )
     assert sorted(config.output.rglob("*")) == before
     other = run("output=other", "filter=[{kind: 'my_package.filters:Without', options: {words: [number]}}]", "rounds=1")

@@ -48,6 +48,7 @@ class RunResult:
     root: Path
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))  # a text is a path too
         if not is_run(self.root):
             raise RunError(f"{self.root} is not a run directory; `selfevo runs FOLDER` lists the runs in FOLDER")
 

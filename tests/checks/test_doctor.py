@@ -66,6 +66,8 @@ def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model:
         "versions": "pass",
         "disk": "pass",
         "memory": "pass",
+        "rows": "pass",
+        "verdicts": "pass",
         "chat template": "pass",
         "stop token trained": "pass",
         "max_length": "pass",
@@ -114,6 +116,18 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
     check = doctor.stop_token(chat, [ROW])
     assert check.status == "fail"
     assert "has no weight in the loss after 2 labelled turns" in check.finding
+
+
+def test_rows_that_are_set_aside_and_verdicts_that_are_all_the_same_are_said(tiny_model: Path, tmp_path: Path) -> None:
+    config = configuration(tiny_model, tmp_path)
+    path = tmp_path / "d_meta.jsonl"
+    good = json.loads(path.read_text())
+    bad = {**good, "prompt": "Sort: 3 2", "feedback": "Hm.\nVerdict: perhaps"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "prompt": "Sort: 5 4"}, bad)))
+    checks = examine(config)
+    assert found(checks)["rows"] == found(checks)["verdicts"] == "warn"
+    assert finding(checks, "rows").startswith(f"1 row was set aside, the first is line 3 of {path}: column 'feedback'")
+    assert finding(checks, "verdicts").startswith("all of D_meta: 2 not qualified; add rows with the other verdict")
 
 
 def test_an_engine_that_writes_something_else_fails(

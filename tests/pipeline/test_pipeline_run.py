@@ -241,7 +241,7 @@ def test_another_configuration_is_refused_and_nothing_is_changed(config: RunConf
 def test_other_base_weights_are_refused(config: RunConfig) -> None:
     run(config)
     (Path(config.model) / "model.safetensors").write_bytes(b"other weights")
-    with pytest.raises(RunError, match="use a new --output"):
+    with pytest.raises(RunError, match="use a new output directory"):
         run(config)
 
 

@@ -79,7 +79,9 @@ def test_a_directory_of_another_format_is_refused_in_one_line(root: Path) -> Non
     assert json.loads(manifest.read_text()) == {"format": 1, "selfevo": "0.1"}
     for content, said in (({"selfevo": "0.0"}, "before run directories had a format"), ({"format": 9}, "in format 9")):
         manifest.write_text(json.dumps(content))
-        with pytest.raises(RunError, match=f"was made {said}, and this selfevo reads format 1; give a new --output"):
+        with pytest.raises(
+            RunError, match=f"was made {said}, and this selfevo reads format 1; give a new output directory"
+        ):
             claim(root, CONFIG, {}, "")
         with pytest.raises(RunError, match=said):
             entries(root)
@@ -98,7 +100,7 @@ def test_the_source_of_a_part_from_outside_belongs_to_the_run(root: Path, tmp_pa
         claim(root, CONFIG, {}, "", parts=parts)
     assert str(refused.value) == (
         f"{root} was started with another mine:Filter: {file} was changed since; restore it to resume, or give a new "
-        "--output"
+        "output directory"
     )
     assert changed_parts(root, {**parts, "other:Filter": file}) == ["mine:Filter"]
     assert changed_parts(tmp_path / "nowhere", parts) == []
@@ -192,7 +194,7 @@ def test_data_is_written_once(root: Path) -> None:
     run = open_run(root, scripted())
     run.save_rows("pool", PROMPTS)
     run.save_rows("pool", PROMPTS)
-    with pytest.raises(RunError, match=r"pool\.jsonl holds other rows .* use a new --output"):
+    with pytest.raises(RunError, match=r"pool\.jsonl holds other rows .* use a new output directory"):
         run.save_rows("pool", PROMPTS[1:])
     assert [row["id"] for row in read_rows(root / "data/pool.jsonl")] == [p.id for p in PROMPTS]
 

@@ -229,7 +229,7 @@ def test_finished_answers_of_other_weights_are_refused(tmp_path: Path) -> None:
     open_run(tmp_path, scripted()).runner("round-1", MODEL).generate(RESPOND, PROMPTS)
     other = open_run(tmp_path, scripted()).runner("round-1", Model("base", Path("base"), "weights-1"))
     with pytest.raises(
-        RunError, match=r"respond\.jsonl holds results for other rows, another model .* use a new --output"
+        RunError, match=r"respond\.jsonl holds results for other rows, another model .* use a new output directory"
     ):
         other.generate(RESPOND, PROMPTS)
 

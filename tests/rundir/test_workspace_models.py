@@ -86,7 +86,7 @@ def test_a_model_of_another_lineage_is_refused(root: Path, base: Model, change: 
     run = open_run(root, scripted())
     run.seed = 1 if change == "seed" else 0
     start = Model("base", base.path, "other weights") if change == "start" else base
-    with pytest.raises(RunError, match=r"models/meta was trained on other rows .* use a new --output"):
+    with pytest.raises(RunError, match=r"models/meta was trained on other rows .* use a new output directory"):
         run.train("meta", start, EXAMPLES[:1] if change == "examples" else EXAMPLES)
 
 

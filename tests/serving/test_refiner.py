@@ -75,6 +75,11 @@ def test_a_verdict_that_cannot_be_read_replaces_nothing(model: Path) -> None:
     assert (answer.text, answer.verdict, len(answer.work[0])) == ("1", UNKNOWN, 1)
 
 
+def test_one_text_is_no_list_of_prompts(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prompts is the text 'count'; give a list of prompts"):
+        refiner(model).answer("count")
+
+
 def test_an_answer_that_does_not_end_is_none(model: Path) -> None:
     answers = refiner(model).answer(["mute", "count"])
     assert [a.text for a in answers] == ["", "2"]

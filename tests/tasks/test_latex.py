@@ -140,8 +140,12 @@ def test_reading_alone_takes_no_two_gold_answers_for_one() -> None:
     assert equal <= {pair for a, b in written_twice for pair in ((a, b), (b, a))}
 
 
-@given(st.fractions(max_denominator=1000), st.sampled_from(["\\frac{%d}{%d}", "%d/%d", "$\\dfrac{%d}{%d}$"]))
+@given(
+    st.fractions(-(10**15), 10**15, max_denominator=1000),
+    st.sampled_from(["\\frac{%d}{%d}", "%d/%d", "$\\dfrac{%d}{%d}$"]),
+)
 def test_a_fraction_is_read_exactly_however_it_is_written(value: Fraction, form: str) -> None:
+    """Up to answer_extraction.MAX_NUMBER characters, beyond which a number is no answer."""
     written = form % (value.numerator, value.denominator)
     assert same_answer(str(value), written, lambda a, b: False)
     assert not same_answer(str(value + Fraction(1, 10**6)), written, lambda a, b: False)

@@ -24,6 +24,7 @@ from selfevo.checks.preview import count_parameters, estimate, lessons_of
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
+from selfevo.inputs.annotation import balance
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
 from selfevo.method.names import SFT
@@ -59,6 +60,8 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         versions(),
         disk(config, folder, parameters),
         memory(config, parameters),
+        rows(splits),
+        verdicts(splits),
         template(chat, d_meta),
         stop_token(chat, d_meta),
         lengths(config, found.lengths),
@@ -120,6 +123,22 @@ def memory(config: RunConfig, parameters: int) -> Check:
     if free < 1.5 * need:
         return Check("memory", "warn", finding, f"if it runs out: trainer.gradient_checkpointing: true, or {remedy}")
     return Check("memory", "pass", finding)
+
+
+def rows(splits: Splits) -> Check:
+    """The rows of files that cannot be used."""
+    if not splits.set_aside:
+        return Check("rows", "pass", "every row of every file can be used")
+    return Check("rows", "warn", splits.set_aside, "mend these rows, or go on without them")
+
+
+def verdicts(splits: Splits) -> Check:
+    """Recorded trajectories have to show both verdicts, else the critic learns to always give one."""
+    counts = balance(splits.d_meta)
+    finding = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "written during the run"
+    if len(counts) == 1 and counts.total() > 1:
+        return Check("verdicts", "warn", f"all of D_meta: {finding}", "add rows with the other verdict to D_meta")
+    return Check("verdicts", "pass", finding)
 
 
 def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:

@@ -43,6 +43,8 @@ def preview(config: RunConfig, console: Console) -> None:
     chat = Chat(load_tokenizer(folder))
     splits = draw_splits(config)
     d_meta = lessons_of(config, splits)
+    if splits.set_aside:
+        console.print(f"{splits.set_aside}\n", style="yellow", markup=False)
     if isinstance(config.corpus, TaskCorpus):
         console.print("D_meta is written during the run; here the response is the gold answer.\n", style="yellow")
     elif splits.unlabelled:

@@ -59,6 +59,15 @@ class Splits:
     def to_annotate(self) -> list[Prompt]:
         return self.unlabelled or [problem.prompt for problem in self.labelled]
 
+    @property
+    def set_aside(self) -> str:
+        """The rows that were set aside, in one line; "" if there are none."""
+        if not self.quarantined:
+            return ""
+        first, count = self.quarantined[0], len(self.quarantined)
+        rows = "row was" if count == 1 else "rows were"
+        return f"{count} {rows} set aside, the first is line {first.line} of {first.file}: {first.reason}"
+
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
         named: dict[str, Sequence[Any]] = {
             "pool": self.pool,

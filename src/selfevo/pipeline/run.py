@@ -40,6 +40,7 @@ from selfevo.pipeline.build import (
 )
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
+from selfevo.report.progress import complain
 from selfevo.rundir.atomic_files import hash_model, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.ledger import Ledger
@@ -143,6 +144,8 @@ def open_run(
         )
         base = Model(BASE, base_path, hash_model(base_path))
         splits = draw_splits(config)
+        if splits.set_aside:
+            complain(f"{splits.set_aside}; each is in {workspace.layout.data('quarantined')}")
         for name, rows in splits.everything():
             workspace.save_rows(name, rows)
         yield workspace, base, splits

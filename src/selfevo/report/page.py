@@ -85,7 +85,7 @@ def write_report(run: Path) -> Path:
     """
     layout = Layout(run)
     if not layout.config.is_file():
-        raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the --output folder of one")
+        raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the folder of one")
     if layout.manifest.is_file():
         check_format(run)
     config, manifest = (_read_json(path) for path in (layout.config, layout.manifest))

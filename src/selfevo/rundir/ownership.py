@@ -32,9 +32,11 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock(root, patience).acquire()
     except Timeout:
-        raise RunError(f"{root} is in use by {_name(owner)}; wait until it ends, or give another --output") from None
+        raise RunError(
+            f"{root} is in use by {_name(owner)}; wait until it ends, or give another output directory"
+        ) from None
     except OSError as error:
-        raise RunError(f"{root} cannot be locked ({error}); give an --output in a writable folder") from None
+        raise RunError(f"{root} cannot be locked ({error}); give an output directory in a writable folder") from None
     with lock:
         write_atomic(owner, str(os.getpid()))
         try:
@@ -97,21 +99,21 @@ def claim(
         if changed := changed_parts(root, parts):
             raise RunError(
                 f"{root} was started with another {changed[0]}: {parts[changed[0]]} was changed since; restore it to "
-                "resume, or give a new --output"
+                "resume, or give a new output directory"
             )
         old.pop("parts", None)
         differences = [line for line in differing_keys(old, config) if line.partition(":")[0] not in may_change]
         if differences:
             raise RunError(
                 f"{root} was started with another configuration ({'; '.join(differences)}); "
-                "use the same one to resume, or a new --output"
+                "use the same one to resume, or give a new output directory"
             )
         return
     # A run that was killed right after its start leaves only these files.
     ours = (layout.lock, layout.owner, layout.config_yaml, layout.manifest)
     foreign = [path.name for path in root.iterdir() if path not in ours]
     if any(not (name.startswith(".") and name.endswith(".tmp")) for name in foreign):
-        raise RunError(f"{root} is not empty and not a selfevo run; give a new --output")
+        raise RunError(f"{root} is not empty and not a selfevo run; give a new output directory")
     write_atomic(layout.config_yaml, config_text)
     write_atomic(layout.manifest, json.dumps({"format": FORMAT, **manifest}, indent=2))
     hashes = {"parts": {name: hash_file(file) for name, file in parts.items()}} if parts else {}
@@ -124,8 +126,8 @@ def check_format(root: Path) -> None:
     if found != FORMAT:
         made = "before run directories had a format" if found is None else f"in format {found!r}"
         raise RunError(
-            f"{root} was made {made}, and this selfevo reads format {FORMAT}; give a new --output, or use the version "
-            "of selfevo that its manifest.json names"
+            f"{root} was made {made}, and this selfevo reads format {FORMAT}; give a new output directory, or use the "
+            "version of selfevo that its manifest.json names"
         )
 
 

@@ -133,7 +133,7 @@ class StageFile(Generic[T]):
         if expected["keys"] != _digest(map(self.key, rows)):
             raise RunError(
                 f"{self.path} holds results for other rows, another model or other settings than those of this run; "
-                "use a new --output"
+                "use a new output directory"
             )
 
 

@@ -74,7 +74,7 @@ class Workspace:
         if final.is_dir():
             marker = read_marker(final / MODEL_MARKER)
             if marker["lineage"] != lineage:
-                raise RunError(f"{final} was trained on other rows than this run now has; use a new --output")
+                raise RunError(f"{final} was trained on other rows than this run now has; use a new output directory")
             if faults := folder_faults(final, marker):
                 raise RunError(f"{'; '.join(faults)}; restore it, or delete {final} to train it again")
             return Model(name, final, str(marker["weights"]))
@@ -163,7 +163,7 @@ class Workspace:
         if fault := file_fault(path, read_marker(marker)["sha256"]):
             raise RunError(f"{fault}; restore it, or delete {marker} to write it again")
         if read_marker(marker)["sha256"] != digest.hexdigest():
-            raise RunError(f"{path} holds other rows than the configuration gives now; use a new --output")
+            raise RunError(f"{path} holds other rows than the configuration gives now; use a new output directory")
 
 
 @dataclass(frozen=True, slots=True)

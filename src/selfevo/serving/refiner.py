@@ -91,6 +91,8 @@ class Refiner:
 
     def answer(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
         """One answer per prompt, in order. A prompt is a text, or a `Prompt` with a conversation."""
+        if isinstance(prompts, str):
+            raise ConfigError(f"prompts is the text {prompts[:40]!r}; give a list of prompts, [{prompts[:10]!r}...]")
         asked = [Prompt.of(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         samples = self._samples(asked)
         elected = elect(self._ask, asked, [[drafts[-1] for drafts in several] for several in samples], self.key)
