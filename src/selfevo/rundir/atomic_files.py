@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ _WORDS = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "to
 def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
     """Writes all of `content` to `path`, or nothing if it crashes. Raises RunError on a full disk."""
     pieces = [content.encode("utf-8")] if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         with space_for(path, len(content) if isinstance(content, str) else 2**16):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,9 +34,30 @@ def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
                 os.fsync(file.fileno())
             temporary.replace(path)
             sync(path.parent)
-    except RunError:
+    except BaseException:  # also an interrupt: in a notebook the process lives on
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other process or thread uses. Removes what dead processes left under such names."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.removesuffix(".tmp").rpartition(".")[2].partition("-")[0]
+        if number.isdecimal() and not _is_alive(int(number)):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, os.kill would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager
@@ -132,8 +155,7 @@ def mark_done(path: Path, marker: dict[str, Any], sha256: str) -> None:
 def link(source: Path, target: Path) -> None:
     """Hard-links `source` to `target`, or copies it if the file system has no links. Atomic."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = _temporary(target)
     with space_for(target, source.stat().st_size):
         try:
             os.link(source, temporary)
