@@ -274,7 +274,7 @@ def test_lone_surrogate_does_not_cost_the_page(run: Path) -> None:
 
 
 def test_missing_or_damaged_run_says_what_to_do(tmp_path: Path, run: Path) -> None:
-    with pytest.raises(RunError, match=r"no config\.json.*--output"):
+    with pytest.raises(RunError, match=r"no config\.json.*give the folder"):
         write_report(tmp_path / "nowhere")
     (run / "results.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"results\.json is damaged .*; delete it and run the command"):
