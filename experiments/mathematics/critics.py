@@ -1,0 +1,384 @@
+"""Which annotator teaches a critic that knows right from wrong: meta-skill training, the same labels for each.
+
+python experiments/mathematics/critics.py COMMAND --model M --data gsm8k/train.jsonl --output DIR
+
+COMMAND is `sample` first, then `rewrite` (for own workings) or `long` (for workings at length), each once; then
+`train --annotator A`, for each annotator, with `--problems 80` if further problems are to be measured.
+
+`sample` records answers of the untrained model, in the style of three examples, to LABELS problems (3 each) and to
+RECORDED others. `rewrite` has it write solutions in that style with the gold one in view, `long` answer in its own.
+`train` writes D_meta with the annotator from these records, trains, and has the model criticise as many right as wrong
+of the answers to the RECORDED problems, which no training sees; with --problems it is measured on so many further ones
+too; with --shortened it is taught to refine to the calculations of the working. A killed command goes on. Questions
+come from the training file alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from worked import WorkedTeacher
+from workings import short_form
+
+from selfevo.config.sections import LoraSettings, TrainerConfig
+from selfevo.data.disjoint import check_disjoint
+from selfevo.engines.transformers import TransformersEngine
+from selfevo.evaluation.evaluate import measure, summarise_outcomes
+from selfevo.method import prompts
+from selfevo.method.answer_extraction import extract_answer, read_number
+from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.protocols import Model, Request, Sampling
+from selfevo.method.records import Critiqued, Drafted, Example, Prompt, Refined, content_id
+from selfevo.method.skills import CRITIQUE, REFINE, RESPOND
+from selfevo.method.training_examples import answer_examples
+from selfevo.report.progress import Live, console
+from selfevo.rundir.atomic_files import hash_model, write_atomic
+from selfevo.rundir.ownership import locked
+from selfevo.rundir.workspace import Workspace
+from selfevo.statistics import wilson
+from selfevo.tasks.base import Problem
+from selfevo.tasks.word_problems import WordProblems
+from selfevo.teachers.base import Teacher
+from selfevo.teachers.oracle import OracleTeacher
+from selfevo.trainers.sft import TRLTrainer
+
+LABELS, RECORDED, SEED = 96, 240, 100
+ANNOTATORS = ("oracle", "verdict", "gold", "own", "self", "long")
+# The first three questions of GSM8K's training set in the style that is wanted: short, calculations written out.
+SHOTS = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did "
+    "Natalia sell altogether in April and May?",
+    "In May she sold half as many clips as in April: 48 / 2 = 24.\nIn April and May together she sold 48 + 24 = 72 "
+    "clips.\n#### 72",
+    "Weng earns $12 an hour for babysitting. Yesterday, she just did 50 minutes of babysitting. How much did she earn?",
+    "An hour has 60 minutes, so she earns 12 / 60 = $0.2 a minute.\nFor 50 minutes she earned 0.2 * 50 = $10.\n#### 10",
+    "Betty is saving money for a new wallet which costs $100. Betty has only half of the money she needs. Her parents "
+    "decided to give her $15 for that purpose, and her grandparents twice as much as her parents. How much more money "
+    "does Betty need to buy the wallet?",
+    "Betty has half of the price: 100 / 2 = $50.\nHer grandparents give her twice what her parents give: 15 * 2 = $30."
+    "\nWith both gifts she has 50 + 15 + 30 = $95.\nShe still needs 100 - 95 = $5.\n#### 5",
+)
+# Without these words half of the answers are pages of LaTeX, whatever the examples show.
+FORM = "{}\n\nAnswer in short lines, a calculation in each, the last line #### and the result."
+REWRITE = (
+    "{}\n\nA solution:\n{}\n\nWrite your own solution in short lines, a calculation in each, the last line #### and "
+)
+REWRITE += "the result."
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A recorded text of the untrained model."""
+
+    id: str
+    sample: int
+    text: str
+    finish: str
+    tokens: int
+
+    @property
+    def usable(self) -> bool:
+        """Ended, and in the style asked for: a few lines, then the answer."""
+        return self.finish == "stop" and "\n####" in self.text and "\\" not in self.text
+
+
+def problems_of(task: WordProblems, further: int = 0) -> tuple[list[Problem], list[Problem], list[Problem]]:
+    """The labelled problems, those whose answers are recorded, and `further` ones to measure on."""
+    shots = {Prompt.of(question).id for question in SHOTS[::2]}
+    drawn = task.problems(LABELS + RECORDED + further, SEED, frozenset(shots))
+    parts = drawn[:LABELS], drawn[LABELS : LABELS + RECORDED], drawn[LABELS + RECORDED :]
+    labelled, recorded, measured = ([problem.prompt for problem in part] for part in parts)
+    check_disjoint(allow_empty=("measured",), labelled=labelled, recorded=recorded, measured=measured)
+    return parts
+
+
+def record(
+    path: Path, model: Path, jobs: Sequence[tuple[str, int, tuple[str, ...]]], sampling: Sampling, size: int
+) -> None:
+    """Appends the texts of `jobs` (id, sample, turns) that `path` lacks."""
+    done = {(each.id, each.sample) for each in read(path)}
+    owed = [job for job in jobs if job[:2] not in done]
+    engine = TransformersEngine(batch_size=size)
+    for start in range(0, len(owed), size):
+        batch = owed[start : start + size]
+        if not start:  # its states serve the whole batch
+            engine.generate(model, [Request(batch[0][2], 0)], Sampling(1))
+        requests = [Request(turns, int(id, 16) + sample) for id, sample, turns in batch]
+        texts = engine.generate(model, requests, sampling)
+        with path.open("a", encoding="utf-8") as file:
+            for (id, sample, _), text in zip(batch, texts, strict=True):
+                file.write(json.dumps(asdict(Sample(id, sample, text.text, text.finish, text.new_tokens))) + "\n")
+        print(f"{path.name}: {start + len(batch)} of {len(owed)}", flush=True)
+
+
+def read(path: Path) -> list[Sample]:
+    names = Sample.__dataclass_fields__
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [Sample(**{name: row[name] for name in names}) for row in map(json.loads, lines)]
+
+
+def sample(model: Path, task: WordProblems, output: Path) -> None:
+    labelled, recorded, _ = problems_of(task)
+    shots = [FORM.format(text) if i % 2 == 0 else text for i, text in enumerate(SHOTS)]
+    for temperature, problems, numbers in ((0.0, [*labelled, *recorded], [0]), (0.6, labelled, [1, 2])):
+        jobs = [(p.prompt.id, n, (*shots, FORM.format(p.prompt.prompt))) for n in numbers for p in problems]
+        record(output / "samples.jsonl", model, jobs, Sampling(150, temperature), 112)
+
+
+def rewrite(model: Path, task: WordProblems, output: Path) -> None:
+    """Solutions in the model's own words, the gold one in view."""
+    labelled, _, _ = problems_of(task)
+    rewritten(model, task, output / "rewritten.jsonl", [(p, task.solution(p)) for p in labelled])
+
+
+def rewritten(model: Path, task: WordProblems, path: Path, pairs: Sequence[tuple[Problem, str]]) -> None:
+    shots: list[str] = []
+    for question, answer in zip(SHOTS[::2], SHOTS[1::2], strict=True):
+        shots += [REWRITE.format(question, task.solution(Problem(Prompt.of(question), "", ""))), answer]
+    jobs = [(p.prompt.id, 0, (*shots, REWRITE.format(p.prompt.prompt, solution))) for p, solution in pairs]
+    record(path, model, jobs, Sampling(180), 96)
+
+
+def at_length(model: Path, task: WordProblems, output: Path) -> None:
+    """Answers to the labelled problems as the model gives them when nothing is said of their form."""
+    labelled, _, _ = problems_of(task)
+    for temperature, number in ((0.0, 0), (0.6, 1)):
+        jobs = [(p.prompt.id, number, (p.prompt.prompt,)) for p in labelled]
+        record(output / "long.jsonl", model, jobs, Sampling(450, temperature), 96)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What was recorded on the labelled problems: usable texts by prompt id."""
+
+    right: dict[str, list[str]]
+    wrong: dict[str, list[str]]
+    rewritten: dict[str, str]
+    long: dict[str, list[str]]
+    shortened: bool
+
+    @staticmethod
+    def of(task: WordProblems, labelled: Sequence[Problem], output: Path, shortened: bool = False) -> Records:
+        samples = read(output / "samples.jsonl")
+        right, wrong, long = {}, {}, {}
+
+        def usable(name: str) -> dict[str, str]:
+            answered = {problem.prompt.id: problem for problem in labelled}
+            texts = {s.id: s.text.strip() for s in read(output / name) if s.usable and s.id in answered}
+            return {id: text for id, text in texts.items() if task.is_correct(answered[id], text)}
+
+        at_length = [s for s in read(output / "long.jsonl") if s.finish == "stop"]
+        for problem in labelled:
+            own = [s.text.strip() for s in samples if s.id == problem.prompt.id and s.usable]
+            texts = list(dict.fromkeys(own))
+            right[problem.prompt.id] = [text for text in texts if task.is_correct(problem, text)]
+            wrong[problem.prompt.id] = [text for text in texts if not task.is_correct(problem, text)]
+            whole = [s.text.strip() for s in at_length if s.id == problem.prompt.id]
+            long[problem.prompt.id] = [text for text in whole if task.is_correct(problem, text)]
+        return Records(right, wrong, usable("rewritten.jsonl"), long, shortened)
+
+    def solution(self, task: WordProblems, problem: Problem) -> str:
+        """The refinement of a wrong response: short, the working of its feedback if that was put into short lines, else
+        an answer of the model's own."""
+        long = self.long[problem.prompt.id] if self.shortened else []
+        shortened = next(filter(None, (short_form(text, problem.answer) for text in long[:1])), "")
+        return shortened or next(iter(self.workings(problem.prompt.id)), task.solution(problem))
+
+    def workings(self, id: str, annotator: str = "own") -> list[str]:
+        """Right solutions in the model's own words: those it found itself, then the one it wrote with the gold one in
+        view. "self" is the latter alone, "long" begins with those found at length, "gold" has none: the gold solution
+        stands in where there is no other."""
+        found = self.right[id] if annotator == "own" else self.long[id] if annotator == "long" else []
+        return [*found, *([self.rewritten[id]] if id in self.rewritten and annotator != "gold" else [])]
+
+
+def answers_of(labelled: Sequence[Problem], records: Records) -> list[Refined]:
+    """A short answer to learn for each labelled problem of which the model has found one: other people's words, even
+    nearly its own, cost it accuracy."""
+    solved = [(p.prompt, records.right[p.prompt.id][0]) for p in labelled if records.right[p.prompt.id]]
+    return [Refined(prompt.id, prompt.prompt, text, "", text) for prompt, text in solved]
+
+
+def d_meta(annotator: str, task: WordProblems, labelled: Sequence[Problem], records: Records) -> list[Refined]:
+    """Up to two right and two wrong responses to each problem, as far as there are; the same ones, and the same
+    refinements, for every annotator: only the feedback differs."""
+    problems = {problem.prompt.id: problem for problem in labelled}
+    teacher: Teacher
+    if annotator not in ("oracle", "verdict"):
+        teacher = WorkedTeacher(task, problems, {id: records.workings(id, annotator) for id in problems})
+    else:
+        teacher = OracleTeacher(task, problems)
+    rows = []
+    for problem in labelled:
+        id, text = problem.prompt.id, problem.prompt.prompt
+        if not records.long[id]:
+            continue  # "long" would teach to cut corners with a short working, and the others are given the same rows
+        solution = records.solution(task, problem)
+        drafts = [Drafted(id, text, response) for response in (*records.right[id][:2], *records.wrong[id][:2])]
+        for batch in teacher.annotate(drafts):
+            for position, note in batch:
+                draft, feedback = drafts[position], note.feedback
+                if annotator == "verdict":
+                    feedback = feedback.splitlines()[-1]
+                right = task.is_correct(problem, draft.response)
+                rows.append(Refined(id, text, draft.response, feedback, draft.response if right else solution))
+    return rows
+
+
+def skill_examples(rows: Sequence[Refined]) -> list[Example]:
+    """L_meta without the refinement of qualified responses, which repeats them: half of the examples teaching to copy,
+    the model copied always, whatever its feedback said."""
+    examples = []
+    for row in rows:
+        turns: tuple[str, ...] = (*prompts.critique(row, row.response), row.feedback)
+        weights: tuple[float, ...] = (0.0, 1.0)
+        if parse_verdict(row.feedback) is Verdict.NOT_QUALIFIED:
+            turns, weights = (*turns, prompts.REFINE, row.refinement), (0.0, 1.0, 1.0)
+        examples.append(Example(content_id(turns, weights, "skills"), turns, weights, "skills"))
+    return examples
+
+
+def recorded_set(task: WordProblems, recorded: Sequence[Problem], output: Path) -> list[tuple[Drafted, Problem, bool]]:
+    """As many right as wrong answers to the recorded problems, in an order that is theirs."""
+    problems = {problem.prompt.id: problem for problem in recorded}
+    drafts: dict[tuple[str, str], bool] = {}
+    for each in read(output / "samples.jsonl"):
+        if each.id in problems and each.usable:
+            drafts[each.id, each.text.strip()] = task.is_correct(problems[each.id], each.text)
+    groups = [[key for key, right in drafts.items() if right is wanted] for wanted in (True, False)]
+    for group in groups:
+        random.Random(SEED).shuffle(group)
+    size = min(40, *map(len, groups))
+    chosen = [key for group in groups for key in group[:size]]
+    return [(Drafted(id, problems[id].prompt.prompt, text), problems[id], drafts[id, text]) for id, text in chosen]
+
+
+def criticise(
+    workspace: Workspace, model: Model, task: WordProblems, answers: list[tuple[Drafted, Problem, bool]]
+) -> dict[str, Any]:
+    """What the critic says of the recorded answers, and what becomes of them."""
+    runner = workspace.runner("recorded", model)
+    feedbacks = runner.generations(CRITIQUE, [draft for draft, _, _ in answers])
+    verdicts = [parse_verdict(g.text) if g.finish == "stop" else Verdict.UNKNOWN for g in feedbacks]
+    doubtful = [i for i, verdict in enumerate(verdicts) if verdict is Verdict.NOT_QUALIFIED]
+    critiqued = [Critiqued(d.id, d.prompt, d.response, feedbacks[i].text) for i in doubtful for d in (answers[i][0],)]
+    refined = dict(zip(doubtful, runner.generations(REFINE, critiqued), strict=True))
+    figures: dict[str, Any] = {}
+    for name, wanted in (("right", True), ("wrong", False)):
+        own = [i for i, (_, _, right) in enumerate(answers) if right is wanted]
+        count = Counter(verdicts[i].value for i in own)
+        worked = [i for i in own if "Compare:" in feedbacks[i].text]
+        figures[name] = {
+            "answers": len(own),
+            **{verdict.value: count[verdict.value] for verdict in Verdict},
+            "right_afterwards": sum(
+                task.is_correct(answers[i][1], refined[i].text) and refined[i].finish == "stop"
+                if i in refined
+                else wanted
+                for i in own
+            ),
+            # The critic's own result, where it works one out.
+            "worked": len(worked),
+            "worked_right": sum(
+                extract_answer(feedbacks[i].text.partition("Compare:")[2].partition(",")[0])
+                == read_number(answers[i][1].answer)
+                for i in worked
+            ),
+        }
+    right, wrong = figures["right"], figures["wrong"]
+    hits, rejected = right["qualified"] / right["answers"], wrong["not qualified"] / wrong["answers"]
+    return figures | {
+        "balanced_accuracy": (hits + rejected) / 2,
+        "hits_ci": wilson(right["qualified"], right["answers"]),
+        "rejected_ci": wilson(wrong["not qualified"], wrong["answers"]),
+        "feedback_tokens": sum(g.new_tokens for g in feedbacks) / len(feedbacks),
+    }
+
+
+def train(options: argparse.Namespace, task: WordProblems) -> None:
+    labelled, recorded, measured = problems_of(task, options.problems)
+    records = Records.of(task, labelled, options.output, options.shortened)
+    rows = d_meta(options.annotator, task, labelled, records)
+    verdicts = Counter(parse_verdict(row.feedback).value for row in rows)
+    print(f"{options.annotator}: {len(rows)} rows, {dict(verdicts)}", flush=True)
+    base = Model("base", options.model, hash_model(options.model))
+    root = options.output / (options.name or options.annotator)
+    config = TrainerConfig(
+        learning_rate=options.rate,
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.rows,
+        gradient_accumulation_steps=options.accumulate,
+        max_length=768,
+        lora=LoraSettings(r=32, lora_alpha=32),
+    )
+    limits = {RESPOND.name: 200, CRITIQUE.name: options.critique_tokens, REFINE.name: 220}
+    with locked(root):
+        workspace = Workspace(
+            root=root,
+            engine=TransformersEngine(batch_size=options.batch, kv_cache_gib=0.5),
+            trainer=lambda name: TRLTrainer(config),
+            sampling={name: Sampling(limit) for name, limit in limits.items()},
+            seed=SEED,
+            progress=Live(console),
+        )
+        workspace.save_rows("d_meta", rows)
+        lessons = skill_examples(rows) + answer_examples(answers_of(labelled, records), options.beta)
+        model = workspace.train("meta", base, lessons)
+        if options.train_only:  # the memory of training goes back with its process
+            return
+        answers = recorded_set(task, recorded, options.output)
+        results: dict[str, Any] = {"annotator": options.annotator, "labels": len(labelled), "rows": dict(verdicts)}
+        results["recorded"] = criticise(workspace, model, task, answers)
+        if measured:
+            results["measured"] = summarise_outcomes(
+                "meta", measure(workspace.runner("measured", model), task, measured), 0
+            ).model_dump()
+        results["minutes"] = workspace.seconds("") / 60
+        write_atomic(root / "results.json", json.dumps(results, indent=2))
+        print(json.dumps(results["recorded"], indent=1))
+        if measured:
+            print(json.dumps(results["measured"]))
+        print(f"{results['minutes']:.1f} minutes", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("sample", "rewrite", "long", "train"))
+    for name in ("model", "data", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--annotator", choices=ANNOTATORS, default="own")
+    parser.add_argument("--name", help="of the run's folder in --output; by default the annotator's")
+    parser.add_argument("--problems", type=int, default=0)
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--rows", type=int, default=2, help="of a micro-batch")
+    parser.add_argument("--accumulate", type=int, default=2)
+    parser.add_argument("--shortened", action="store_true")
+    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--beta", type=float, default=1.0)
+    parser.add_argument("--critique-tokens", type=int, default=260)
+    parser.add_argument("--batch", type=int, default=100)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.output.mkdir(parents=True, exist_ok=True)
+    task = WordProblems("gsm8k", options.data)
+    if options.command == "train":
+        train(options, task)
+    else:
+        {"sample": sample, "rewrite": rewrite, "long": at_length}[options.command](
+            options.model.resolve(), task, options.output
+        )
+
+
+if __name__ == "__main__":
+    main()
