@@ -26,7 +26,7 @@ from selfevo.pipeline.evaluate_model import evaluate_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Live, Silent, console
 from selfevo.rundir.atomic_files import read_rows
-from selfevo.rundir.inspect import best_model, is_run
+from selfevo.rundir.inspect import best_model, is_run, require_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, load_results
 
@@ -49,8 +49,7 @@ class RunResult:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))  # a text is a path too
-        if not is_run(self.root):
-            raise RunError(f"{self.root} is not a run directory; `selfevo runs FOLDER` lists the runs in FOLDER")
+        require_run(self.root)
 
     @property
     def models(self) -> dict[str, Path]:

@@ -30,6 +30,7 @@ from selfevo.method import prompts
 from selfevo.method.names import SFT
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.method.records import Example, Refined
+from selfevo.method.skills import RESPOND
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
@@ -227,7 +228,7 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
 def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engine: Engine) -> list[Check]:
     """Runs the engine on prompts of the run. Do they fit and end, with the text of transformers?"""
     asked = [*splits.pool, *splits.to_annotate(), *splits.d_meta][:PROMPTS]
-    requests = [Request(prompts.respond(prompt), 0, prompt.system) for prompt in asked]
+    requests = [RESPOND.request(prompt, 0) for prompt in asked]
     generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
     engine.release()
     checks = []

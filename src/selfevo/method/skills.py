@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from selfevo.method import prompts
+from selfevo.method.protocols import Request
 from selfevo.method.records import Critiqued, Drafted, Judged, Prompt, Refined, Turns, extended
 
 In = TypeVar("In", bound=Prompt)
@@ -27,6 +28,10 @@ class Skill(Generic[In, Out]):
     def build(self, row: In, text: str) -> Out:
         """The row with `text` as its new field."""
         return extended(self.record, row, text)
+
+    def request(self, row: In, seed: int) -> Request:
+        """What an engine is asked with for `row`."""
+        return Request(self.turns(row), seed, row.system, opening=len(row.history) + 1)
 
     @property
     def column(self) -> str:

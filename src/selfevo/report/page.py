@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from selfevo.errors import RunError
 from selfevo.evaluation.monitors import MEANING
 from selfevo.method.prompts import parse_verdict
+from selfevo.method.skills import SKILLS
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
 from selfevo.rundir.atomic_files import MODEL_MARKER, read_rows, write_atomic
@@ -30,7 +31,6 @@ from selfevo.statistics import Rate
 
 SAMPLES = {"kept, refined": 3, "kept, unchanged": 2, "rejected": 3, "quarantined": 2}
 LONGEST_TEXT = 6000
-SKILLS = ("respond", "critique", "refine", "judge")
 STEPS = {
     "prompt": ("p", "prompt"),
     "response": ("r", "first response"),
@@ -176,7 +176,7 @@ def _read_round(run: Path, folder: Path) -> Round:
     def pick(group: str, row: dict[str, Any]) -> None:
         picked[group] = sorted([*picked[group], row], key=lambda r: str(r["id"]))[: SAMPLES[group]]
 
-    for skill in SKILLS:
+    for skill in (each.name for each in SKILLS):
         for row in _rows(folder / f"{skill}.jsonl"):
             found.rows_in += skill == "respond"
             if row["status"] == "quarantined":
@@ -201,7 +201,7 @@ def _with_history(run: Path, folder: Path, rows: list[dict[str, Any]]) -> list[d
     if not history:
         return []
     pool = ((path, ("prompt",)) for path in sorted(run.glob("data/*.jsonl")))
-    skills = ((folder / f"{skill}.jsonl", tuple(STEPS)) for skill in SKILLS)
+    skills = ((folder / f"{skill}.jsonl", tuple(STEPS)) for skill in (each.name for each in SKILLS))
     for path, names in (*pool, *skills):
         for row in _rows(path):
             if row.get("id") in history:

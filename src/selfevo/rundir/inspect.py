@@ -69,7 +69,7 @@ def is_run(path: Path) -> bool:
 
 
 def summarise(root: Path) -> Summary:
-    config = read_marker(Layout(_run(root)).config)
+    config = read_marker(Layout(require_run(root)).config)
     results = read_results(root)
     models = _models(root)
     events = list(_events(root))
@@ -87,7 +87,7 @@ def summarise(root: Path) -> Summary:
 
 def entries(root: Path) -> list[Entry]:
     """Every stage and training, in the order in which they started."""
-    found = {entry.name: entry for entry in _stages(_run(root))}
+    found = {entry.name: entry for entry in _stages(require_run(root))}
     order: list[str] = []
     for event in _events(root):
         entry = found.setdefault(event["stage"], Entry(event["stage"]))
@@ -120,7 +120,7 @@ def costs(root: Path) -> dict[str, dict[str, float]]:
 def verify(root: Path) -> tuple[int, list[str]]:
     """Checks finished files and models against their SHA-256: how many, and what is wrong with them."""
     checked, faults = 0, []
-    for marker in sorted(_run(root).glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json")):
+    for marker in sorted(require_run(root).glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json")):
         checked += 1
         faults += _fault(marker)
     for path in sorted(root.glob("data/*.jsonl")) + sorted(root.glob("stages/*/*.jsonl")):
@@ -186,7 +186,7 @@ def collect(root: Path) -> int:
     A model's marker stays, so the rows that the model wrote still count.
     """
     freed = 0
-    with locked(_run(root)):
+    with locked(require_run(root)):
         for folder in removable(root):
             freed += size_of(folder)
             marker = folder / MODEL_MARKER
@@ -205,7 +205,8 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _run(root: Path) -> Path:
+def require_run(root: Path) -> Path:
+    """`root` itself. Raises RunError if it is not a run directory, or one of another format."""
     if not is_run(root):
         raise RunError(f"{root} is not a run directory of selfevo; `selfevo runs FOLDER` lists the runs in FOLDER")
     check_format(root)
@@ -240,7 +241,7 @@ def _lost(path: Path) -> tuple[int, Counter[str]]:
 
 def _models(root: Path) -> list[Path]:
     """The finished models, in the order in which they are made."""
-    return Layout(_run(root)).finished_models()
+    return Layout(require_run(root)).finished_models()
 
 
 def _fault(marker: Path) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from selfevo.errors import EngineError, RunError, SelfevoError, TrainingError
 from selfevo.method.filters import Filter, apply
-from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer, stream
+from selfevo.method.protocols import Engine, Generation, Model, Progress, Sampling, Trainer, stream
 from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
@@ -270,7 +270,7 @@ class StageRunner:
         slices = [batch for batch in batches if batch]
         if slices:
             check_present(self.model)
-        asked = [[self._request(skill, window[key]) for key in owed] for owed in slices]
+        asked = [[skill.request(window[key], self._seed(skill, window[key])) for key in owed] for owed in slices]
         started = time.monotonic()
         for place, answers in stream(self.workspace.engine, self.model.path, asked, sampling):
             owed, seconds = slices[place], time.monotonic() - started
@@ -291,9 +291,6 @@ class StageRunner:
                 new_tokens=tokens,
             )
             started = time.monotonic()
-
-    def _request(self, skill: Skill[In, Out], row: In) -> Request:
-        return Request(skill.turns(row), self._seed(skill, row), row.system, len(row.history) + 1)
 
     def _seed(self, skill: Skill[In, Out], row: In) -> int:
         return int(content_id(self.workspace.seed, self.name, skill.name, row.id), 16)

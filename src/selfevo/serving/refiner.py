@@ -11,7 +11,7 @@ from selfevo.errors import ConfigError
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.inference import Draft, When, answer, criticise, elect
 from selfevo.method.prompts import Verdict
-from selfevo.method.protocols import Engine, Generation, Request, generate_all
+from selfevo.method.protocols import Engine, Generation, generate_all
 from selfevo.method.records import Prompt, content_id
 from selfevo.method.skills import RESPOND, Skill
 from selfevo.models.resolve import resolve_model
@@ -132,15 +132,7 @@ class Refiner:
         sampling = self.sampling[skill.name]
         if skill is RESPOND and self.consistency > 1:
             sampling = replace(sampling, temperature=self.temperature)
-        requests = [
-            Request(
-                skill.turns(row),
-                int(content_id(self.seed, skill.name, row.id), 16),
-                row.system,
-                len(row.history) + 1,
-            )
-            for row in rows
-        ]
+        requests = [skill.request(row, int(content_id(self.seed, skill.name, row.id), 16)) for row in rows]
         return generate_all(self.engine, self.model, requests, sampling)
 
 

@@ -17,10 +17,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
 from selfevo.errors import TrainingError
-from selfevo.method import prompts
 from selfevo.method.prompts import Verdict, parse_verdict
 from selfevo.method.protocols import Engine, Progress, Request
-from selfevo.method.records import Example, Prompt, content_id
+from selfevo.method.records import Drafted, Example, Prompt, content_id, extended
+from selfevo.method.skills import CRITIQUE
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
@@ -132,7 +132,7 @@ def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int) -> Request:
     system = "".join(message["content"] for message in asked if message["role"] == "system")
     *history, last = (message["content"] for message in asked if message["role"] != "system")
     prompt = Prompt.of(last, system=system, history=tuple(history))
-    return Request(prompts.critique(prompt, text), seed, system, len(history) + 1)
+    return CRITIQUE.request(extended(Drafted, prompt, text), seed)
 
 
 def at_once(count: int) -> int:
