@@ -80,6 +80,11 @@ class BatchCache(DynamicCache):  # type: ignore[misc]
         for layer in self.layers:
             layer.rows, layer.start, layer.filled = rows, start, filled
 
+    def fix(self, rows: int, columns: int, column: torch.Tensor) -> None:
+        """From now on a forward pass sees the first `rows` and `columns`, and writes at `column`, a tensor of one."""
+        for layer in self.layers:
+            layer.rows, layer.start, layer.filled, layer.column = slice(0, rows), 0, columns, column
+
     def load(self, row: int, column: int, states: States, count: int) -> None:
         """Puts the first `count` tokens of `states` into the columns of `row` that end before `column`."""
         for layer, keys, values in zip(self.layers, states.keys, states.values, strict=True):
@@ -99,6 +104,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.shape = (rows, columns)
         self.rows, self.start, self.filled = slice(0, rows), 0, 0
+        self.column: torch.Tensor | None = None
         self.key_buffer: Any = None
         self.value_buffer: Any = None
         self.is_initialized = True
@@ -114,8 +120,12 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         self.value_buffer[rows, :, column : column + keys.shape[2]] = values
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.write(self.rows, self.filled, key_states, value_states)
-        self.filled += key_states.shape[2]
+        if self.column is not None:
+            self.key_buffer[self.rows].index_copy_(2, self.column, key_states)
+            self.value_buffer[self.rows].index_copy_(2, self.column, value_states)
+        else:
+            self.write(self.rows, self.filled, key_states, value_states)
+            self.filled += key_states.shape[2]
         view = (self.rows, slice(None), slice(self.start, self.filled))
         return self.key_buffer[view], self.value_buffer[view]
 
@@ -127,4 +137,5 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         if len(moved):
             for buffer in (self.key_buffer, self.value_buffer):
                 buffer[moved] = buffer[indices[moved]]
-        self.rows = slice(0, len(indices))
+        if self.column is None:
+            self.rows = slice(0, len(indices))

@@ -22,7 +22,9 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from selfevo.engines.cache import BatchCache, Memory, States, holds_plain_layers
-from selfevo.engines.cpu.kernels import argmax, speed_up, takes_windows, windows_of
+from selfevo.engines.cpu import kernels
+from selfevo.engines.cpu.kernels import argmax, takes_windows, windows_of
+from selfevo.engines.cuda import decoding
 from selfevo.errors import EngineError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
 from selfevo.method.records import Turns
@@ -36,6 +38,7 @@ _COMPACT_ABOVE = 0.1
 # The second keeps the hardware busy: a prefill is not made smaller than this to get rows of equal
 # length.
 _PREFILL_TOKENS, _LEAST_TOKENS = 4096, 256
+_ON_CUDA = 16  # times as many
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class TransformersEngine:
     _chat: Chat | None = None
     _stops: list[int] = field(default_factory=list)
     _plain: bool = False
+    _fixed: bool = False  # whether decoding works on buffers of fixed size
     _takes_windows: bool = False
     _memory: Memory = field(init=False)
 
@@ -134,8 +138,10 @@ class TransformersEngine:
         except (OSError, ValueError) as error:
             raise EngineError(f"cannot load a model from {path}: {error}") from error
         self._model = model.to(device).eval()
-        speed_up(self._model)
+        kernels.speed_up(self._model)
+        decoding.speed_up(self._model)
         self._plain = holds_plain_layers(model.config)
+        self._fixed = self._plain and device.type == "cuda"
         self._takes_windows = self._plain and takes_windows(model)
         self._chat = Chat(tokenizer)
         self._stops = self._chat.stop_ids(model.generation_config.eos_token_id)
@@ -155,6 +161,7 @@ class TransformersEngine:
         written = torch.empty((rows, limit), dtype=torch.long, device=device)
         ended = torch.full((rows,), -1, dtype=torch.long, device=device)  # step at which a row stopped
         active = torch.arange(rows, device=device)
+        steps = decoding.Steps(self._model, cache, mask, width) if self._fixed else None
         for step in range(limit):
             tokens = _pick(logits, draws[active, step], sampling)
             written[active, step] = tokens
@@ -171,8 +178,12 @@ class TransformersEngine:
                 if last:
                     break
                 keep = _closed_up(going)
-                active, mask, tokens = active[keep], mask[keep], tokens[keep]
+                mask[: len(keep)] = mask[keep]  # in place: `steps` holds it too
+                active, mask, tokens = active[keep], mask[: len(keep)], tokens[keep]
                 cache.batch_select_indices(keep)
+            if steps is not None:
+                logits = steps(tokens)
+                continue
             mask[:, width + step] = True
             positions = mask[:, : width + step + 1].sum(-1, keepdim=True) - 1
             logits = self._forward(tokens[:, None], mask[:, : width + step + 1], positions, cache)
@@ -191,10 +202,12 @@ class TransformersEngine:
         between the known tokens of a prompt and the others.
         """
         device = self._model.device
-        groups = _groups([len(row.ids) - row.known for row in batch]) if self._plain else [range(len(batch))]
+        sizes = [len(row.ids) - row.known for row in batch]
+        groups = _groups(sizes, _ON_CUDA if device.type == "cuda" else 1) if self._plain else [range(len(batch))]
         width = max(max(batch[i].known for i in g) + max(len(batch[i].ids) - batch[i].known for i in g) for g in groups)
-        mask = torch.zeros((len(batch), width + limit), dtype=torch.bool, device=device)
-        cache: Any = BatchCache(self._model.config, len(batch), width + limit) if self._plain else None
+        columns = -(-(width + limit) // 8) * 8  # a multiple of 8, as the kernels of a CUDA device want it
+        mask = torch.zeros((len(batch), columns), dtype=torch.bool, device=device)
+        cache: Any = BatchCache(self._model.config, len(batch), columns) if self._plain else None
         logits = []
         for group in groups:
             new = max(len(batch[i].ids) - batch[i].known for i in group)
@@ -246,14 +259,15 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _groups(sizes: Sequence[int]) -> list[range]:
+def _groups(sizes: Sequence[int], times: int = 1) -> list[range]:
     """Groups neighbouring rows for a prefill, within _PREFILL_TOKENS and of similar size if possible."""
+    most, least = _PREFILL_TOKENS * times, _LEAST_TOKENS * times
     groups, start = [], 0
     for end in range(1, len(sizes) + 1):
         if end < len(sizes):
             padded = (end + 1 - start) * max(sizes[start : end + 1])
-            full = sum(sizes[start:end]) >= _LEAST_TOKENS and padded > 1.05 * sum(sizes[start : end + 1])
-            if padded <= _PREFILL_TOKENS and not full:
+            full = sum(sizes[start:end]) >= least and padded > 1.05 * sum(sizes[start : end + 1])
+            if padded <= most and not full:
                 continue
         groups.append(range(start, end))
         start = end

@@ -1,0 +1,1 @@
+"""Faster decoding on a CUDA device."""
