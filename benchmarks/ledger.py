@@ -16,16 +16,15 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.method.filters import by_verdict
-from selfevo.method.prompts import Turns
-from selfevo.method.protocols import Model, Request, Sampling
-from selfevo.method.records import Prompt
+from selfevo.method.filters import ByVerdict
+from selfevo.method.protocols import Generation, Model, Request, Sampling
+from selfevo.method.records import Prompt, Turns
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND
 from selfevo.report.progress import Silent
 from selfevo.rundir.workspace import StageRunner, Workspace
@@ -55,7 +54,7 @@ class Engine(ScriptedEngine):
     left = float("inf")
     first_asked = 0.0
 
-    def generate(self, model: Path, requests: list[Request], sampling: Sampling):  # type: ignore[no-untyped-def, override]
+    def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         self.first_asked = self.first_asked or time.perf_counter()
         self.left -= len(requests)
         if self.left < 0:
@@ -80,7 +79,7 @@ def open_room(root: Path, engine: Engine) -> StageRunner:
 def one_round(runner: StageRunner, pool: Pool) -> int:
     """Rows that are kept."""
     judged = runner.generate(JUDGE, runner.generate(REFINE, runner.generate(CRITIQUE, runner.generate(RESPOND, pool))))
-    return len(runner.filter(judged, by_verdict))
+    return len(runner.filter(judged, [ByVerdict()]))
 
 
 def measure(root: Path, rows: int) -> dict[str, float]:

@@ -24,9 +24,8 @@ from trajectories import Generate, ours
 from selfevo.cli.demo import demo_model
 from selfevo.config.sections import TaskConfig
 from selfevo.engines.transformers import TransformersEngine
-from selfevo.method.prompts import Turns
 from selfevo.method.protocols import Sampling
-from selfevo.method.records import Example, Prompt, Refined
+from selfevo.method.records import Example, Prompt, Refined, Turns
 from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.models.device import quiet
 from selfevo.pipeline.build import describe_platform

@@ -31,8 +31,8 @@ from trl import SFTConfig, SFTTrainer
 
 from selfevo.cli.demo import demo_model
 from selfevo.config.sections import TaskConfig, TrainerConfig
-from selfevo.method.prompts import CRITIQUE, REFINE, Turns
-from selfevo.method.records import Example, Refined
+from selfevo.method.prompts import CRITIQUE, REFINE
+from selfevo.method.records import Example, Refined, Turns
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet

@@ -31,12 +31,14 @@ from selfevo.cli.demo import demo_model
 from selfevo.config.sections import TaskConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.method import prompts as templates
-from selfevo.method.prompts import Turns
 from selfevo.method.protocols import Engine, Request, Sampling
+from selfevo.method.records import Prompt, Turns
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.pipeline.build import describe_platform
 from selfevo.tasks import load_task
+
+EAGER = "ours, no CUDA graphs"
 
 
 def main() -> None:
@@ -48,12 +50,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model folder; default: the model of the demo")
     parser.add_argument("--path", type=Path, help="JSONL with a question column")
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    parser.add_argument("--kv-cache-gib", type=float, default=2, help="of ours")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     given.model = given.model or demo_model()
     questions, console = read_prompts(given.path, given.prompts), Console(width=120)
     chat, sampling = Chat(load_tokenizer(given.model)), Sampling(given.max_new_tokens)
     contenders = {"ours": Contender("ours", given), "generate": Contender("generate", given)}
+    if torch.cuda.is_available():
+        contenders[EAGER] = Contender(EAGER, given)
     if find_spec("vllm"):
         contenders["vllm"] = Contender("vllm", given)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
@@ -65,7 +70,7 @@ def main() -> None:
                 _, written = contender.run((turns, sampling), runs[name])
                 same += sum(a == b for w, t in zip(written, texts, strict=True) for a, b in zip(w, t, strict=True))
                 total += sum(map(len, written))
-            elif name == "vllm":
+            elif name in ("vllm", EAGER):
                 contender.run((questions, sampling), runs[name])
         spent = ", ".join(f"{name} {measured[-1]['seconds']:.1f} s" for name, measured in runs.items())
         console.print(f"repeat {repeat + 1}: {spent}", highlight=False)
@@ -87,7 +92,7 @@ class Contender:
     def __init__(self, name: str, given: argparse.Namespace) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=contend, args=(theirs, name, given))
+        self.process = context.Process(target=contend, args=(theirs, name, given), daemon=True)
         self.process.start()
         self.pipe.recv()  # loading is not what is measured
 
@@ -124,8 +129,9 @@ def contend(pipe: Connection, name: str, given: argparse.Namespace) -> None:
         engine = VLLMEngine(given.batch_size, given.dtype, kv_cache_gib=4)
         engine.generate(given.model, [Request(("Hello",), 0)], Sampling(2))
     else:
-        engine = TransformersEngine(given.batch_size, given.dtype)
+        engine = TransformersEngine(given.batch_size, given.dtype, kv_cache_gib=given.kv_cache_gib)
         engine.generate(given.model, [Request(("Hello",), 0)], Sampling(2))
+        engine._fixed = engine._fixed and name != EAGER
     pipe.send("ready")
     while (job := pipe.recv()) is not None:
         subject, sampling = job
@@ -137,11 +143,11 @@ def contend(pipe: Connection, name: str, given: argparse.Namespace) -> None:
                 texts.append(written)
                 new, prefilled = new + tokens, prefilled + filled
         else:
-            if name == "ours":
+            if name != "vllm":
                 engine._memory.clear()
                 engine.prefilled = 0
             turns, texts, new = ours(engine, given.model, subject, sampling)
-            prefilled = engine.prefilled if name == "ours" else 0
+            prefilled = engine.prefilled if name != "vllm" else 0
         seconds = time.perf_counter() - begun
         pipe.send(({"seconds": seconds, "tokens": new, "prefilled": prefilled}, turns, texts))
     if name == "vllm":
@@ -173,10 +179,11 @@ def ours(
         texts.append([generation.text for generation in got])
         return [generation.text or "?" for generation in got]
 
-    r = ask([templates.respond(p) for p in questions])
-    f = ask([templates.critique(p, a) for p, a in zip(questions, r, strict=True)])
-    s = ask([templates.refine(p, a, b) for p, a, b in zip(questions, r, f, strict=True)])
-    ask([templates.critique(p, a) for p, a in zip(questions, s, strict=True)])
+    prompts = [Prompt.of(question) for question in questions]
+    r = ask([templates.respond(p) for p in prompts])
+    f = ask([templates.critique(p, a) for p, a in zip(prompts, r, strict=True)])
+    s = ask([templates.refine(p, a, b) for p, a, b in zip(prompts, r, f, strict=True)])
+    ask([templates.critique(p, a) for p, a in zip(prompts, s, strict=True)])
     return turns, texts, new
 
 

@@ -5,12 +5,13 @@ python experiments/mathematics/critics.py COMMAND --model M --data gsm8k/train.j
 COMMAND is `sample` first, then `rewrite` (for own workings) or `long` (for workings at length), each once; then
 `train --annotator A`, for each annotator, with `--problems 80` if further problems are to be measured.
 
-`sample` records answers of the untrained model, in the style of three examples, to LABELS problems (3 each) and to
-RECORDED others. `rewrite` has it write solutions in that style with the gold one in view, `long` answer in its own.
+`sample` records answers of the untrained model, in the style of three examples: to --labels problems (3 each) and
+to --recorded others. `rewrite` has it write solutions in that style with the gold one in view, `long` has it answer
+in its own, with --problems also further ones, which are the row to beat.
 `train` writes D_meta with the annotator from these records, trains, and has the model criticise as many right as wrong
-of the answers to the RECORDED problems, which no training sees; with --problems it is measured on so many further ones
-too; with --shortened it is taught to refine to the calculations of the working. A killed command goes on. Questions
-come from the training file alone.
+of the answers to the --recorded problems, which no training sees; with --problems it is measured on so many further
+ones. --refinement says what it is taught to refine to: another short answer of its own, the calculations of the
+working (`short`), or the whole `working`. A killed command goes on. Questions come from the training file alone.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ from selfevo.teachers.base import Teacher
 from selfevo.teachers.oracle import OracleTeacher
 from selfevo.trainers.sft import TRLTrainer
 
-LABELS, RECORDED, SEED = 96, 240, 100
+SEED = 100
 ANNOTATORS = ("oracle", "verdict", "gold", "own", "self", "long")
+NO_ANNOTATOR = ("sft", "sft-long")  # for comparison: the model learns its own right answers alone, short or at length
 # The first three questions of GSM8K's training set in the style that is wanted: short, calculations written out.
 SHOTS = (
     "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did "
@@ -90,11 +92,21 @@ class Sample:
         return self.finish == "stop" and "\n####" in self.text and "\\" not in self.text
 
 
-def problems_of(task: WordProblems, further: int = 0) -> tuple[list[Problem], list[Problem], list[Problem]]:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many problems are labelled, and how many others have their answers recorded; the rows of a batch."""
+
+    labels: int
+    recorded: int
+    batch: int
+
+
+def problems_of(task: WordProblems, sizes: Sizes, further: int = 0) -> tuple[list[Problem], ...]:
     """The labelled problems, those whose answers are recorded, and `further` ones to measure on."""
     shots = {Prompt.of(question).id for question in SHOTS[::2]}
-    drawn = task.problems(LABELS + RECORDED + further, SEED, frozenset(shots))
-    parts = drawn[:LABELS], drawn[LABELS : LABELS + RECORDED], drawn[LABELS + RECORDED :]
+    known = sizes.labels + sizes.recorded
+    drawn = task.problems(known + further, SEED, frozenset(shots))
+    parts = drawn[: sizes.labels], drawn[sizes.labels : known], drawn[known:]
     labelled, recorded, measured = ([problem.prompt for problem in part] for part in parts)
     check_disjoint(allow_empty=("measured",), labelled=labelled, recorded=recorded, measured=measured)
     return parts
@@ -127,34 +139,45 @@ def read(path: Path) -> list[Sample]:
     return [Sample(**{name: row[name] for name in names}) for row in map(json.loads, lines)]
 
 
-def sample(model: Path, task: WordProblems, output: Path) -> None:
-    labelled, recorded, _ = problems_of(task)
+def sample(model: Path, task: WordProblems, output: Path, sizes: Sizes) -> None:
+    labelled, recorded, _ = problems_of(task, sizes)
     shots = [FORM.format(text) if i % 2 == 0 else text for i, text in enumerate(SHOTS)]
     for temperature, problems, numbers in ((0.0, [*labelled, *recorded], [0]), (0.6, labelled, [1, 2])):
         jobs = [(p.prompt.id, n, (*shots, FORM.format(p.prompt.prompt))) for n in numbers for p in problems]
-        record(output / "samples.jsonl", model, jobs, Sampling(150, temperature), 112)
+        record(output / "samples.jsonl", model, jobs, Sampling(150, temperature), sizes.batch)
 
 
-def rewrite(model: Path, task: WordProblems, output: Path) -> None:
+def rewrite(model: Path, task: WordProblems, output: Path, sizes: Sizes) -> None:
     """Solutions in the model's own words, the gold one in view."""
-    labelled, _, _ = problems_of(task)
-    rewritten(model, task, output / "rewritten.jsonl", [(p, task.solution(p)) for p in labelled])
-
-
-def rewritten(model: Path, task: WordProblems, path: Path, pairs: Sequence[tuple[Problem, str]]) -> None:
+    labelled, _, _ = problems_of(task, sizes)
     shots: list[str] = []
     for question, answer in zip(SHOTS[::2], SHOTS[1::2], strict=True):
         shots += [REWRITE.format(question, task.solution(Problem(Prompt.of(question), "", ""))), answer]
-    jobs = [(p.prompt.id, 0, (*shots, REWRITE.format(p.prompt.prompt, solution))) for p, solution in pairs]
-    record(path, model, jobs, Sampling(180), 96)
+    jobs = [(p.prompt.id, 0, (*shots, REWRITE.format(p.prompt.prompt, task.solution(p)))) for p in labelled]
+    record(output / "rewritten.jsonl", model, jobs, Sampling(180), sizes.batch)
 
 
-def at_length(model: Path, task: WordProblems, output: Path) -> None:
-    """Answers to the labelled problems as the model gives them when nothing is said of their form."""
-    labelled, _, _ = problems_of(task)
+def at_length(model: Path, task: WordProblems, output: Path, sizes: Sizes, further: int) -> None:
+    """Answers to the labelled problems as the model gives them when nothing is said of their form, and to others."""
+    labelled, _, measured = problems_of(task, sizes, further)
     for temperature, number in ((0.0, 0), (0.6, 1)):
         jobs = [(p.prompt.id, number, (p.prompt.prompt,)) for p in labelled]
-        record(output / "long.jsonl", model, jobs, Sampling(450, temperature), 96)
+        record(output / "long.jsonl", model, jobs, Sampling(450, temperature), sizes.batch)
+    if not measured:
+        return
+    record(
+        output / "untrained.jsonl",
+        model,
+        [(p.prompt.id, 0, (p.prompt.prompt,)) for p in measured],
+        Sampling(450),
+        sizes.batch,
+    )
+    texts = {each.id: each for each in read(output / "untrained.jsonl")}
+    right = sum(task.is_correct(p, texts[p.prompt.id].text) and texts[p.prompt.id].finish == "stop" for p in measured)
+    found = {"answers": len(measured), "right": right, "interval": wilson(right, len(measured))}
+    found |= {"tokens": sum(texts[p.prompt.id].tokens for p in measured) / len(measured)}
+    write_atomic(output / "untrained.json", json.dumps(found, indent=2))
+    print(f"untrained, at length: {json.dumps(found)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +188,10 @@ class Records:
     wrong: dict[str, list[str]]
     rewritten: dict[str, str]
     long: dict[str, list[str]]
-    shortened: bool
+    refinement: str
 
     @staticmethod
-    def of(task: WordProblems, labelled: Sequence[Problem], output: Path, shortened: bool = False) -> Records:
+    def of(task: WordProblems, labelled: Sequence[Problem], output: Path, refinement: str = "own") -> Records:
         samples = read(output / "samples.jsonl")
         right, wrong, long = {}, {}, {}
 
@@ -185,14 +208,15 @@ class Records:
             wrong[problem.prompt.id] = [text for text in texts if not task.is_correct(problem, text)]
             whole = [s.text.strip() for s in at_length if s.id == problem.prompt.id]
             long[problem.prompt.id] = [text for text in whole if task.is_correct(problem, text)]
-        return Records(right, wrong, usable("rewritten.jsonl"), long, shortened)
+        return Records(right, wrong, usable("rewritten.jsonl"), long, refinement)
 
     def solution(self, task: WordProblems, problem: Problem) -> str:
-        """The refinement of a wrong response: short, the working of its feedback if that was put into short lines, else
-        an answer of the model's own."""
-        long = self.long[problem.prompt.id] if self.shortened else []
-        shortened = next(filter(None, (short_form(text, problem.answer) for text in long[:1])), "")
-        return shortened or next(iter(self.workings(problem.prompt.id)), task.solution(problem))
+        """The refinement of a wrong response."""
+        long = self.long[problem.prompt.id][:1]
+        if self.refinement == "working" and long:
+            return f"{long[0]}\n#### {problem.answer}"
+        short = [short_form(text, problem.answer) for text in long if self.refinement == "short"]
+        return next(filter(None, [*short, *self.workings(problem.prompt.id)]), task.solution(problem))
 
     def workings(self, id: str, annotator: str = "own") -> list[str]:
         """Right solutions in the model's own words: those it found itself, then the one it wrote with the gold one in
@@ -202,10 +226,10 @@ class Records:
         return [*found, *([self.rewritten[id]] if id in self.rewritten and annotator != "gold" else [])]
 
 
-def answers_of(labelled: Sequence[Problem], records: Records) -> list[Refined]:
-    """A short answer to learn for each labelled problem of which the model has found one: other people's words, even
+def answers_of(labelled: Sequence[Problem], found: dict[str, list[str]]) -> list[Refined]:
+    """An answer to learn for each labelled problem of which the model has found one: other people's words, even
     nearly its own, cost it accuracy."""
-    solved = [(p.prompt, records.right[p.prompt.id][0]) for p in labelled if records.right[p.prompt.id]]
+    solved = [(p.prompt, found[p.prompt.id][0]) for p in labelled if found[p.prompt.id]]
     return [Refined(prompt.id, prompt.prompt, text, "", text) for prompt, text in solved]
 
 
@@ -248,8 +272,10 @@ def skill_examples(rows: Sequence[Refined]) -> list[Example]:
     return examples
 
 
-def recorded_set(task: WordProblems, recorded: Sequence[Problem], output: Path) -> list[tuple[Drafted, Problem, bool]]:
-    """As many right as wrong answers to the recorded problems, in an order that is theirs."""
+def recorded_set(
+    task: WordProblems, recorded: Sequence[Problem], output: Path, most: int
+) -> list[tuple[Drafted, Problem, bool]]:
+    """As many right as wrong answers, up to `most` of each, to the recorded problems, in an order that is theirs."""
     problems = {problem.prompt.id: problem for problem in recorded}
     drafts: dict[tuple[str, str], bool] = {}
     for each in read(output / "samples.jsonl"):
@@ -258,7 +284,7 @@ def recorded_set(task: WordProblems, recorded: Sequence[Problem], output: Path) 
     groups = [[key for key, right in drafts.items() if right is wanted] for wanted in (True, False)]
     for group in groups:
         random.Random(SEED).shuffle(group)
-    size = min(40, *map(len, groups))
+    size = min(most, *map(len, groups))
     chosen = [key for group in groups for key in group[:size]]
     return [(Drafted(id, problems[id].prompt.prompt, text), problems[id], drafts[id, text]) for id, text in chosen]
 
@@ -306,9 +332,10 @@ def criticise(
 
 
 def train(options: argparse.Namespace, task: WordProblems) -> None:
-    labelled, recorded, measured = problems_of(task, options.problems)
-    records = Records.of(task, labelled, options.output, options.shortened)
-    rows = d_meta(options.annotator, task, labelled, records)
+    labelled, recorded, measured = problems_of(task, sizes_of(options), options.problems)
+    records = Records.of(task, labelled, options.output, options.refinement)
+    skilled = options.annotator in ANNOTATORS
+    rows = d_meta(options.annotator, task, labelled, records) if skilled else []
     verdicts = Counter(parse_verdict(row.feedback).value for row in rows)
     print(f"{options.annotator}: {len(rows)} rows, {dict(verdicts)}", flush=True)
     base = Model("base", options.model, hash_model(options.model))
@@ -321,24 +348,29 @@ def train(options: argparse.Namespace, task: WordProblems) -> None:
         max_length=768,
         lora=LoraSettings(r=32, lora_alpha=32),
     )
-    limits = {RESPOND.name: 200, CRITIQUE.name: options.critique_tokens, REFINE.name: 220}
+    limits = {
+        RESPOND.name: options.respond_tokens,
+        CRITIQUE.name: options.critique_tokens,
+        REFINE.name: options.refine_tokens,
+    }
     with locked(root):
         workspace = Workspace(
             root=root,
-            engine=TransformersEngine(batch_size=options.batch, kv_cache_gib=0.5),
+            engine=TransformersEngine(batch_size=options.batch, kv_cache_gib=options.kv_cache_gib),
             trainer=lambda name: TRLTrainer(config),
             sampling={name: Sampling(limit) for name, limit in limits.items()},
             seed=SEED,
             progress=Live(console),
         )
         workspace.save_rows("d_meta", rows)
-        lessons = skill_examples(rows) + answer_examples(answers_of(labelled, records), options.beta)
+        answers = records.long if options.annotator == "sft-long" else records.right
+        lessons = skill_examples(rows) + answer_examples(answers_of(labelled, answers), options.beta)
         model = workspace.train("meta", base, lessons)
         if options.train_only:  # the memory of training goes back with its process
             return
-        answers = recorded_set(task, recorded, options.output)
+        drafts = recorded_set(task, recorded, options.output, options.answers)
         results: dict[str, Any] = {"annotator": options.annotator, "labels": len(labelled), "rows": dict(verdicts)}
-        results["recorded"] = criticise(workspace, model, task, answers)
+        results["recorded"] = criticise(workspace, model, task, drafts)
         if measured:
             results["measured"] = summarise_outcomes(
                 "meta", measure(workspace.runner("measured", model), task, measured), 0
@@ -356,28 +388,41 @@ def main() -> None:
     parser.add_argument("command", choices=("sample", "rewrite", "long", "train"))
     for name in ("model", "data", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--annotator", choices=ANNOTATORS, default="own")
+    parser.add_argument("--annotator", choices=(*ANNOTATORS, *NO_ANNOTATOR), default="own")
     parser.add_argument("--name", help="of the run's folder in --output; by default the annotator's")
     parser.add_argument("--problems", type=int, default=0)
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--rate", type=float, default=2e-4)
     parser.add_argument("--rows", type=int, default=2, help="of a micro-batch")
     parser.add_argument("--accumulate", type=int, default=2)
-    parser.add_argument("--shortened", action="store_true")
+    parser.add_argument("--refinement", choices=("own", "short", "working"), default="own")
+    parser.add_argument("--respond-tokens", type=int, default=200)
+    parser.add_argument("--refine-tokens", type=int, default=220)
     parser.add_argument("--train-only", action="store_true")
     parser.add_argument("--beta", type=float, default=1.0)
     parser.add_argument("--critique-tokens", type=int, default=260)
     parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--labels", type=int, default=96)
+    parser.add_argument("--recorded", type=int, default=240)
+    parser.add_argument("--answers", type=int, default=40, help="recorded, to criticise: of each kind")
+    parser.add_argument("--kv-cache-gib", type=float, default=0.5)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
     options.output.mkdir(parents=True, exist_ok=True)
     task = WordProblems("gsm8k", options.data)
     if options.command == "train":
         train(options, task)
+        return
+    model, sizes = options.model.resolve(), sizes_of(options)
+    if options.command == "long":
+        at_length(model, task, options.output, sizes, options.problems)
     else:
-        {"sample": sample, "rewrite": rewrite, "long": at_length}[options.command](
-            options.model.resolve(), task, options.output
-        )
+        {"sample": sample, "rewrite": rewrite}[options.command](model, task, options.output, sizes)
+
+
+def sizes_of(options: argparse.Namespace) -> Sizes:
+    return Sizes(options.labels, options.recorded, options.batch)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ SAMPLED = Sampling(max_new_tokens=24, temperature=1.0)
 GREEDY = Sampling(max_new_tokens=24)
 
 
-def engine_of(batch_size: int = 24) -> TransformersEngine:
-    return TransformersEngine(batch_size=batch_size, dtype="float32", device="cpu")
+def engine_of(batch_size: int = 24, device: str = "cpu") -> TransformersEngine:
+    return TransformersEngine(batch_size=batch_size, dtype="float32", device=device)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,12 @@ def reference(model: Any, chat: Chat, prompt: str, limit: int) -> tuple[list[int
     return new[: new.index(chat.stop_id)] if stopped else new, stopped
 
 
-def test_greedy_text_is_that_of_transformers_generate(stopping: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_greedy_text_is_that_of_transformers_generate(stopping: Path, device: str) -> None:
     """Token by token, with prompts of all lengths in one batch, rows that stop early and rows that do not."""
     model = AutoModelForCausalLM.from_pretrained(stopping).eval()
     chat = Chat(AutoTokenizer.from_pretrained(stopping))
-    got = engine_of().generate(stopping, REQUESTS, Sampling(40))
+    got = engine_of(device=device).generate(stopping, REQUESTS, Sampling(40))
     finishes = set()
     for request, generation in zip(REQUESTS, got, strict=True):
         tokens, stopped = reference(model, chat, request.turns[0], 40)

@@ -327,11 +327,13 @@ def test_eval_asks_nothing_that_the_run_has_learnt_from(config: RunConfig, tmp_p
     assert {request.turns[0] for _, request in engine.calls} == {p.prompt.prompt for p in others}
 
 
-@pytest.mark.slow
-def test_a_real_run_of_the_tiny_model(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+def test_a_real_run_of_the_tiny_model(tiny_model: Path, tmp_path: Path, device: str) -> None:
     """The transformers engine and the TRL trainer, from base to round 1, then a resume that does nothing."""
     task = {"name": "add-to-each"}
-    here = {"dtype": "float32", "device": "cpu"}
+    here = {"dtype": "float32", "device": device}
     config = parse_config(
         {
             "model": str(tiny_model),

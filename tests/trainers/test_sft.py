@@ -89,9 +89,12 @@ def loss_by_hand(base: Path, examples: Sequence[Example]) -> tuple[float, int]:
     return total / count, count
 
 
-def test_the_loss_is_a_weighted_cross_entropy_over_the_labelled_tokens(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_loss_is_a_weighted_cross_entropy_over_the_labelled_tokens(
+    tiny_model: Path, tmp_path: Path, device: str
+) -> None:
     expected, count = loss_by_hand(tiny_model, EXAMPLES)
-    figures = train(tiny_model, tmp_path)
+    figures = train(tiny_model, tmp_path, device=device)
     assert figures["steps"] == 1
     assert figures["loss_first"] == pytest.approx(expected, abs=1e-3)
     assert figures["labelled_tokens"] == count
@@ -311,8 +314,16 @@ class Killing:
 SHORT = EXAMPLES * 2  # 6 steps of one sequence each
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(tiny_model: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "save_minutes": 1e-9, "lr_scheduler_type": "linear"}
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
+    tiny_model: Path, tmp_path: Path, device: str
+) -> None:
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 1,
+        "save_minutes": 1e-9,
+        "lr_scheduler_type": "linear",
+        "device": device,
+    }
     train(tiny_model, tmp_path / "whole", SHORT, **settings)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_model, tmp_path / "killed", SHORT, progress=Killing(4), **settings)

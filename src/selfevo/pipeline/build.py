@@ -135,9 +135,13 @@ def trainer_of(config: RunConfig, name: str) -> TrainerConfig:
 
 def describe_platform() -> dict[str, str]:
     """The platform facts that a timing depends on. Nothing that identifies the machine or its owner."""
+    import torch  # takes a second, and few commands need it
+
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **versions}
+    here = {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()}
+    device = {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {**here, **device, **versions}
 
 
 def build_sampling(model: Path, max_new_tokens: int | None = None) -> dict[str, Sampling]:

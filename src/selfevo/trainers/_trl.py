@@ -7,6 +7,7 @@ and their resume, several devices.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
@@ -107,6 +108,13 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
     # In the dtype of the stored base, so that the model does not get larger.
     trained.to(_stored_dtype(base)).save_pretrained(output)
     tokenizer.save_pretrained(output)
+
+
+def free_memory() -> None:
+    """Gives the memory of a trainer that was deleted back to the device, for generation or another process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def figures(losses: list[float]) -> dict[str, float]:

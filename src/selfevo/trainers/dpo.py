@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
-from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
+from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
 
 
 @dataclass(slots=True)
@@ -57,7 +56,7 @@ class PreferenceTrainer:
         save(trainer, tokenizer, base, output)
         tokens = sum(map(_length, rows)) * config.num_train_epochs
         del trainer, model
-        gc.collect()
+        free_memory()
         return {
             "sequences": float(len(rows)),
             "dropped_overlong": float(dropped),

@@ -6,7 +6,6 @@ that the round starts from judges: the reward is 1 if its feedback ends in "qual
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from selfevo.method.records import Drafted, Example, Prompt, content_id, extende
 from selfevo.method.skills import CRITIQUE
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
-from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
+from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
 
 PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
 
@@ -94,7 +93,7 @@ class VerdictRewardTrainer:
         save(trainer, tokenizer, base, output)
         tokens = float(trainer.state.num_input_tokens_seen or 0)
         del trainer, model
-        gc.collect()
+        free_memory()
         tenth = max(1, len(rewards) // 10)
         return {
             "sequences": float(len(rewards)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
-from selfevo.trainers._trl import Watched, figures, load, lora, run, save, settings
+from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
 
 IGNORED = -100
 
@@ -69,7 +68,7 @@ class TRLTrainer:
         tokens = sum(row["length"] for row in rows) * config.num_train_epochs
         labelled = sum(w > 0 for row in rows for w in row["weights"]) * config.num_train_epochs
         del trainer, model
-        gc.collect()
+        free_memory()
         return {
             "sequences": float(len(rows)),
             "dropped_overlong": float(dropped),
