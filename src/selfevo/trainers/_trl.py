@@ -32,6 +32,9 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
     device = pick_device(config.device)
     half = pick_dtype(config.dtype, device)
     set_seed(seed)
+    # cuDNN's attention has NaN gradients for sequences that are padded to a multiple of 64 tokens
+    # (torch 2.11, H200; experiments/notebook.md).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer = load_tokenizer(base)
     try:
         # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.

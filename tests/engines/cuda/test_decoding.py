@@ -60,9 +60,10 @@ def test_steps_of_fixed_size_write_the_same_texts(
     assert begun[0] == len(REQUESTS)
     assert begun[-1] <= len(REQUESTS) / 2, "no row has left the batch, so this test shows little"
     grown = [Request((*r.turns, g.text or "?", "again"), r.seed) for r, g in zip(REQUESTS, got, strict=True)]
-    before = fixed.prefilled
     assert fixed.generate(stopping, grown, sampling) == plain.generate(stopping, grown, sampling)
-    assert fixed.prefilled - before < sum(g.prompt_tokens for g in plain.generate(stopping, grown, sampling)) / 2
+    kept, wanted = fixed._memory._kept, plain._memory._kept
+    assert {name: states.ids for name, states in kept.items()} == {name: states.ids for name, states in wanted.items()}
+    assert set(kept) == {request.beginning for request in grown}
 
 
 @pytest.mark.gpu
