@@ -16,6 +16,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -131,7 +132,8 @@ def contend(pipe: Connection, name: str, given: argparse.Namespace) -> None:
     else:
         engine = TransformersEngine(given.batch_size, given.dtype, kv_cache_gib=given.kv_cache_gib)
         engine.generate(given.model, [Request(("Hello",), 0)], Sampling(2))
-        engine._fixed = engine._fixed and name != EAGER
+        if name == EAGER:
+            engine._batching = replace(engine._batching, fixed=False)
     pipe.send("ready")
     while (job := pipe.recv()) is not None:
         subject, sampling = job

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfevo.engines.transformers import TransformersEngine, _groups, _pick
+from selfevo.engines.batch import group
+from selfevo.engines.transformers import TransformersEngine, _pick
 from selfevo.errors import ConfigError, DataError, EngineError
 from selfevo.method.protocols import Request, Sampling
 from selfevo.method.records import Drafted, Prompt, extended
@@ -329,12 +330,12 @@ def test_every_stage_is_what_generate_writes(stopping: Path) -> None:
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=200))
 def test_groups_hold_every_row_once_in_order_within_the_limit(sizes: list[int]) -> None:
     sizes = sorted(sizes)
-    groups = _groups(sizes)
-    assert [i for group in groups for i in group] == list(range(len(sizes)))
-    for group in groups:
-        padded, needed = len(group) * sizes[group[-1]], sum(sizes[group[0] : group[-1] + 1])
-        assert len(group) == 1 or padded <= 4096
-        assert padded <= 1.05 * needed or needed - sizes[group[-1]] < 256
+    groups = group(sizes)
+    assert [i for part in groups for i in part] == list(range(len(sizes)))
+    for part in groups:
+        padded, needed = len(part) * sizes[part[-1]], sum(sizes[part[0] : part[-1] + 1])
+        assert len(part) == 1 or padded <= 4096
+        assert padded <= 1.05 * needed or needed - sizes[part[-1]] < 256
 
 
 def test_memory_is_bounded_and_given_back(stopping: Path) -> None:

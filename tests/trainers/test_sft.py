@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -13,54 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfevo.config.sections import LoraSettings, TrainerConfig
+from selfevo.config.sections import LoraSettings
 from selfevo.engines.transformers import TransformersEngine
-from selfevo.errors import DataError, EngineError, TrainingError
+from selfevo.errors import DataError, TrainingError
 from selfevo.method.protocols import Request, Sampling
 from selfevo.method.records import Example, Refined
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat
-from selfevo.report.progress import Silent
-from selfevo.trainers.sft import IGNORED, TRLTrainer, _Collator, _logits, tokenise
-
-EXAMPLES = [
-    Example("1", ("Sort: 2 1", "1 2"), (1.0,), "self"),
-    Example("2", ("Sort: 9 3 5", "3 5 9"), (0.25,), "answer"),
-    Example("3", ("Sort: 7 4", "7 4", "Check.", "Verdict: not qualified", "Mend.", "4 7"), (0.0, 1.0, 0.5), "skills"),
-]
-
-
-def config(**settings: Any) -> TrainerConfig:
-    small: dict[str, Any] = {
-        "learning_rate": 1e-2,
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 3,
-        "warmup_ratio": 0,
-        "lr_scheduler_type": "constant",
-        "dtype": "float32",
-        "device": "cpu",
-    }
-    return TrainerConfig(**{**small, **settings})
-
-
-def train(
-    base: Path,
-    folder: Path,
-    examples: Sequence[Example] = EXAMPLES,
-    *,
-    seed: int = 0,
-    progress: Any = None,
-    **settings: Any,
-) -> dict[str, float]:
-    for name in ("out", "work"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    return TRLTrainer(config(**settings)).train(
-        base, examples, folder / "out", work=folder / "work", seed=seed, progress=progress or Silent()
-    )
-
-
-def state(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
+from selfevo.trainers.sft import IGNORED, _Collator, _logits, tokenise
+from trainings import EXAMPLES, state, train
 
 
 def test_running_out_of_memory_says_what_to_lower(
@@ -123,8 +83,6 @@ def test_training_lowers_the_loss_and_the_model_says_what_it_was_taught(tiny_mod
     figures = train(tiny_model, tmp_path, examples, num_train_epochs=40)
     assert figures["loss_last"] < 0.1 < 2 < figures["loss_first"]
     assert loss_by_hand(tmp_path / "out", examples)[0] < 0.1
-    from selfevo.engines.transformers import TransformersEngine
-    from selfevo.method.protocols import Request, Sampling
 
     # That it stops shows that the stop token was trained, too.
     engine = TransformersEngine(dtype="float32", device="cpu")
@@ -283,120 +241,6 @@ def test_adapters_touch_no_more_than_their_targets(tiny_model: Path, tmp_path: P
     before, after = state(tiny_model), state(tmp_path / "out")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)}
-
-
-def test_the_same_seed_trains_the_same_model(tiny_model: Path, tmp_path: Path) -> None:
-    weights = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(tiny_model, tmp_path / name, EXAMPLES * 3, seed=seed, per_device_train_batch_size=1)
-        weights.append((tmp_path / name / "out/model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
-    assert weights[0] != weights[2]
-
-
-class Killing:
-    """Progress that ends the process, as far as a test can, after `steps` optimizer steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.begun = steps, list[tuple[int, int]]()
-
-    def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None:
-        self.begun.append((done, total))
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self.steps -= amount
-        if self.steps == 0:
-            raise KeyboardInterrupt
-
-    def finish(self, summary: str = "") -> None: ...
-
-
-SHORT = EXAMPLES * 2  # 6 steps of one sequence each
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_weights(
-    tiny_model: Path, tmp_path: Path, device: str
-) -> None:
-    settings: dict[str, Any] = {
-        "per_device_train_batch_size": 1,
-        "save_minutes": 1e-9,
-        "lr_scheduler_type": "linear",
-        "device": device,
-    }
-    train(tiny_model, tmp_path / "whole", SHORT, **settings)
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_model, tmp_path / "killed", SHORT, progress=Killing(4), **settings)
-    assert not any((tmp_path / "killed/out").iterdir())
-    second = Killing(100)
-    figures = train(tiny_model, tmp_path / "killed", SHORT, progress=second, **settings)
-    assert second.begun == [(3, 6)]
-    assert figures["steps"] == 6
-    whole, killed = state(tmp_path / "whole/out"), state(tmp_path / "killed/out")
-    for name in whole:
-        assert torch.equal(killed[name], whole[name]), name
-
-
-def test_a_checkpoint_torn_by_a_kill_does_not_end_the_run(tiny_model: Path, tmp_path: Path) -> None:
-    """Killed while saving: the folder is there, half of its files are not."""
-    (tmp_path / "work/checkpoint-2").mkdir(parents=True)
-    (tmp_path / "work/checkpoint-2/config.json").write_text("{}")
-    figures = train(tiny_model, tmp_path, SHORT, per_device_train_batch_size=1)
-    assert figures["steps"] == 6
-
-
-class Canary:
-    """Pickled, it touches a file when someone unpickles it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (Path.touch, (self.path,))
-
-
-def test_pickles_and_code_beside_a_model_are_not_run(tiny_model: Path, tmp_path: Path) -> None:
-    base, canary = tmp_path / "base", tmp_path / "fired"
-    shutil.copytree(tiny_model, base)
-    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        torch.save(Canary(canary), base / name)
-    code = f"from pathlib import Path\nPath({str(canary)!r}).touch()\n"
-    for name in ("modeling_llama.py", "tokenization.py", "configuration.py", "custom_generate.py"):
-        (base / name).write_text(code)
-    train(base, tmp_path)
-    TransformersEngine(dtype="float32", device="cpu").generate(base, [Request(("Sort: 2 1",), 0)], Sampling(4))
-    assert not canary.exists()
-    settings = json.loads((base / "config.json").read_text())
-    settings["model_type"] = "unheard-of"
-    settings["auto_map"] = {
-        "AutoConfig": "configuration.Config",
-        "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM",
-    }
-    (base / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(TrainingError, match="cannot load a model from"):
-        train(base, tmp_path)
-    with pytest.raises(EngineError, match="cannot load a model from"):
-        TransformersEngine(device="cpu").generate(base, [Request(("Sort: 2 1",), 0)], Sampling(4))
-    assert not canary.exists()
-
-
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
-def test_a_checkpoint_that_was_changed_is_not_loaded(tiny_model: Path, tmp_path: Path, name: str) -> None:
-    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "save_minutes": 1e-9}
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_model, tmp_path, SHORT, progress=Killing(4), **settings)
-    (checkpoint,) = (tmp_path / "work").glob("checkpoint-*")
-    assert (checkpoint / name).is_file()
-    torch.save(Canary(tmp_path / "fired"), checkpoint / name)
-    second = Killing(100)
-    train(tiny_model, tmp_path, SHORT, progress=second, **settings)
-    assert second.begun == [(0, 6)]
-    assert not (tmp_path / "fired").exists()
-
-
-def test_no_checkpoint_is_written_before_its_time(tiny_model: Path, tmp_path: Path) -> None:
-    train(tiny_model, tmp_path, SHORT, per_device_train_batch_size=1)
-    assert not list((tmp_path / "work").glob("checkpoint-*"))
 
 
 def test_beta_halves_the_pull_of_the_answer_term(tiny_model: Path) -> None:

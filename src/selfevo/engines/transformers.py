@@ -19,39 +19,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
 
-from selfevo.engines.cache import BatchCache, Memory, States, holds_plain_layers
+from selfevo.engines.batch import Batch, Batching, Row, agrees, expected_logits
+from selfevo.engines.cache import Memory
 from selfevo.engines.cpu import kernels
-from selfevo.engines.cpu.kernels import argmax, takes_windows, windows_of
+from selfevo.engines.cpu.kernels import argmax
 from selfevo.engines.cuda import decoding
 from selfevo.errors import EngineError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
-from selfevo.method.records import Turns
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 
 # Ended rows are removed from the batch when they are more than this share of it. It is not done at
 # every step, because it copies the cache.
 _COMPACT_ABOVE = 0.1
-# Tokens of one prefill, padding included. The first number limits the memory of its activations.
-# The second keeps the hardware busy: a prefill is not made smaller than this to get rows of equal
-# length.
-_PREFILL_TOKENS, _LEAST_TOKENS = 4096, 256
-_ON_CUDA = 16  # times as many
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A request as tokens. `name` identifies the conversation. The first `known` tokens have states."""
-
-    ids: list[int]
-    seed: int
-    name: Turns
-    states: States | None
-    known: int
 
 
 @dataclass(slots=True)
@@ -72,9 +56,7 @@ class TransformersEngine:
     _model: Any = None
     _chat: Chat | None = None
     _stops: list[int] = field(default_factory=list)
-    _plain: bool = False
-    _fixed: bool = False  # whether decoding works on buffers of fixed size
-    _takes_windows: bool = False
+    _batching: Batching | None = None  # None: a prompt at a time
     _memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,16 +64,16 @@ class TransformersEngine:
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._load(model)
-        room = int(getattr(self._model.config, "max_position_embeddings", 0) or 2**31)
+        room = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
         prompts = [chat.prompt(request.turns, request.system, room) for request in requests]
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
-        rows: list[tuple[int, _Row]] = []
+        rows: list[tuple[int, Row]] = []
         for i, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
             if len(ids) + sampling.max_new_tokens <= room:
-                states, known = self._memory.find(request.beginning, ids) if self._plain else (None, 0)
-                rows.append((i, _Row(ids, request.seed, request.beginning, states, known)))
+                states, known = self._memory.find(request.beginning, ids)
+                rows.append((i, Row(ids, request.seed, request.beginning, states, known)))
         rows.sort(key=lambda row: (len(row[1].ids) - row[1].known, len(row[1].ids)))
-        start, size = 0, self.batch_size
+        start, size = 0, self.batch_size if self._batching else 1
         while start < len(rows):
             batch = rows[start : start + size]
             try:
@@ -118,7 +100,7 @@ class TransformersEngine:
         return results
 
     def release(self) -> None:
-        self._path = self._model = self._chat = None
+        self._path = self._model = self._chat = self._batching = None
         self._memory.clear()
         gc.collect()
         if torch.cuda.is_available():
@@ -131,39 +113,57 @@ class TransformersEngine:
         quiet()
         device = pick_device(self.device)
         try:
-            tokenizer = load_tokenizer(path)
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=pick_dtype(self.dtype, device), use_safetensors=True, trust_remote_code=False
-            )
+            self._chat = Chat(load_tokenizer(path))
+            self._model = self._load_model(path, device)
+            prompts = [self._chat.prompt(("Hello",)), self._chat.prompt(("How many apples are two and three?",))]
+            expected = expected_logits(self._model, prompts)
+            kernels.speed_up(self._model)
+            decoding.speed_up(self._model)
+            self._batching = self._find_batching(prompts, expected)
+            if self._batching is None:
+                self._model = self._load_model(path, device)  # as it was before speed_up
+                self._batching = self._find_batching(prompts, expected)
         except (OSError, ValueError) as error:
+            self.release()
             raise EngineError(f"cannot load a model from {path}: {error}") from error
-        self._model = model.to(device).eval()
-        kernels.speed_up(self._model)
-        decoding.speed_up(self._model)
-        self._plain = holds_plain_layers(model.config)
-        self._fixed = self._plain and device.type == "cuda"
-        self._takes_windows = self._plain and takes_windows(model)
-        self._chat = Chat(tokenizer)
-        self._stops = self._chat.stop_ids(model.generation_config.eos_token_id)
+        if self._batching is None:
+            logger.warning(
+                "%s is asked one prompt at a time, which is slow: prompts of different length cannot share a batch "
+                "with its kind of model (%s)",
+                path,
+                self._model.config.model_type,
+            )
+        self._stops = self._chat.stop_ids(self._model.generation_config.eos_token_id)
         self._path = path
         return self._chat
 
+    def _load_model(self, path: Path, device: torch.device) -> Any:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=pick_dtype(self.dtype, device), use_safetensors=True, trust_remote_code=False
+        )
+        return model.to(device).eval()
+
+    def _find_batching(self, prompts: list[list[int]], expected: list[torch.Tensor]) -> Batching | None:
+        """The fastest way to compute rows together that is right for the model."""
+        fitting = (b for b in Batching.candidates(self._model) if agrees(self._model, b, prompts, expected))
+        return next(fitting, None)
+
     @torch.inference_mode()
-    def _decode(self, batch: Sequence[_Row], sampling: Sampling) -> list[tuple[list[int], Finish]]:
+    def _decode(self, rows: Sequence[Row], sampling: Sampling) -> list[tuple[list[int], Finish]]:
         """Continues each prompt. Returns its new tokens without the stop token, and why it ended."""
-        device, rows, limit = self._model.device, len(batch), sampling.max_new_tokens
+        if self._batching is None:
+            return [self._continue_alone(row, sampling) for row in rows]
+        device, limit = self._model.device, sampling.max_new_tokens
         stops = torch.tensor(self._stops, device=device)
         # One column of uniform numbers per step. Each row has its own stream, from its own seed.
-        draws = torch.tensor(
-            np.stack([np.random.default_rng(row.seed).random(limit, dtype=np.float32) for row in batch]), device=device
-        )
-        cache, mask, width, logits = self._prefill(batch, limit)
-        written = torch.empty((rows, limit), dtype=torch.long, device=device)
-        ended = torch.full((rows,), -1, dtype=torch.long, device=device)  # step at which a row stopped
-        active = torch.arange(rows, device=device)
-        steps = decoding.Steps(self._model, cache, mask, width) if self._fixed else None
+        draws = torch.tensor(np.stack([_draws(row, limit) for row in rows]), device=device)
+        batch = Batch(self._model, rows, limit, min(self._stops), self._batching)
+        self.prefilled += batch.prefilled
+        written = torch.empty((len(rows), limit), dtype=torch.long, device=device)
+        ended = torch.full((len(rows),), -1, dtype=torch.long, device=device)  # step at which a row stopped
+        active = torch.arange(len(rows), device=device)
         for step in range(limit):
-            tokens = _pick(logits, draws[active, step], sampling)
+            tokens = _pick(batch.logits, draws[active, step], sampling)
             written[active, step] = tokens
             stopped = torch.isin(tokens, stops) & (ended[active] < 0)
             ended[active[stopped]] = step
@@ -174,104 +174,62 @@ class TransformersEngine:
                 for place, (row, end) in enumerate(zip(active.tolist(), ended[active].tolist(), strict=True)):
                     if last or end >= 0:
                         length = end if end >= 0 else step  # tokens whose states have been computed
-                        self._remember(batch[row], cache, place, mask[place, : width + length], written[row, :length])
+                        self._remember(rows[row], batch, place, row, written[row, :length].tolist())
                 if last:
                     break
                 keep = _closed_up(going)
-                mask[: len(keep)] = mask[keep]  # in place: `steps` holds it too
-                active, mask, tokens = active[keep], mask[: len(keep)], tokens[keep]
-                cache.batch_select_indices(keep)
-            if steps is not None:
-                logits = steps(tokens)
-                continue
-            mask[:, width + step] = True
-            positions = mask[:, : width + step + 1].sum(-1, keepdim=True) - 1
-            logits = self._forward(tokens[:, None], mask[:, : width + step + 1], positions, cache)
-        lengths = ended.tolist()
-        return [
-            (row[:length], "stop") if length >= 0 else (row, "length")
-            for row, length in zip(written.tolist(), lengths, strict=True)
-        ]
+                active, tokens = active[keep], tokens[keep]
+                batch.keep(keep)
+            batch.step(tokens)
+        return [_cut(row, end) for row, end in zip(written.tolist(), ended.tolist(), strict=True)]
 
-    def _prefill(self, batch: Sequence[_Row], limit: int) -> tuple[Any, torch.Tensor, int, torch.Tensor]:
-        """Computes the states of the prompts, except for tokens whose states are known.
+    def _continue_alone(self, row: Row, sampling: Sampling) -> tuple[list[int], Finish]:
+        """As _decode, with transformers' own generate."""
+        ids = torch.tensor([row.ids], device=self._model.device)
+        settings = GenerationConfig(
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=self._stops,
+            pad_token_id=self._stops[0],
+        )
+        processors = [_Picked(_draws(row, sampling.max_new_tokens), ids.shape[1], sampling)]
+        out = self._model.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=processors
+        )
+        self.prefilled += ids.numel()
+        written = out[0, ids.shape[1] :].tolist()
+        return _cut(written, next((i for i, token in enumerate(written) if token in self._stops), -1))
 
-        Returns the cache, the mask (rows, columns) of the columns in use, the first column after
-        the prompts, and the logits (rows, vocabulary) of each prompt's last token. All prompts end
-        in the same column, so one column of logits serves all rows. There may be unused columns
-        between the known tokens of a prompt and the others.
-        """
-        device = self._model.device
-        sizes = [len(row.ids) - row.known for row in batch]
-        groups = _groups(sizes, _ON_CUDA if device.type == "cuda" else 1) if self._plain else [range(len(batch))]
-        width = max(max(batch[i].known for i in g) + max(len(batch[i].ids) - batch[i].known for i in g) for g in groups)
-        columns = -(-(width + limit) // 8) * 8  # a multiple of 8, as the kernels of a CUDA device want it
-        mask = torch.zeros((len(batch), columns), dtype=torch.bool, device=device)
-        cache: Any = BatchCache(self._model.config, len(batch), columns) if self._plain else None
-        logits = []
-        for group in groups:
-            new = max(len(batch[i].ids) - batch[i].known for i in group)
-            known = max(batch[i].known for i in group) if self._plain else 0
-            ids = torch.full((len(group), new), min(self._stops), device=device)
-            for place, i in enumerate(group):
-                row = batch[i]
-                fresh = len(row.ids) - row.known
-                ids[place, new - fresh :] = torch.tensor(row.ids[row.known :], device=device)
-                mask[i, width - fresh : width] = True
-                if row.states is not None:
-                    mask[i, width - new - row.known : width - new] = True
-                    cache.load(i, width - new, row.states, row.known)
-            rows, start = slice(group[0], group[-1] + 1), width - new - known
-            if self._plain:
-                cache.window(rows, start, width - new)
-            else:
-                cache = DynamicCache(config=self._model.config)
-            self.prefilled += ids.numel()
-            positions = (mask[rows, start:width].cumsum(-1) - 1).clamp(min=0)[:, known:]
-            logits.append(self._forward(ids, mask[rows, start:width], positions, cache))
-        if self._plain:
-            cache.window(slice(0, len(batch)), 0, width)
-        return cache, mask, width, torch.cat(logits)
-
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Logits (rows, vocabulary) of the last column."""
-        decoding = ids.shape[1] == 1 and self._takes_windows
-        more = {"windows": windows_of(mask, self._model.dtype)} if decoding else {}
-        logits: torch.Tensor = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **more,
-        ).logits[:, -1]
-        return logits
-
-    def _remember(self, row: _Row, cache: Any, place: int, mask: torch.Tensor, written: torch.Tensor) -> None:
+    def _remember(self, row: Row, batch: Batch, place: int, number: int, written: list[int]) -> None:
         """Keeps the states of a row that leaves the batch: those of its prompt and of its new text."""
-        if self._plain and self._memory.budget:
-            states = cache.take(place, mask.nonzero()[:, 0], row.ids + written.tolist())
+        states = batch.states(place, number, written) if self._memory.budget else None
+        if states is not None:
             self._memory.keep(row.name, states)
+
+
+class _Picked(LogitsProcessor):  # type: ignore[misc]
+    """Leaves one token: the one that _pick picks."""
+
+    def __init__(self, draws: Any, start: int, sampling: Sampling) -> None:
+        self.draws, self.start, self.sampling = torch.tensor(draws), start, sampling
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = ids.shape[1] - self.start
+        token = _pick(scores, self.draws[step : step + 1].to(scores.device), self.sampling)
+        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0)
+
+
+def _draws(row: Row, limit: int) -> Any:
+    """`limit` uniform numbers in [0, 1), from the row's own seed."""
+    return np.random.default_rng(row.seed).random(limit, dtype=np.float32)
+
+
+def _cut(written: list[int], end: int) -> tuple[list[int], Finish]:
+    return (written[:end], "stop") if end >= 0 else (written, "length")
 
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _groups(sizes: Sequence[int], times: int = 1) -> list[range]:
-    """Groups neighbouring rows for a prefill, within _PREFILL_TOKENS and of similar size if possible."""
-    most, least = _PREFILL_TOKENS * times, _LEAST_TOKENS * times
-    groups, start = [], 0
-    for end in range(1, len(sizes) + 1):
-        if end < len(sizes):
-            padded = (end + 1 - start) * max(sizes[start : end + 1])
-            full = sum(sizes[start:end]) >= least and padded > 1.05 * sum(sizes[start : end + 1])
-            if padded <= most and not full:
-                continue
-        groups.append(range(start, end))
-        start = end
-    return groups
 
 
 def _closed_up(going: torch.Tensor) -> torch.Tensor:

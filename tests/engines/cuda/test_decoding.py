@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def stopping(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def engine_of(model: Path, device: str, fixed: bool, batch_size: int = 16) -> TransformersEngine:
     engine = TransformersEngine(batch_size, dtype="float32", device=device)
     engine.generate(model, REQUESTS[:1], Sampling(1))
-    engine._fixed = fixed
+    assert engine._batching is not None
+    engine._batching = replace(engine._batching, fixed=fixed)
     engine._memory.clear()
     return engine
 
