@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from selfevo.engines.transformers import TransformersEngine
-from selfevo.errors import EngineError, TrainingError
+from selfevo.errors import DataError
 from selfevo.method.protocols import Request, Sampling
 from trainings import EXAMPLES, state, train
 
@@ -104,9 +104,9 @@ def test_pickles_and_code_beside_a_model_are_not_run(tiny_model: Path, tmp_path:
         "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM",
     }
     (base / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(TrainingError, match="cannot load a model from"):
+    with pytest.raises(DataError, match="cannot load a model from"):
         train(base, tmp_path)
-    with pytest.raises(EngineError, match="cannot load a model from"):
+    with pytest.raises(DataError, match="cannot load a model from"):
         TransformersEngine(device="cpu").generate(base, [Request(("Sort: 2 1",), 0)], Sampling(4))
     assert not canary.exists()
 

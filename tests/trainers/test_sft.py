@@ -19,7 +19,7 @@ from selfevo.method.protocols import Request, Sampling
 from selfevo.method.records import Example, Refined
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat
-from selfevo.trainers.sft import IGNORED, _Collator, _logits, tokenise
+from selfevo.trainers.sft import IGNORED, _Collator, _logits, short_way_is_right, tokenise
 from trainings import EXAMPLES, state, train
 
 
@@ -119,8 +119,25 @@ def test_logits_where_the_labels_are_are_those_of_the_whole_model(tiny_model: Pa
     batch = _Collator(0)(tokenise(Chat(AutoTokenizer.from_pretrained(tiny_model)), EXAMPLES, 512)[0])
     labelled = batch["weights"][:, 1:] > 0
     full = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1][labelled]
-    some = _logits(model, batch["input_ids"], batch["attention_mask"], labelled)
-    torch.testing.assert_close(some, full)
+    for short in (True, False):
+        some = _logits(model, batch["input_ids"], batch["attention_mask"], labelled, short)
+        torch.testing.assert_close(some, full)
+    assert short_way_is_right(model, batch["input_ids"][0].tolist())
+
+
+def test_a_model_that_scales_its_logits_takes_the_long_way(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    forward = model.forward
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        out.logits = out.logits * 0.9
+        return out
+
+    model.forward = scaled
+    assert model.train().training
+    assert not short_way_is_right(model, list(range(20)))
+    assert model.training, "the try leaves the model as it was"
 
 
 def test_a_draft_of_weight_zero_is_read_but_not_learnt(tiny_model: Path, tmp_path: Path) -> None:
@@ -204,7 +221,7 @@ def test_weights_that_are_not_finite_are_not_saved(tiny_model: Path, tmp_path: P
 def test_a_base_that_is_no_model_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "base")
     (tmp_path / "base/model.safetensors").unlink()
-    with pytest.raises(TrainingError, match="cannot load a model from"):
+    with pytest.raises(DataError, match="cannot load a model from"):
         train(tmp_path / "base", tmp_path)
 
 

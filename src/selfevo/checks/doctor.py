@@ -14,11 +14,11 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from selfevo.checks.preview import count_parameters, estimate, lessons_of
 from selfevo.config.base import OwnPart
@@ -34,6 +34,7 @@ from selfevo.method.skills import RESPOND
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.models.loading import load_model
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine
 
@@ -206,7 +207,8 @@ def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:
 
 def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refined]) -> Check:
     """Whether every conversation of D_meta, plus max_new_tokens, fits into the model's context."""
-    limit = getattr(AutoConfig.from_pretrained(folder, trust_remote_code=False), "max_position_embeddings", None)
+    settings = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    limit = getattr(settings, "max_position_embeddings", None)
     if limit is None:
         return Check("context", "pass", "the model states no limit")
     over = 0
@@ -266,9 +268,7 @@ def agreement(
     """
     quiet()
     dtype = pick_dtype(dtype_name, device)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-    ).to(device)
+    model = load_model(folder, dtype).to(device)
     # Without the penalties that a model's generation_config may set; the engine does not use them.
     model.generation_config = GenerationConfig(
         do_sample=False,

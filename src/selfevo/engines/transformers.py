@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
 from selfevo.engines.batch import Batch, Batching, Row, agrees, expected_logits
 from selfevo.engines.cache import Memory
@@ -30,6 +30,7 @@ from selfevo.errors import EngineError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.models.loading import check_ids, load_model
 
 # Ended rows are removed from the batch when they are more than this share of it. It is not done at
 # every step, because it copies the cache.
@@ -66,6 +67,7 @@ class TransformersEngine:
         chat = self._load(model)
         room = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
         prompts = [chat.prompt(request.turns, request.system, room) for request in requests]
+        check_ids(model, self._model, prompts)
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
         rows: list[tuple[int, Row]] = []
         for i, (request, ids) in enumerate(zip(requests, prompts, strict=True)):
@@ -113,9 +115,10 @@ class TransformersEngine:
         quiet()
         device = pick_device(self.device)
         try:
-            self._chat = Chat(load_tokenizer(path))
+            chat = Chat(load_tokenizer(path))
             self._model = self._load_model(path, device)
-            prompts = [self._chat.prompt(("Hello",)), self._chat.prompt(("How many apples are two and three?",))]
+            prompts = [chat.prompt(("Hello",)), chat.prompt(("How many apples are two and three?",))]
+            check_ids(path, self._model, prompts)
             expected = expected_logits(self._model, prompts)
             kernels.speed_up(self._model)
             decoding.speed_up(self._model)
@@ -123,9 +126,9 @@ class TransformersEngine:
             if self._batching is None:
                 self._model = self._load_model(path, device)  # as it was before speed_up
                 self._batching = self._find_batching(prompts, expected)
-        except (OSError, ValueError) as error:
+        except BaseException:
             self.release()
-            raise EngineError(f"cannot load a model from {path}: {error}") from error
+            raise
         if self._batching is None:
             logger.warning(
                 "%s is asked one prompt at a time, which is slow: prompts of different length cannot share a batch "
@@ -133,15 +136,12 @@ class TransformersEngine:
                 path,
                 self._model.config.model_type,
             )
-        self._stops = self._chat.stop_ids(self._model.generation_config.eos_token_id)
-        self._path = path
-        return self._chat
+        self._stops = chat.stop_ids(self._model.generation_config.eos_token_id)
+        self._path, self._chat = path, chat
+        return chat
 
     def _load_model(self, path: Path, device: torch.device) -> Any:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=pick_dtype(self.dtype, device), use_safetensors=True, trust_remote_code=False
-        )
-        return model.to(device).eval()
+        return load_model(path, pick_dtype(self.dtype, device)).to(device).eval()
 
     def _find_batching(self, prompts: list[list[int]], expected: list[torch.Tensor]) -> Batching | None:
         """The fastest way to compute rows together that is right for the model."""

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from selfevo.errors import ConfigError
+from selfevo.errors import ConfigError, DataError
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,8 +35,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a model folder. Code from the model folder is never run."""
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    """The tokenizer of a model folder. Code from the model folder is never run. Raises DataError if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # whatever a damaged tokenizer file makes the library raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(
+            f"cannot load a tokenizer from {path}: {reason}; give a folder with the files that "
+            "tokenizer.save_pretrained() wrote"
+        ) from error
 
 
 def quiet() -> None:

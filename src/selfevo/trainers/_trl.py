@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from selfevo.config.sections import TrainerConfig
 from selfevo.errors import RunError, TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
+from selfevo.models.loading import check_trainable, load_model
 from selfevo.rundir.atomic_files import MODEL_MARKER, folder_faults, read_marker, seal
 
 
@@ -36,19 +37,12 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
     # (torch 2.11, H200; experiments/notebook.md).
     torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer = load_tokenizer(base)
-    try:
-        # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
-        model = AutoModelForCausalLM.from_pretrained(
-            base,
-            dtype=half if config.lora else torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            # On a CPU with short sequences, plain matrix products are faster than the fused
-            # kernel's backward pass.
-            attn_implementation="eager" if device.type == "cpu" else "sdpa",
-        )
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"cannot load a model from {base}: {error}") from error
+    # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
+    # On a CPU with short sequences, plain matrix products are faster than the fused kernel's backward
+    # pass.
+    attention = "eager" if device.type == "cpu" else "sdpa"
+    model = load_model(base, half if config.lora else torch.float32, attn_implementation=attention)
+    check_trainable(base, model)
     return model, tokenizer, half
 
 

@@ -18,6 +18,7 @@ from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
+from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
 
 IGNORED = -100
@@ -47,6 +48,7 @@ class TRLTrainer:
                 f"all {len(examples)} training sequences are longer than trainer.max_length={config.max_length}; "
                 "raise it"
             )
+        check_ids(base, model, (row["input_ids"] for row in rows))
         arguments = SFTConfig(
             **settings(config, work, seed, half),
             max_length=None,  # sequences that are too long were left out above, never cut
@@ -63,6 +65,7 @@ class TRLTrainer:
             callbacks=[Watched(progress, config.save_minutes)],
             peft_config=lora(config),
         )
+        trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
         seconds, losses = run(trainer, work)
         save(trainer, tokenizer, base, output)
         tokens = sum(row["length"] for row in rows) * config.num_train_epochs
@@ -94,6 +97,7 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
     """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
 
     batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
+    short = False  # the way of _logits
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -104,7 +108,7 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         if not bool(labelled.any()):
             raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
         with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
-            logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled)
+            logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled, self.short)
         targets = inputs["input_ids"][:, 1:][labelled]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
@@ -128,23 +132,40 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         return f"the rows of the batch: {', '.join(self.batch)}"
 
 
-def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
+def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.Tensor, short: bool) -> torch.Tensor:
     """Logits (labelled tokens, vocabulary) for the tokens at `labelled`, a mask (rows, columns - 1).
 
-    Only these logits are computed: most tokens of a sequence are prompt, and the output layer of a
-    small model is a large part of its arithmetic. For models that scale or cap their logits after
-    the output layer, all logits are computed.
+    The `short` way computes only these logits: most tokens of a sequence are prompt, and the output
+    layer of a small model is a large part of its arithmetic.
     """
     wrapped = hasattr(model, "module")  # several devices: the wrapper must see the forward pass
-    bare = model.module if wrapped else model
-    bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
-    text = bare.config.get_text_config()
-    names = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
-    if wrapped or any(getattr(text, name, None) not in (None, 1, 1.0) for name in names):
+    if wrapped or not short:
         return _at(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, labelled)
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = bare.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     logits: torch.Tensor = bare.get_output_embeddings()(_at(hidden, labelled))
     return logits
+
+
+@torch.no_grad()
+def short_way_is_right(model: Any, ids: list[int]) -> bool:
+    """Whether both ways of _logits give the same for `ids`, by a try.
+
+    They do not for a model that scales, caps or transforms after its last layer.
+    """
+    training, tensor = model.training, torch.tensor([ids[:64]], device=model.device)
+    mask = torch.ones_like(tensor)
+    model.eval()
+    try:
+        short, whole = (_logits(model, tensor, mask, mask[:, 1:] > 0, way).float() for way in (True, False))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever a model's code raises that was not made for this
+        return False
+    finally:
+        model.train(training)
+    most = 1e-4 if torch.finfo(model.dtype).bits >= 32 else 0.02
+    return short.shape == whole.shape and float((short - whole).norm()) <= most * float(whole.norm())
 
 
 def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
