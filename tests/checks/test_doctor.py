@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from selfevo.checks import doctor
 from selfevo.checks.doctor import Check, examine
@@ -19,6 +21,7 @@ from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError, DataError
+from selfevo.inputs.splits import draw_splits
 from selfevo.method.records import Refined
 from selfevo.models.chat_template import Chat
 
@@ -69,6 +72,7 @@ def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model:
         "rows": "pass",
         "verdicts": "pass",
         "chat template": "pass",
+        "unknown tokens": "pass",
         "stop token trained": "pass",
         "max_length": "pass",
         "context": "pass",
@@ -128,6 +132,19 @@ def test_rows_that_are_set_aside_and_verdicts_that_are_all_the_same_are_said(tin
     assert found(checks)["rows"] == found(checks)["verdicts"] == "warn"
     assert finding(checks, "rows").startswith(f"1 row was set aside, the first is line 3 of {path}: column 'feedback'")
     assert finding(checks, "verdicts").startswith("all of D_meta: 2 not qualified; add rows with the other verdict")
+
+
+def test_characters_without_a_token_are_said(tiny_model: Path, tmp_path: Path) -> None:
+    """A tokenizer of whole words, without an alphabet to fall back on."""
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "<|im_end|>": 1, "Sort": 2, ":": 3, "9": 4, "8": 5}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", chat_template="is not used"))
+    row = replace(ROW, prompt="Sort: 9 8", response="9 8", feedback="9 ð 8", refinement="8 9")
+    splits = draw_splits(configuration(tiny_model, tmp_path))
+    check = doctor.unknown_tokens(chat, replace(splits, unlabelled=[]), [row])
+    assert (check.status, check.finding) == ("warn", "1 of 4 texts have parts that the tokenizer writes as [UNK]: 'ð'")
+    known = doctor.unknown_tokens(chat, replace(splits, unlabelled=[]), [replace(row, feedback="9")])
+    assert (known.status, known.finding) == ("pass", "every character of 4 texts has a token")
 
 
 def test_an_engine_that_writes_something_else_fails(

@@ -66,8 +66,9 @@ def test_the_engine_writes_what_generate_writes(
 @pytest.mark.parametrize("name", names())
 def test_the_logits_of_the_loss_are_those_of_the_model(name: str, tiny_model: Path) -> None:
     """For two sequences of different length, padded on the right."""
-    model = built(name, AutoTokenizer.from_pretrained(tiny_model))
-    ids = torch.randint(3, 400, (2, 40), generator=torch.Generator().manual_seed(0))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = built(name, tokenizer)
+    ids = torch.randint(3, len(tokenizer), (2, 40), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[1, 25:] = 0
     labelled = (mask[:, 1:] > 0) & (torch.arange(39) > 10)

@@ -126,7 +126,9 @@ def test_damage_is_found_and_named(copy: RunConfig, name: str, change: str, faul
 def test_a_damaged_model_is_not_used(copy: RunConfig) -> None:
     weights = copy.output / "models/meta/model.safetensors"
     weights.write_bytes(weights.read_bytes() + b"x")
-    with pytest.raises(RunError, match=r"model\.safetensors was changed .*delete .*meta to train it again"):
+    with pytest.raises(
+        RunError, match=r"model\.safetensors was changed .*delete .*meta and run the command of its run again"
+    ):
         run_loop(copy, Silent(), ScriptedEngine(student(copy)), ScriptedTrainer())
 
 
@@ -153,8 +155,28 @@ def test_a_run_that_was_emptied_still_stands_and_says_what_it_cannot_do(copy: Ru
     assert (engine.calls, trainer.calls) == ([], [])
     for name in ("judge.jsonl", "judge.done.json"):
         (copy.output / "stages/round-1" / name).unlink()
-    with pytest.raises(RunError, match=r"models/meta is needed again, but selfevo gc has removed its files"):
+    with pytest.raises(RunError, match=r"models/meta is needed, but selfevo gc has removed its files"):
         run_loop(copy, Silent(), engine, trainer)
+
+
+def test_a_model_that_is_not_as_it_was_made_is_not_asked(copy: RunConfig) -> None:
+    """By `answer` and `eval`, which find it with resolve_model."""
+    weights = copy.output / "models/meta/model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept + b"x")
+    with pytest.raises(RunError, match=r"model\.safetensors was changed after it was finished"):
+        resolve_model(str(copy.output / "models/meta"))
+    weights.unlink()
+    with pytest.raises(RunError, match=r"model\.safetensors is missing; restore it, or delete .*meta and run"):
+        resolve_model(str(copy.output / "models/meta"))
+    weights.write_bytes(kept)
+    collect(copy.output)
+    with pytest.raises(RunError, match=r"meta is needed, but selfevo gc has removed its files; delete the folder, and"):
+        resolve_model(str(copy.output / "models/meta"))
+    shutil.rmtree(copy.output / "models/meta")
+    trainer = ScriptedTrainer()
+    run_loop(copy, Silent(), ScriptedEngine(student(copy)), trainer)
+    assert len(trainer.calls) == 1, "what the message says brings the model back"
 
 
 def test_gc_of_a_run_in_use_is_refused(copy: RunConfig) -> None:

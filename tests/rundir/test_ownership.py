@@ -22,6 +22,7 @@ from runs import PROMPTS, open_run, scripted
 from selfevo.errors import RunError
 from selfevo.rundir.atomic_files import hash_file, read_rows
 from selfevo.rundir.inspect import entries
+from selfevo.rundir.layout import FORMAT
 from selfevo.rundir.ownership import changed_parts, claim, differing_keys, in_use, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
@@ -76,11 +77,11 @@ def test_differing_keys_finds_a_difference_exactly_where_there_is_one(a: object,
 def test_a_directory_of_another_format_is_refused_in_one_line(root: Path) -> None:
     claim(root, CONFIG, {"selfevo": "0.1"}, "")
     manifest = root / "manifest.json"
-    assert json.loads(manifest.read_text()) == {"format": 1, "selfevo": "0.1"}
+    assert json.loads(manifest.read_text()) == {"format": FORMAT, "selfevo": "0.1"}
     for content, said in (({"selfevo": "0.0"}, "before run directories had a format"), ({"format": 9}, "in format 9")):
         manifest.write_text(json.dumps(content))
         with pytest.raises(
-            RunError, match=f"was made {said}, and this selfevo reads format 1; give a new output directory"
+            RunError, match=f"was made {said}, and this selfevo reads format {FORMAT}; give a new output directory"
         ):
             claim(root, CONFIG, {}, "")
         with pytest.raises(RunError, match=said):

@@ -112,7 +112,7 @@ def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for file, content in files.items():
             (tmp_path / name / f"{file}.safetensors").write_bytes(content)
-        (tmp_path / name / "config.json").write_text(name)
+        (tmp_path / name / "config.json").write_text("{}")
         return hash_model(tmp_path / name)
 
     one = folder("a", model=b"123")
@@ -122,9 +122,37 @@ def test_weights_are_known_by_their_bytes(tmp_path: Path) -> None:
         folder("f")
 
 
-@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "generation_config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        ),
+        *(
+            "vocab.json",
+            "vocab.txt",
+            "merges.txt",
+            "added_tokens.json",
+            "tokenizer.model",
+            "spiece.model",
+            "x.tiktoken",
+        ),
+        *("chat_template.json", "chat_template.jinja", "additional_chat_templates/tools.jinja"),
+    ],
+)
 def test_another_template_or_tokenizer_is_another_model(base: Model, name: str) -> None:
+    (base.path / name).parent.mkdir(exist_ok=True)
     (base.path / name).write_text("one")
     one = hash_model(base.path)
     (base.path / name).write_text("other")
     assert len({base.id, one, hash_model(base.path)}) == 3
+
+
+@pytest.mark.parametrize("name", ["README.md", "selfevo.json", "LICENSE", "eval_results.json", ".gitattributes"])
+def test_what_lies_beside_a_model_does_not_change_it(base: Model, name: str) -> None:
+    (base.path / name).write_text("one")
+    assert hash_model(base.path) == base.id

@@ -66,6 +66,7 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         verdicts(splits),
         template(chat, d_meta),
         stop_token(chat, d_meta),
+        unknown_tokens(chat, splits, d_meta),
         lengths(config, found.lengths),
         context(config, folder, chat, d_meta),
         *generation(config, folder, chat, splits, engine or build_engine(config.engine)),
@@ -192,6 +193,25 @@ def _untrained_stops(chat: Chat, example: Example) -> int:
     ids, weights = chat.sequence(example.turns, example.weights, example.system)
     trained = sum(token == chat.stop_id and weight > 0 for token, weight in zip(ids, weights, strict=True))
     return sum(weight > 0 for weight in example.weights) - trained
+
+
+def unknown_tokens(chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Check:
+    """Whether the tokenizer knows every character. What it does not know, the model neither reads nor learns."""
+    name, unknown = "unknown tokens", chat.tokenizer.unk_token_id
+    texts = [text for row in d_meta for text in (row.prompt, row.response, row.feedback, row.refinement)]
+    texts += [prompt.prompt for prompt in splits.unlabelled]
+    lost = [text for text in texts if unknown is not None and unknown in chat.words(text)]
+    if not lost:
+        return Check(name, "pass", f"every character of {len(texts)} texts has a token")
+    first = lost[0]
+    missing = [c for c in dict.fromkeys(first) if not c.isspace() and unknown in chat.words(c)]
+    return Check(
+        name,
+        "warn",
+        f"{len(lost)} of {len(texts)} texts have parts that the tokenizer writes as {chat.tokenizer.unk_token}: "
+        f"{', '.join(map(repr, missing[:5])) or repr(first[:60])}",
+        "replace these characters in your files, or take a model whose tokenizer knows them",
+    )
 
 
 def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfevo.errors import ConfigError
-from selfevo.rundir.atomic_files import exists
+from selfevo.rundir.atomic_files import check_folder, exists
 from selfevo.rundir.inspect import best_model, is_run
 
 
 def resolve_model(name: str) -> Path:
     """The folder of a model. `name` is that folder, a run directory (its best model) or a hub id.
 
-    Raises ConfigError if `name` is none of these.
+    Raises ConfigError if `name` is none of these, RunError if a run's model is not as it was made.
     """
     path = Path(name).expanduser()
     if exists(path) and path.is_dir():
         if is_run(path):
             path = best_model(path)
+        check_folder(path)
         if not (path / "config.json").is_file():
             raise ConfigError(f"model: {path} has no config.json; give a folder that save_pretrained() wrote")
         return path.resolve()

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -44,13 +45,15 @@ from selfevo.report.progress import complain
 from selfevo.rundir.atomic_files import hash_model, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.ledger import Ledger
-from selfevo.rundir.ownership import changed_parts, claim, locked
+from selfevo.rundir.ownership import changed_parts, claim, locked, note_versions
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 
 # Keys that may differ on a resume, because they do not change finished rows. An annotator's text depends on the last
-# four of its keys, so each row records those that it was made with.
+# four of its keys, so each row records those that it was made with. In half precision the engine's may change the last
+# bit of a number, as another machine does.
 RESUMABLE = (
+    *(f"engine.{key}" for key in ("batch_size", "kv_cache_gib", "gpu_memory_utilization", "device")),
     *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
     *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "input_price", "output_price")),
     *(f"corpus.annotator.{key}" for key in ("api_key_env", "limit_name")),
@@ -128,11 +131,21 @@ def open_run(
     shared: tuple[Path, ...] = (),
 ) -> Iterator[tuple[Workspace, Model, Splits]]:
     """The locked run directory, the base model and the splits."""
-    with locked(config.output):
+    with locked(config.output) as killed:
+        if killed:
+            complain(what_killed_says(config, killed))
         base_path, engine = resolve_model(config.model), engine or build_engine(config.engine)
         settings, parts = config.model_dump(mode="json"), part_files(config)
-        manifest = {"selfevo": importlib.metadata.version("selfevo"), "platform": describe_platform()}
+        manifest: dict[str, Any] = {
+            "selfevo": importlib.metadata.version("selfevo"),
+            "platform": describe_platform(),
+        }
         claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE, parts)
+        if changed := note_versions(config.output, manifest["platform"]):
+            complain(
+                f"{config.output} was started with {'; '.join(changed)}; texts may differ from here on. Install the "
+                "earlier versions to avoid that"
+            )
         workspace = Workspace(
             root=config.output,
             engine=engine,
@@ -149,6 +162,19 @@ def open_run(
         for name, rows in splits.everything():
             workspace.save_rows(name, rows)
         yield workspace, base, splits
+
+
+def what_killed_says(config: RunConfig, work: str) -> str:
+    """The message after a kill: where the last process stood, and what to lower if memory was short."""
+    lower = (
+        "trainer.per_device_train_batch_size (a new output directory is needed)"
+        if work.startswith("train ")
+        else "engine.batch_size"
+    )
+    return (
+        f"the last process in {config.output} left no error and was killed at: {work}. If that happens again, memory "
+        f"is probably short: lower {lower}"
+    )
 
 
 def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, splits: Splits) -> list[Refined]:

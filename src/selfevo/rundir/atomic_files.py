@@ -18,7 +18,12 @@ from selfevo.errors import DataError, RunError, SelfevoError
 
 MODEL_MARKER = "selfevo.json"
 
-_WORDS = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+# Beside the weights, the files of a model's folder that decide its text.
+_DECIDING = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "*.tiktoken"),
+    *("chat_template.json", "*.jinja", "additional_chat_templates/*.jinja"),
+)
 
 
 def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
@@ -108,7 +113,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_model(folder: Path) -> str:
-    """SHA-256 over all that decides a model's text: weights, tokenizer and chat template.
+    """SHA-256 over all that decides a model's text: weights, configurations, tokenizer and chat templates.
 
     Raises DataError if the folder holds no safetensors file.
     """
@@ -116,8 +121,9 @@ def hash_model(folder: Path) -> str:
     if not files:
         raise DataError(f"{folder} holds no *.safetensors file; give a folder that save_pretrained() wrote")
     total = hashlib.sha256()
-    for path in files + [folder / name for name in _WORDS if (folder / name).is_file()]:
-        total.update(f"{path.name}:{hash_file(path)}\n".encode())
+    files += sorted(path for pattern in _DECIDING for path in folder.glob(pattern))
+    for path in files:
+        total.update(f"{path.relative_to(folder)}:{hash_file(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -185,6 +191,27 @@ def read_marker(path: Path) -> dict[str, Any]:
     if not isinstance(marker, dict):
         raise RunError(f"{path} is not a marker that this program wrote; {remedy}")
     return marker
+
+
+def check_present(folder: Path) -> None:
+    """Raises RunError if `selfevo gc` has removed the model in `folder`."""
+    path = folder / MODEL_MARKER
+    if path.is_file() and "removed" in read_marker(path):
+        raise RunError(
+            f"{folder} is needed, but selfevo gc has removed its files; delete the folder, and run the command of its "
+            "run again to train the model again"
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Raises RunError if a run made the model in `folder`, and the model is not as it was then. Reads all of it."""
+    check_present(folder)
+    path = folder / MODEL_MARKER
+    if path.is_file() and (faults := folder_faults(folder, read_marker(path))):
+        raise RunError(
+            f"{'; '.join(faults)}; restore it, or delete {folder} and run the command of its run again to train the "
+            "model again"
+        )
 
 
 def file_fault(path: Path, sha256: str) -> str | None:

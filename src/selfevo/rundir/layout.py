@@ -21,7 +21,7 @@ from pathlib import Path
 from selfevo.method.names import in_order, round_number
 from selfevo.rundir.atomic_files import MODEL_MARKER
 
-FORMAT = 1  # of a run directory, in its manifest.json; a change of names or rows raises it
+FORMAT = 2  # of a run directory, in its manifest.json; a change of names or rows raises it
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,16 @@ from filelock import BaseFileLock, FileLock, Timeout
 from selfevo.errors import RunError
 from selfevo.rundir.atomic_files import hash_file, read_marker, write_atomic
 from selfevo.rundir.layout import FORMAT, Layout
+from selfevo.rundir.ledger import write_event
 
 PATIENCE = 0.2  # seconds; `in_use` in another process holds the lock for a moment
 
 
 @contextmanager
-def locked(root: Path, patience: float = PATIENCE) -> Iterator[None]:
+def locked(root: Path, patience: float = PATIENCE) -> Iterator[str]:
     """Holds the lock of a run directory. The lock ends with its process, even after a kill.
+
+    Gives what the last process was doing if it was killed, "" if it ended by itself.
 
     Raises RunError if another process keeps the lock for more than `patience` seconds. The message
     names the process and how long it has held the lock.
@@ -38,11 +41,28 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"{root} cannot be locked ({error}); give an output directory in a writable folder") from None
     with lock:
+        killed = _killed(owner)
         write_atomic(owner, str(os.getpid()))
         try:
-            yield
+            yield killed
         finally:
             owner.unlink(missing_ok=True)
+
+
+def note_work(root: Path, work: str) -> None:
+    """Notes what the process that holds the lock begins, to be read after a kill."""
+    owner = Layout(root).owner
+    if owner.exists():
+        write_atomic(owner, f"{os.getpid()}\n{work}")
+
+
+def _killed(owner: Path) -> str:
+    """What the process that left the file `owner` was doing."""
+    try:
+        _, _, work = owner.read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return work or "start"
 
 
 def in_use(root: Path) -> bool:
@@ -69,8 +89,9 @@ def _lock(root: Path, patience: float) -> BaseFileLock:
 def _name(owner: Path) -> str:
     try:
         minutes = (time.time() - owner.stat().st_mtime) / 60
-        return f"process {owner.read_text(encoding='utf-8')} for {minutes:.0f} minutes"
-    except OSError:  # the process is just taking or releasing the lock
+        process = owner.read_text(encoding="utf-8").partition("\n")[0]
+        return f"process {process} for {minutes:.0f} minutes"
+    except (OSError, UnicodeDecodeError):  # the process is just taking or releasing the lock
         return "another process"
 
 
@@ -118,6 +139,17 @@ def claim(
     write_atomic(layout.manifest, json.dumps({"format": FORMAT, **manifest}, indent=2))
     hashes = {"parts": {name: hash_file(file) for name, file in parts.items()}} if parts else {}
     write_atomic(layout.config, json.dumps({**config, **hashes}, indent=2))
+
+
+def note_versions(root: Path, platform: Mapping[str, str]) -> list[str]:
+    """Adds the versions of this start to events.jsonl. Returns those that the run was not started with."""
+    write_event(root, "start", stage="", seconds=0, platform=dict(platform))
+    first = read_marker(Layout(root).manifest).get("platform", {})
+    return [
+        f"{name} {first[name]}, now {platform.get(name)}"
+        for name in ("torch", "transformers", "trl", "peft", "device")
+        if name in first and first[name] != platform.get(name)
+    ]
 
 
 def check_format(root: Path) -> None:

@@ -103,6 +103,7 @@ class StageFile(Generic[T]):
                 append(growing, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written))
                 counts.update(row["status"] for row in written)
                 partial.unlink()
+        partial.unlink(missing_ok=True)  # killed between the last rows of a window and this
         growing.replace(self.path)
         sync(self.path.parent)
         total = {"in": counts.total(), "out": counts["ok"], "quarantined": counts["quarantined"]}

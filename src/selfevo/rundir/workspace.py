@@ -25,6 +25,8 @@ from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
 from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
+    check_folder,
+    check_present,
     file_fault,
     folder_faults,
     hash_model,
@@ -38,6 +40,7 @@ from selfevo.rundir.atomic_files import (
 )
 from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ledger import write_event
+from selfevo.rundir.ownership import note_work
 from selfevo.rundir.stage_file import StageFile
 
 In = TypeVar("In", bound=Prompt)
@@ -75,18 +78,19 @@ class Workspace:
             marker = read_marker(final / MODEL_MARKER)
             if marker["lineage"] != lineage:
                 raise RunError(f"{final} was trained on other rows than this run now has; use a new output directory")
-            if faults := folder_faults(final, marker):
-                raise RunError(f"{'; '.join(faults)}; restore it, or delete {final} to train it again")
+            if "removed" not in marker:
+                check_folder(final)
             return Model(name, final, str(marker["weights"]))
         if not examples:
             raise TrainingError(
                 f"{name} has no training examples, because no kept row gives one; see {self.layout.stages}"
             )
-        check_present(start)
+        check_present(start.path)
         work, temporary = self.layout.models / f".{name}.work", self.layout.models / f".{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         self.engine.release()
         progress = _Named(self.progress, f"train {name}")
+        note_work(self.root, progress.name)
         started = time.monotonic()
         try:
             with space_for(final, sum(path.stat().st_size for path in start.path.glob("*.safetensors"))):
@@ -269,7 +273,8 @@ class StageRunner:
         batches = ([key for key in order[i : i + size] if key not in done] for i in range(0, len(order), size))
         slices = [batch for batch in batches if batch]
         if slices:
-            check_present(self.model)
+            check_present(self.model.path)
+            note_work(self.workspace.root, f"{self.name}/{skill.name}")
         asked = [[skill.request(window[key], self._seed(skill, window[key])) for key in owed] for owed in slices]
         started = time.monotonic()
         for place, answers in stream(self.workspace.engine, self.model.path, asked, sampling):
@@ -303,16 +308,6 @@ class StageRunner:
 
     def _path(self, stage: str) -> Path:
         return self.workspace.layout.stage(self.name, stage)
-
-
-def check_present(model: Model) -> None:
-    """Raises RunError if `selfevo gc` has removed the weights of `model`."""
-    marker = model.path / MODEL_MARKER
-    if marker.is_file() and "removed" in read_marker(marker):
-        raise RunError(
-            f"{model.path} is needed again, but selfevo gc has removed its files; delete the folder to train the "
-            "model again"
-        )
 
 
 @dataclass(frozen=True, slots=True)
