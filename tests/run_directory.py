@@ -10,6 +10,7 @@ from typing import Any
 
 from selfevo.method.prompts import Verdict
 from selfevo.report.page import write_report
+from selfevo.rundir.layout import FORMAT
 from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, Verdicts, write_results
 
 GOOD, BAD = "It holds.\nVerdict: qualified", "Wrong sum.\nVerdict: not qualified"
@@ -134,7 +135,7 @@ def write_round(run: Path, name: str, rows: list[dict[str, Any]], quarantined: l
 
 def write_run(root: Path) -> None:
     write_json(root / "config.json", CONFIG)
-    write_json(root / "manifest.json", {"format": 1, "python": "3.11.2", "versions": {"transformers": "4.57.0"}})
+    write_json(root / "manifest.json", {"format": FORMAT, "python": "3.11.2", "versions": {"transformers": "4.57.0"}})
     write_results(
         root,
         results(

@@ -93,6 +93,7 @@ def reply(model: Path, turns: Turns) -> str | Generation:
 
 
 def open_run(root: Path, engine: Engine, trainer: ScriptedTrainer | None = None, **sampling: float) -> Workspace:
+    root.mkdir(exist_ok=True)
     limits = {name: Sampling(8, **sampling) for name in ("respond", "critique", "refine", "judge")}
     return Workspace(root, engine, lambda name: trainer or ScriptedTrainer(), limits, 0, Silent())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -204,3 +205,71 @@ def test_a_run_directory_stands_for_its_best_model(copy: RunConfig) -> None:
     shutil.rmtree(copy.output / "models")
     with pytest.raises(RunError, match="has no finished model yet"):
         best_model(copy.output)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("models/meta/config.json", "config.json was changed after it was finished"),
+        ("models/meta/model-2.safetensors", "model-2.safetensors was added after the folder was finished; restore the"),
+        ("models/meta/additional_chat_templates/tools.jinja", "tools.jinja was added after the folder was finished"),
+        ("data/more.jsonl", "more.jsonl has no more.done.json beside it; run the same command again"),
+        ("data/notes.txt", "notes.txt is no file of a run; delete it"),
+        ("stages/round-1/filter.txt", "filter.txt is no file of a run; delete it"),
+        ("stages/round-1/judge.partial.jsonl", "judge.partial.jsonl is no file of a run; delete it"),
+        ("stages/round-1/deep/er.jsonl", "er.jsonl has no er.done.json beside it"),
+    ],
+)
+def test_what_was_planted_is_found(copy: RunConfig, name: str, said: str) -> None:
+    path = copy.output / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("planted")
+    _, faults = verify(copy.output)
+    assert [said in fault for fault in faults] == [True], faults
+
+
+def test_every_fault_has_a_remedy_that_mends_it(copy: RunConfig) -> None:
+    """Each is followed: delete what the message names, and give the same command again."""
+    before = {path.relative_to(copy.output) for path in copy.output.rglob("*.jsonl")}
+    (copy.output / "data/notes.txt").write_text("mine")
+    (copy.output / "stages/round-1/judge.jsonl").write_text("no row")
+    (copy.output / "data/d_meta.done.json").unlink()
+    (copy.output / "models/round-2/model.safetensors").write_bytes(b"other")
+    _, faults = verify(copy.output)
+    assert len(faults) == 4, faults
+    for fault in faults:
+        for name in re.findall(r"delete (\S+)|(?<=delete it and) (\S+),", fault):
+            named = next(filter(None, name))
+            target = Path(fault.split(" ")[0] if named == "it" else named)
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
+    run_loop(copy, Silent(), ScriptedEngine(student(copy)), ScriptedTrainer())
+    assert verify(copy.output)[1] == []
+    assert {path.relative_to(copy.output) for path in copy.output.rglob("*.jsonl")} == before
+
+
+def test_gc_killed_behind_its_marker_frees_the_rest_the_next_time(
+    copy: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(path: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "unlink", die)
+        with pytest.raises(KeyboardInterrupt):
+            collect(copy.output)
+    (copy.output / ".owner").unlink(missing_ok=True)  # it lives on here, unlike a process that was killed
+    first = removable(copy.output)[0]
+    assert (first / "model.safetensors").is_file()
+    assert collect(copy.output) > 0
+    assert not (first / "model.safetensors").exists()
+    assert removable(copy.output) == []
+
+
+def test_a_running_run_can_be_looked_at(copy: RunConfig) -> None:
+    """What is being written has no faults for it."""
+    (copy.output / "stages/round-3/judge.done.json").unlink()
+    assert verify(copy.output)[1] != []
+    with locked(copy.output):
+        assert verify(copy.output)[1] == []
+        assert summarise(copy.output).status == "running"
+        assert entries(copy.output)

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -23,7 +25,7 @@ from selfevo.errors import RunError
 from selfevo.rundir.atomic_files import hash_file, read_rows
 from selfevo.rundir.inspect import entries
 from selfevo.rundir.layout import FORMAT
-from selfevo.rundir.ownership import changed_parts, claim, differing_keys, in_use, locked
+from selfevo.rundir.ownership import Owner, changed_parts, claim, differing_keys, in_use, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
 
@@ -110,7 +112,7 @@ def test_the_source_of_a_part_from_outside_belongs_to_the_run(root: Path, tmp_pa
 def test_one_process_per_run_directory(root: Path) -> None:
     with locked(root):
         os.utime(root / ".owner", (0, time.time() - 7 * 60))
-        with pytest.raises(RunError, match=f"in use by process {os.getpid()} for 7 minutes"), locked(root):
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()}, for 7 minutes at: start"), locked(root):
             pass
         assert in_use(root)
     assert not in_use(root)
@@ -174,21 +176,87 @@ def held(command: list[str]) -> Iterator[int]:
 
 
 def test_the_lock_dies_with_its_owner(root: Path) -> None:
-    with held(holder(root)) as owner, pytest.raises(RunError, match=f"in use by process {owner} for 0"), locked(root):
+    with (
+        held(holder(root)) as owner,
+        pytest.raises(RunError, match=f"in use by process {owner}, for 0 minutes"),
+        locked(root),
+    ):
         pass
-    assert (root / ".owner").read_text() == str(owner), "it had no time to tidy up"
+    left = Owner.read(root / ".owner")
+    assert left is not None and left.process == owner, "it had no time to tidy up"
+    assert not left.lives
+    assert not in_use(root)
+    with locked(root) as killed:
+        assert killed == "start"
+        assert Owner.read(root / ".owner") == Owner.here()
+
+
+def test_who_deletes_the_lock_file_lets_nobody_in(root: Path) -> None:
+    with held(holder(root)) as owner:
+        (root / ".lock").unlink()
+        assert in_use(root)
+        for _ in range(2):
+            with pytest.raises(RunError, match=f"in use by process {owner}, for 0 minutes"), locked(root):
+                pass
+        assert Owner.read(root / ".owner") is not None, "the owner's file is still its own"
+    with locked(root):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "lives"),
+    [({}, True), ({"boot": "another"}, False), ({"started": "1"}, False), ({"process": 2**22 + 1}, False)],
+)
+def test_a_process_is_known_by_its_number_its_start_and_the_start_of_its_host(
+    root: Path, change: dict[str, Any], lives: bool
+) -> None:
+    owner = replace(Owner.here("train meta"), **change)
+    owner.write(root / ".owner")
+    assert owner.lives == lives == in_use(root)
+    if lives:
+        with pytest.raises(RunError, match="minutes at: train meta; wait until it ends"), locked(root):
+            pass
+    else:
+        with locked(root) as killed:
+            assert killed == "train meta"
+
+
+def test_a_dead_owner_on_another_host_is_not_taken_over_silently(root: Path) -> None:
+    replace(Owner.here(), host="elsewhere").write(root / ".owner")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"of host elsewhere, and .* if it has, delete") as refused, locked(root):
+            pass
+    Path(str(refused.value).rpartition("delete ")[2]).unlink()
+    with locked(root) as killed:
+        assert killed == ""
+
+
+@pytest.mark.parametrize("content", ["", "12", "[]", "{}", '{"process": 1}', "\xff", '{"process": "a", "x": 2}'])
+def test_an_owners_file_that_cannot_be_read_is_no_owner(root: Path, content: str) -> None:
+    (root / ".owner").write_bytes(content.encode("latin-1"))
     assert not in_use(root)
     with locked(root):
-        assert (root / ".owner").read_text() == str(os.getpid())
+        pass
+
+
+def test_a_file_system_without_locks_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(lock: FileLock) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    monkeypatch.setattr(FileLock, "acquire", unsupported)
+    with pytest.raises(RunError, match=r"is on a file system without locks \(flock\); give an output"), locked(root):
+        pass
+    assert not in_use(root)
 
 
 def test_the_lock_dies_with_its_owner_on_a_system_without_flock(root: Path) -> None:
     command = holder(root, before="sys.modules['fcntl'] = None")
     with held(command) as owner:
         other = subprocess.run(command, input="", capture_output=True, text=True)
-        assert f"in use by process {owner} for 0" in other.stderr
+        assert f"in use by process {owner}, for 0 minutes" in other.stderr
     with held(command) as owner:
-        assert (root / ".owner").read_text() == str(owner)
+        left = Owner.read(root / ".owner")
+        assert left is not None and left.process == owner
 
 
 def test_data_is_written_once(root: Path) -> None:

@@ -45,6 +45,7 @@ class Worker:
 
 def squares(root: Path, worker: Worker, rows: list[int] = ROWS) -> Path:
     path = root / "stages/room/square.jsonl"
+    root.mkdir(exist_ok=True)
     file: stage.StageFile[int] = stage.StageFile(
         path,
         key=lambda row: f"k{row}",

@@ -57,7 +57,12 @@ def test_a_folder_that_was_left_half_written_does_not_count(root: Path, base: Mo
     torn.mkdir(parents=True)
     (torn / "model-00001-of-00002.safetensors").write_bytes(b"half")
     model = open_run(root, scripted(), ScriptedTrainer()).train("meta", base, EXAMPLES)
-    assert sorted(p.name for p in model.path.iterdir()) == ["examples.jsonl", "model.safetensors", "selfevo.json"]
+    assert sorted(p.name for p in model.path.iterdir()) == [
+        "config.json",
+        "examples.jsonl",
+        "model.safetensors",
+        "selfevo.json",
+    ]
     assert not torn.exists()
 
 

@@ -281,7 +281,7 @@ def verify(run_directory: Run) -> None:
 
     checked, faults = check(run_directory)
     if faults:
-        raise RunError("; ".join(faults))
+        raise RunError(". ".join(faults))
     console.print(f"{checked} files and models are unchanged", highlight=False)
 
 

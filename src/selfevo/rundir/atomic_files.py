@@ -17,6 +17,8 @@ from typing import Any
 from selfevo.errors import DataError, RunError, SelfevoError
 
 MODEL_MARKER = "selfevo.json"
+_PARTS = {"data", "stages", "models"}  # folders of a run directory
+CARD = "README.md"  # in a model's folder; it is written again after each measurement
 
 # Beside the weights, the files of a model's folder that decide its text.
 _DECIDING = (
@@ -32,7 +34,7 @@ def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
     temporary = _temporary(path)
     try:
         with space_for(path, len(content) if isinstance(content, str) else 2**16):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            check_there(path.parent)
             with temporary.open("wb") as file:
                 file.writelines(pieces)
                 file.flush()
@@ -48,12 +50,13 @@ def _temporary(path: Path) -> Path:
     """A name beside `path` that no other process or thread uses. Removes what dead processes left under such names."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         number = left.name.removesuffix(".tmp").rpartition(".")[2].partition("-")[0]
-        if number.isdecimal() and not _is_alive(int(number)):
+        if number.isdecimal() and not is_alive(int(number)):
             left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this host with this number lives."""
     if os.name != "posix":
         return True  # there, os.kill would end it
     try:
@@ -84,6 +87,25 @@ def space_for(path: Path, size: int) -> Iterator[None]:
             f"no space left on the disk for {path}: it needs about {size:,} bytes and {free:,} are free; "
             "free some space, then run the same command again to resume"
         ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder of data/, stages/ or models/ if it is missing. The run directory itself is not made anew.
+
+    Raises RunError if the run directory has gone: made anew, it would hold a second, empty run.
+    """
+    inner = next(path for path in (folder, *folder.parents) if path.name in _PARTS)
+    check_there(inner.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_there(root: Path) -> None:
+    """Raises RunError if a run directory has gone while it was in use."""
+    if not root.is_dir():
+        raise RunError(
+            f"{root} has gone while it was in use: it was moved or deleted, or its disk was unmounted; put it back and "
+            "run the same command again"
+        )
 
 
 def exists(path: Path) -> bool:
@@ -130,6 +152,7 @@ def hash_model(folder: Path) -> str:
 def append(path: Path, text: str) -> None:
     """Appends whole lines to a file and syncs it to disk. Raises RunError on a full disk."""
     content = text.encode("utf-8")
+    make_folder(path.parent)
     with space_for(path, len(content)), path.open("ab") as file:
         file.write(content)
         file.flush()
@@ -149,6 +172,7 @@ def write_done(path: Path, lines: Iterable[str], marker: Callable[[], dict[str, 
             digest.update(content)
             yield content
 
+    make_folder(path.parent)
     write_atomic(path, encoded())
     mark_done(path, marker(), digest.hexdigest())
 
@@ -160,7 +184,7 @@ def mark_done(path: Path, marker: dict[str, Any], sha256: str) -> None:
 
 def link(source: Path, target: Path) -> None:
     """Hard-links `source` to `target`, or copies it if the file system has no links. Atomic."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = _temporary(target)
     with space_for(target, source.stat().st_size):
         try:
@@ -225,9 +249,14 @@ def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
     """What is wrong with a sealed folder. Files that `selfevo gc` removed are no fault."""
     if "removed" in marker:
         return []
-    if "files" not in marker:
+    if not isinstance(marker.get("files"), dict):
         return [f"{folder / MODEL_MARKER} has no SHA-256 of the folder's files"]
-    faults = (file_fault(folder / name, sha256) for name, sha256 in marker["files"].items())
+    faults = [file_fault(folder / name, sha256) for name, sha256 in marker["files"].items()]
+    known = {*marker["files"], MODEL_MARKER, CARD}
+    for path in sorted(folder.rglob("*")):
+        of_ours = str(path.relative_to(folder)) in known or path.name.endswith(".tmp")
+        if not of_ours and (path.is_symlink() or not path.is_dir()):
+            faults.append(f"{path} was added after the folder was finished")
     return [fault for fault in faults if fault]
 
 

@@ -118,21 +118,40 @@ def costs(root: Path) -> dict[str, dict[str, float]]:
 
 
 def verify(root: Path) -> tuple[int, list[str]]:
-    """Checks finished files and models against their SHA-256: how many, and what is wrong with them."""
-    checked, faults = 0, []
-    for marker in sorted(require_run(root).glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json")):
+    """Checks finished files and models against their SHA-256: how many, and what is wrong with them.
+
+    Each fault comes with its remedy. A run that goes on meanwhile has no faults for it.
+    """
+    checked, faults = 0, list[str]()
+    running = in_use(require_run(root))
+    layout = Layout(root)
+    for marker in sorted(root.glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json")):
         checked += 1
-        faults += _fault(marker)
-    for path in sorted(root.glob("data/*.jsonl")) + sorted(root.glob("stages/*/*.jsonl")):
-        if not path.stem.endswith((".partial", ".growing")) and not done(path).exists():
-            faults.append(f"{path} has no {done(path).name} beside it; resume the run to have it written")
-    for folder in sorted(path for path in Layout(root).models.glob("[!.]*") if path.is_dir()):
+        remedy = f"restore it, or delete it and {marker}, and run the same command again"
+        faults += [f"{fault}; {remedy}" for fault in _fault(marker)]
+    for path in sorted(path for folder in ("data", "stages") for path in (root / folder).rglob("*")):
+        if fault := _unfinished(path) if path.is_file() and not running else None:
+            faults.append(fault)
+    for folder in sorted(path for path in layout.models.glob("[!.]*") if path.is_dir()):
         checked += 1
+        remedy = f"restore the folder, or delete {folder} and run the same command again"
         try:
-            faults += folder_faults(folder, read_marker(folder / MODEL_MARKER))
+            faults += [f"{fault}; {remedy}" for fault in folder_faults(folder, read_marker(folder / MODEL_MARKER))]
         except RunError as error:
             faults.append(str(error))
     return checked, faults
+
+
+def _unfinished(path: Path) -> str | None:
+    """What is wrong with a file of data/ or stages/ that has no marker."""
+    name, _, kind = path.name.partition(".")
+    marker = done(path.with_name(f"{name}.jsonl"))
+    if kind in ("partial.jsonl", "growing.jsonl") and not marker.exists():
+        return None  # the run goes on from it
+    if kind == "jsonl" and not marker.exists():
+        return f"{path} has no {marker.name} beside it; run the same command again to have it written"
+    expected = kind in ("jsonl", "done.json") or path.name.endswith(".tmp")
+    return None if expected else f"{path} is no file of a run; delete it"
 
 
 def best_model(root: Path) -> Path:
@@ -169,7 +188,8 @@ def removable(root: Path) -> list[Path]:
 
     It keeps the last model, the one with the best direct accuracy, and the gate's best.
     """
-    models = [model for model in _models(root) if "removed" not in read_marker(model / MODEL_MARKER)]
+    emptied = [model for model in _models(root) if "removed" in read_marker(model / MODEL_MARKER)]
+    models = [model for model in _models(root) if model not in emptied]
     kept = {models[-1].name} if models else set()
     results = read_results(root)
     measured = {model.name: model.direct.correct for model in results.models} if results else {}
@@ -177,7 +197,8 @@ def removable(root: Path) -> list[Path]:
         kept.add(max(names, key=lambda name: measured[name]))  # among equals the latest
     kept.add(_gates_best(root))
     scratch = sorted(path for path in Layout(root).models.glob(".*") if path.is_dir())
-    return [*(model for model in models if model.name not in kept), *scratch]
+    left = [model for model in emptied if any(path.name != MODEL_MARKER for path in model.iterdir())]  # gc was killed
+    return [*left, *(model for model in models if model.name not in kept), *scratch]
 
 
 def collect(root: Path) -> int:

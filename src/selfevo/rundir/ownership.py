@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +16,62 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from selfevo.errors import RunError
-from selfevo.rundir.atomic_files import hash_file, read_marker, write_atomic
+from selfevo.rundir.atomic_files import hash_file, is_alive, read_marker, write_atomic
 from selfevo.rundir.layout import FORMAT, Layout
 from selfevo.rundir.ledger import write_event
 
 PATIENCE = 0.2  # seconds; `in_use` in another process holds the lock for a moment
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that holds, or held, the lock of a run directory, and what it is doing."""
+
+    process: int
+    host: str
+    boot: str  # another one after a restart of the host
+    started: str  # when the process began: numbers of processes are used again
+    work: str = "start"
+
+    @staticmethod
+    def here(work: str = "start") -> Owner:
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        return Owner(
+            os.getpid(), platform.node(), boot.read_text().strip() if boot.exists() else "", _started(os.getpid()), work
+        )
+
+    @staticmethod
+    def read(path: Path) -> Owner | None:
+        try:
+            return Owner(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, path: Path) -> None:
+        write_atomic(path, json.dumps(asdict(self)))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it would be a process of this host, so that one can see whether it lives."""
+        return self.host == platform.node()
+
+    @property
+    def lives(self) -> bool:
+        here = Owner.here()
+        return (
+            self.is_here
+            and self.boot == here.boot
+            and is_alive(self.process)
+            and _started(self.process) == self.started
+        )
+
+
+def _started(process: int) -> str:
+    """When a process started, in clock ticks after the start of the host; "" where the system does not tell."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -28,41 +81,42 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[str]:
     Gives what the last process was doing if it was killed, "" if it ended by itself.
 
     Raises RunError if another process keeps the lock for more than `patience` seconds. The message
-    names the process and how long it has held the lock.
+    names the process and how long it has held the lock. The file of the owner counts beside the
+    lock: somebody may have deleted the lock file, and few file systems lock across hosts.
     """
-    owner = Layout(root).owner
+    path = Layout(root).owner
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = _lock(root, patience).acquire()
     except Timeout:
+        raise RunError(_in_use(root)) from None
+    except NotImplementedError:
         raise RunError(
-            f"{root} is in use by {_name(owner)}; wait until it ends, or give another output directory"
+            f"{root} is on a file system without locks (flock); give an output directory on another one"
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{root} cannot be locked ({error}); give an output directory in a writable folder") from None
     with lock:
-        killed = _killed(owner)
-        write_atomic(owner, str(os.getpid()))
+        last = Owner.read(path)
+        if last and last.lives:
+            raise RunError(_in_use(root))
+        if last and not last.is_here:
+            raise RunError(
+                f"{root} was in use by process {last.process} of host {last.host}, and whether it has ended cannot be "
+                f"seen from here; if it has, delete {path}"
+            )
+        Owner.here().write(path)
         try:
-            yield killed
+            yield last.work if last else ""
         finally:
-            owner.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def note_work(root: Path, work: str) -> None:
     """Notes what the process that holds the lock begins, to be read after a kill."""
-    owner = Layout(root).owner
-    if owner.exists():
-        write_atomic(owner, f"{os.getpid()}\n{work}")
-
-
-def _killed(owner: Path) -> str:
-    """What the process that left the file `owner` was doing."""
-    try:
-        _, _, work = owner.read_text(encoding="utf-8").partition("\n")
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return work or "start"
+    path = Layout(root).owner
+    if path.exists():
+        Owner.here(work).write(path)
 
 
 def in_use(root: Path) -> bool:
@@ -71,28 +125,32 @@ def in_use(root: Path) -> bool:
     If this user may not write to the directory, the owner file decides. That file stays after a
     kill.
     """
-    if not Layout(root).lock.exists():
+    layout = Layout(root)
+    if (owner := Owner.read(layout.owner)) and owner.lives:
+        return True
+    if not layout.lock.exists():
         return False
     try:
         with _lock(root, PATIENCE):
             return False
     except Timeout:
         return True
-    except OSError:
-        return Layout(root).owner.exists()
+    except (OSError, NotImplementedError):
+        return layout.owner.exists()
 
 
 def _lock(root: Path, patience: float) -> BaseFileLock:
     return FileLock(Layout(root).lock, timeout=patience, poll_interval=PATIENCE / 10)
 
 
-def _name(owner: Path) -> str:
-    try:
-        minutes = (time.time() - owner.stat().st_mtime) / 60
-        process = owner.read_text(encoding="utf-8").partition("\n")[0]
-        return f"process {process} for {minutes:.0f} minutes"
-    except (OSError, UnicodeDecodeError):  # the process is just taking or releasing the lock
-        return "another process"
+def _in_use(root: Path) -> str:
+    path = Layout(root).owner
+    owner, name = Owner.read(path), "another process"  # it may be just taking or releasing the lock
+    if owner is not None:
+        with suppress(OSError):
+            minutes = (time.time() - path.stat().st_mtime) / 60
+            name = f"process {owner.process}, for {minutes:.0f} minutes at: {owner.work}"
+    return f"{root} is in use by {name}; wait until it ends, or give another output directory"
 
 
 def claim(
@@ -141,14 +199,14 @@ def claim(
     write_atomic(layout.config, json.dumps({**config, **hashes}, indent=2))
 
 
-def note_versions(root: Path, platform: Mapping[str, str]) -> list[str]:
+def note_versions(root: Path, versions: Mapping[str, str]) -> list[str]:
     """Adds the versions of this start to events.jsonl. Returns those that the run was not started with."""
-    write_event(root, "start", stage="", seconds=0, platform=dict(platform))
+    write_event(root, "start", stage="", seconds=0, platform=dict(versions))
     first = read_marker(Layout(root).manifest).get("platform", {})
     return [
-        f"{name} {first[name]}, now {platform.get(name)}"
+        f"{name} {first[name]}, now {versions.get(name)}"
         for name in ("torch", "transformers", "trl", "peft", "device")
-        if name in first and first[name] != platform.get(name)
+        if name in first and first[name] != versions.get(name)
     ]
 
 

@@ -29,6 +29,7 @@ from selfevo.rundir.atomic_files import (
     file_fault,
     hash_file,
     link,
+    make_folder,
     mark_done,
     read_marker,
     read_rows,
@@ -75,7 +76,7 @@ class StageFile(Generic[T]):
             self.path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
             return
         growing, partial = self.path.with_suffix(".growing.jsonl"), self.path.with_suffix(".partial.jsonl")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         if self.path.exists():  # killed between its last row and its marker
             self.path.replace(growing)
         growing.touch()

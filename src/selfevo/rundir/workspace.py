@@ -31,6 +31,7 @@ from selfevo.rundir.atomic_files import (
     folder_faults,
     hash_model,
     link,
+    make_folder,
     read_marker,
     read_rows,
     seal,
@@ -94,7 +95,7 @@ class Workspace:
         started = time.monotonic()
         try:
             with space_for(final, sum(path.stat().st_size for path in start.path.glob("*.safetensors"))):
-                temporary.mkdir(parents=True)
+                make_folder(temporary)
                 work.mkdir(exist_ok=True)
                 figures = trainer.train(start.path, examples, temporary, work=work, seed=self.seed, progress=progress)
                 seconds = time.monotonic() - started
@@ -131,7 +132,7 @@ class Workspace:
                 continue  # damaged there, so it is trained here
             if marker["lineage"] == lineage and "removed" not in marker and not folder_faults(folder, marker):
                 shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
+                make_folder(temporary)
                 for path in [folder / name for name in (*marker["files"], MODEL_MARKER)]:
                     link(path, temporary / path.relative_to(folder))
                 temporary.rename(self.layout.model(name))

@@ -37,6 +37,7 @@ class ScriptedTrainer:
         weights = b"".join(path.read_bytes() for path in sorted(base.glob("*.safetensors"))) + lines.encode()
         (output / "examples.jsonl").write_text(lines, encoding="utf-8")
         (output / "model.safetensors").write_bytes(hashlib.sha256(weights + str(seed).encode()).digest())
+        (output / "config.json").write_text("{}", encoding="utf-8")
         progress.start("train", len(examples))
         progress.advance(len(examples))
         progress.finish()
