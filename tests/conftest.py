@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["commands"]
+
 settings.register_profile("selfevo", deadline=None)  # a busy machine is no failure
 settings.load_profile("selfevo")
 

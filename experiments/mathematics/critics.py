@@ -40,7 +40,8 @@ from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Critiqued, Drafted, Example, Refined, content_id
 from selfevo.method.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.method.training_examples import answer_examples
-from selfevo.report.progress import Live, console
+from selfevo.report.progress import Live
+from selfevo.report.terminal import console
 from selfevo.rundir.atomic_files import hash_model, write_atomic
 from selfevo.rundir.ownership import locked
 from selfevo.rundir.workspace import Workspace

@@ -24,7 +24,8 @@ from selfevo.method.protocols import Engine, Progress, Trainer
 from selfevo.method.records import Judged, from_row
 from selfevo.pipeline.evaluate_model import evaluate_model
 from selfevo.pipeline.run import run_loop
-from selfevo.report.progress import Live, Silent, console
+from selfevo.report.progress import Live, Silent
+from selfevo.report.terminal import console
 from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model, is_run, require_run
 from selfevo.rundir.layout import Layout

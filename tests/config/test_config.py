@@ -128,7 +128,7 @@ def test_a_file_that_holds_no_configuration(tmp_path: Path, content: str, part: 
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(b"\xff\xfe\x00model")
-    assert "is not YAML" in refusal(path)
+    assert "cannot be read" in refusal(path)
 
 
 @pytest.mark.parametrize("name", ["absent.yaml", "."])

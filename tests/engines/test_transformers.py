@@ -184,7 +184,7 @@ def test_no_requests_no_answers(tiny_model: Path) -> None:
 
 def test_a_folder_without_a_model_is_an_engine_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(DataError, match="cannot load a model from"):
+    with pytest.raises(DataError, match="cannot load a tokenizer from"):
         engine_of().generate(tmp_path, REQUESTS[:1], Sampling(8))
 
 

@@ -27,6 +27,7 @@ from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import trainer_of
+from selfevo.report.terminal import printable
 from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
@@ -44,7 +45,7 @@ def preview(config: RunConfig, console: Console) -> None:
     splits = draw_splits(config)
     d_meta = lessons_of(config, splits)
     if splits.set_aside:
-        console.print(f"{splits.set_aside}\n", style="yellow", markup=False)
+        console.print(f"{splits.set_aside}\n", style="yellow")
     if isinstance(config.corpus, TaskCorpus):
         console.print("D_meta is written during the run; here the response is the gold answer.\n", style="yellow")
     elif splits.unlabelled:
@@ -53,7 +54,11 @@ def preview(config: RunConfig, console: Console) -> None:
             style="yellow",
         )
     skills, answers = meta_examples(d_meta, 0.0), answer_examples(d_meta, config.beta)
-    console.print("Training sequences: [green]in the loss[/], [dim]not in the loss[/]; ⏎ ends a line\n")
+    console.print(
+        Text.assemble(
+            "Training sequences: ", ("in the loss", "green"), ", ", ("not in the loss", "dim"), "; ⏎ ends a line\n"
+        )
+    )
     for title, examples in (("meta-skills: f and r^ labelled", skills), ("answering: r^ labelled, beta", answers)):
         show(console, title, examples, lambda example: masked(chat, example))
     rows = d_meta[:_SAMPLES]
@@ -76,13 +81,13 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     splits = draw_splits(config)
     prompts = splits.to_annotate()
     calls = len(prompts) * (2 if isinstance(corpus, TaskCorpus) else 1)
-    console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate", highlight=False)
+    console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate")
     annotator = corpus.annotator
     if annotator is None:
-        console.print("annotator: a program with the gold answers, which costs nothing", highlight=False)
+        console.print("annotator: a program with the gold answers, which costs nothing")
         return
     if isinstance(annotator, OwnPart):
-        console.print(f"annotator: {annotator.kind}, your own part; its cost is not known here", highlight=False)
+        console.print(f"annotator: {annotator.kind}, your own part; its cost is not known here")
         return
     from selfevo.models.endpoint import Endpoint, most, price  # needs an extra
     from selfevo.teachers.openai import OpenAITeacher
@@ -94,13 +99,13 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     read, written = (sum(most(ask)[i] for ask in asks) * calls // len(asks) for i in (0, 1))
     cost = price(annotator, read, written)
     shown = f"${cost:.2f}" if cost is not None else "price unknown, give input_price and output_price"
-    console.print(f"at most {read:,} tokens to read and {written:,} to write: {shown}", highlight=False)
+    console.print(f"at most {read:,} tokens to read and {written:,} to write: {shown}")
     if cost and annotator.max_dollars and cost > annotator.max_dollars:
         console.print(f"max_dollars={annotator.max_dollars} could stop the annotation before its end", style="yellow")
     console.rule("the first call", align="left")
     first = teacher.ask(Drafted(prompts[0].id, prompts[0].prompt, "(the model's response)"))
     for message in first.messages:
-        console.print(f"[dim]{message['role']}[/]", message["content"], soft_wrap=True, highlight=False)
+        console.print(Text(message["role"], "dim"), message["content"], soft_wrap=True)
 
 
 def lessons_of(config: RunConfig, splits: Splits) -> list[Refined]:
@@ -139,7 +144,7 @@ def masked(chat: Chat, example: Example) -> Text:
 
 
 def visible(chat: Chat, ids: list[int]) -> str:
-    return str(chat.tokenizer.decode(ids, skip_special_tokens=False)).replace("\n", "⏎\n")
+    return printable(chat.tokenizer.decode(ids, skip_special_tokens=False)).replace("\n", "⏎\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,14 @@ A SelfevoError becomes one line on standard error and its exit code.
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import signal
 import sys
+import tempfile
+import traceback
+from importlib.metadata import metadata
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +25,7 @@ from selfevo.cli.models import app as model_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, RunError, SelfevoError
-from selfevo.report.progress import complain, console
+from selfevo.report.terminal import complain, console
 
 app = typer.Typer(
     name="selfevo",
@@ -37,9 +43,13 @@ TEMPLATE = Path(selfevo.config.__file__).with_name("template.yaml")
 
 
 def main() -> None:
-    """Entry point of `selfevo`. Exit codes: those of errors.py; 130 after SIGINT, 143 after SIGTERM."""
+    """Entry point of `selfevo`. Exit codes: those of errors.py; 70 for an error that nobody foresaw (EX_SOFTWARE); 130
+    after SIGINT, 143 after SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a log in ASCII must not end a run
     try:
         app()
     except SelfevoError as error:
@@ -48,6 +58,33 @@ def main() -> None:
     except _StoppedError as stopped:
         complain("stopped; run the same command again to resume")
         sys.exit(128 + stopped.number)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        complain(f"{place}{error.strerror or error}; check that it exists, and that this user may read and write it")
+        sys.exit(RunError.exit_code)
+    except Exception as error:
+        complain(
+            f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:200]}; please report it with "
+            f"{_save_traceback()}, at {_issues()}"
+        )
+        sys.exit(70)
+
+
+def _save_traceback() -> str:
+    """The file with the traceback of the error that is being handled."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="selfevo-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as file:
+        file.write(f"selfevo {installed_version('selfevo')}, Python {sys.version}\n{traceback.format_exc()}")
+    return file.name
+
+
+def _issues() -> str:
+    urls = metadata("selfevo").get_all("Project-URL") or []
+    return next((url.partition(", ")[2] for url in urls if url.startswith("Issues,")), "the project's issues")
 
 
 class _StoppedError(BaseException):
@@ -64,7 +101,7 @@ def _stop(number: int, frame: object) -> None:
 
 def _version(value: bool) -> None:
     if value:
-        console.print(installed_version("selfevo"), highlight=False)
+        console.print(installed_version("selfevo"))
         raise typer.Exit
 
 
@@ -85,7 +122,9 @@ def demo(
     task: Annotated[
         str, typer.Option(help="demo: small sums; instructions: instructions that a program can check.")
     ] = "demo",
-    seed: Annotated[int, typer.Option(help="Draws problems, samples and the order of training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Draws problems, samples and the order of training.")
+    ] = 0,
     output: Annotated[Path | None, typer.Option(help="Run directory; give the same one to resume.")] = None,
     write_config: Annotated[
         Path | None, typer.Option(help="Write the configuration for `selfevo run`, `doctor` and `ablate`; do not run.")
@@ -105,7 +144,7 @@ def demo(
     write_config.write_text(
         yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False), encoding="utf-8"
     )
-    console.print(f"wrote {write_config}", highlight=False)
+    console.print(f"wrote {write_config}")
 
 
 @app.command(
@@ -176,7 +215,7 @@ def annotate(
 
     path, rows = build_d_meta(settings, Live(console))
     counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(balance(rows).items()))
-    console.print(f"{path}: {len(rows)} rows, responses judged: {counts}", highlight=False)
+    console.print(f"{path}: {len(rows)} rows, responses judged: {counts}")
 
 
 @app.command(
@@ -201,8 +240,9 @@ def ablate(
     from selfevo.report.progress import Live
 
     settings = load_config(config, set_ or [])
-    if not all(part.strip().isdigit() for part in seeds.split(",")):
-        raise ConfigError(f"--seeds is {seeds!r}; give numbers separated by commas, such as 0,1,2")
+    numbers = [part.strip() for part in seeds.split(",")]
+    if not all(re.fullmatch("[0-9]{1,10}", number) and int(number) < 2**32 for number in numbers):
+        raise ConfigError(f"--seeds is {seeds!r}; give numbers below 2^32 separated by commas, such as 0,1,2")
 
     def one(variant: RunConfig, shared: tuple[Path, ...]) -> Path:
         console.rule(str(variant.output), align="left")
@@ -212,11 +252,11 @@ def ablate(
     if not only:
         names, refused = applicable(settings)
         for reason in refused:
-            console.print(f"left out: {reason}", style="yellow", markup=False)
+            console.print(f"left out: {reason}", style="yellow")
     folder = output or settings.output.with_name(f"{settings.output.name}-ablation")
-    found = run_all(settings, names, [int(part) for part in seeds.split(",")], folder, one)
+    found = run_all(settings, names, list(map(int, numbers)), folder, one)
     print_ablation(console, found)
-    console.print(f"table: {folder / 'ablation.json'}", highlight=False)
+    console.print(f"table: {folder / 'ablation.json'}")
 
 
 @app.command(epilog="Example: `selfevo init my-run.yaml`")
@@ -229,7 +269,7 @@ def init(
         raise ConfigError(f"{path} exists; give another name, or --force to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-    console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run", highlight=False)
+    console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run")
 
 
 @app.command(epilog="Example: `selfevo report runs/demo-seed0`")
@@ -243,7 +283,7 @@ def report(run_directory: Run) -> None:
     results = read_results(run_directory)
     if results:
         print_results(console, results)
-    console.print(f"report: {page}", highlight=False)
+    console.print(f"report: {page}")
 
 
 @app.command(epilog="Example: `selfevo runs runs`")
@@ -282,7 +322,7 @@ def verify(run_directory: Run) -> None:
     checked, faults = check(run_directory)
     if faults:
         raise RunError(". ".join(faults))
-    console.print(f"{checked} files and models are unchanged", highlight=False)
+    console.print(f"{checked} files and models are unchanged")
 
 
 @app.command(epilog="Examples: `selfevo gc runs/demo-seed0`   `selfevo gc runs/demo-seed0 --yes`")
@@ -296,11 +336,11 @@ def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do n
 
     folders = removable(run_directory)
     for folder in folders:
-        console.print(f"{folder}  {megabytes(size_of(folder))}", highlight=False)
+        console.print(f"{folder}  {megabytes(size_of(folder))}")
     if not folders:
-        console.print("nothing to remove", highlight=False)
+        console.print("nothing to remove")
     elif yes or typer.confirm("remove these?"):
-        console.print(f"freed {megabytes(collect(run_directory))}", highlight=False)
+        console.print(f"freed {megabytes(collect(run_directory))}")
 
 
 def _examine(settings: RunConfig) -> None:
@@ -321,7 +361,7 @@ def _run_and_report(settings: RunConfig) -> None:
     from selfevo.report.progress import Live
     from selfevo.rundir.results import load_results
 
-    console.print(f"run directory: {settings.output}", highlight=False)
+    console.print(f"run directory: {settings.output}")
     folder = run_loop(settings, Live(console))
     print_results(console, load_results(folder))
-    console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}", highlight=False)
+    console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}")

@@ -14,7 +14,8 @@ from selfevo.config.base import OwnPart
 from selfevo.config.loading import parse, parse_engine
 from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig
 from selfevo.errors import ConfigError
-from selfevo.report.progress import Live, complain, console
+from selfevo.report.progress import Live
+from selfevo.report.terminal import complain, console
 
 if TYPE_CHECKING:
     from selfevo.serving.refiner import Answer
@@ -54,7 +55,7 @@ def evaluate(
         Path | None, typer.Option(help="File with the problems, for gsm8k, svamp, math and --harness.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Number of problems.")] = 300,
-    seed: Annotated[int, typer.Option(help="Draws the problems.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the problems.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
     consistency: Annotated[
         int, typer.Option(min=1, help="Above 1: this many samples vote, as well as the greedy answer.")
@@ -131,7 +132,7 @@ def answer(
     consistency: Annotated[int, typer.Option(min=1, help="Samples whose majority is the answer.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="With --consistency: sampling temperature.")] = 0.7,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
-    seed: Annotated[int, typer.Option(help="Draws the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the samples.")] = 0,
     engine: Annotated[str, typer.Option(help="transformers, vllm, or your own, package.module:Name.")] = "transformers",
     show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt, with all drafts.")] = False,
@@ -173,7 +174,7 @@ def answer(
 
 def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
     def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, style=style, soft_wrap=True)
 
     if not alone:
         say(f"> {answer.prompt}", "bold")

@@ -16,7 +16,7 @@ OWN, BUILT_IN = "<own>", "<built-in>"  # tags of the two members of a union by k
 class Strict(BaseModel):
     """A section. Keys that are not given keep the values of the default section."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -30,9 +30,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"configuration file {path} does not exist; `selfevo init {path}` writes one to start from")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        data = _load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; give a text file in UTF-8") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML for a configuration: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds {type(data).__name__}, not keys and values; `selfevo init` writes an example")
     return data
@@ -53,9 +55,50 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
                 )
             place = place[parent]
         try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+            place[last] = _load(value)
+        except ValueError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML for a configuration: {error}") from None
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose keys are texts, each once; what looks like a date stays a text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            name = str(key.value)
+            fault = (
+                f"the key {name!r} is there twice"
+                if name in seen
+                else f"the key {name!r} is no text; quote it"
+                if key.tag not in (_TEXT, _MERGE)
+                else ""
+            )
+            if fault:
+                raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
+
+def _load(text: str) -> Any:
+    """The data of a YAML text. Raises ValueError with a line that says what is wrong."""
+    try:
+        data = yaml.load(text, _Loader)
+        json.dumps(data, default=str)  # an alias may hold itself
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; an alias (*name) must not hold itself") from None
     return data
 
 

@@ -33,7 +33,7 @@ class RunConfig(Strict):
 
     model: str = Field(description="the base model: a folder or a hub id")
     output: Path = Field(description="the run directory; give the same one to resume")
-    seed: int = Field(0, description="draws problems, sampling and the order of training")
+    seed: int = Field(0, ge=0, lt=2**32, description="draws problems, sampling and the order of training")
     prompts: PromptsConfig | None = Field(None, description="the pool of unlabelled prompts")
     corpus: CorpusConfig = Field(description="D_meta, which teaches the two meta-skills")
     evaluation: EvaluationConfig | None = Field(
@@ -71,6 +71,16 @@ class RunConfig(Strict):
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
+
+    @field_validator("output")
+    @classmethod
+    def _a_name(cls, value: Path) -> Path:
+        """What every file system allows, so that a mistake is found before anything is loaded."""
+        if any("\0" in part or "\ud800" <= max(part) <= "\udfff" for part in value.parts):
+            raise ValueError(f"{str(value)!r} is no name of a directory; give another one")
+        if longest := [part for part in value.parts if len(part.encode()) > 255]:
+            raise ValueError(f"{longest[0][:40]}... has {len(longest[0].encode())} bytes; a name has at most 255")
+        return value
 
     @property
     def round_count(self) -> int:

@@ -197,6 +197,16 @@ class LoraSettings(Strict):
     lora_dropout: Share = 0.0
     target_modules: str | list[str] = "all-linear"
 
+    @field_validator("target_modules")
+    @classmethod
+    def _can_be_trained(cls, value: str | list[str]) -> str | list[str]:
+        names = [value] if isinstance(value, str) else value
+        if not names or "" in names:
+            raise ValueError("a name is missing; give names of modules, such as q_proj, or all-linear")
+        if "lm_head" in names:
+            raise ValueError("lm_head is the output layer, whose adapter would not be trained; remove it")
+        return value
+
 
 class TrainerConfig(Strict):
     """Settings of every training of the run. The names are those of trl.SFTConfig."""
@@ -293,7 +303,7 @@ class MeasureConfig(Strict):
 
     task: TaskConfig
     count: Positive = Field(300, description="number of problems")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     consistency: Positive = Field(1, description="above 1: this many samples vote as well, before and after refinement")
     max_new_tokens: Positive | None = Field(
         None, description="token limit of each text; default: that of the run that made the model"

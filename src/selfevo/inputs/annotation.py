@@ -22,7 +22,7 @@ from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
 from selfevo.method.training_examples import answer_examples
-from selfevo.rundir.atomic_files import read_marker, read_rows
+from selfevo.rundir.atomic_files import read_counts, read_rows
 from selfevo.rundir.layout import done
 from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace
@@ -65,7 +65,7 @@ def annotate(
 
     shared = [root / path.relative_to(workspace.root) for root in workspace.shared]
     StageFile(path, teacher.key, line, shared=shared).fill(drafts, work, workspace.progress)
-    rows = list(Stored(path, Refined, read_marker(done(path))["rows"]["out"]))
+    rows = list(Stored(path, Refined, read_counts(done(path))["out"]))
     if not rows:
         reasons = Counter(row["reason"] for row in read_rows(path))
         raise DataError(

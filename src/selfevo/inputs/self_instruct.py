@@ -24,7 +24,7 @@ from selfevo.method.normal_form import without_thinking, without_unseen
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, as_row, content_id
 from selfevo.method.skills import RESPOND
-from selfevo.rundir.atomic_files import read_marker, read_rows, write_done
+from selfevo.rundir.atomic_files import read_counts, read_rows, write_done
 from selfevo.rundir.layout import done
 from selfevo.rundir.workspace import Stored, Workspace
 
@@ -47,7 +47,7 @@ def grow(
     marker = done(path)
     if not marker.exists():
         _propose(workspace, name, model, seeds, blocked, config, path)
-    kept = read_marker(marker)["rows"]["kept"]
+    kept = read_counts(marker)["kept"]
     if not kept:
         reasons = Counter(row["reason"] for row in read_rows(path))
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())

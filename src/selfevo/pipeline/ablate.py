@@ -131,7 +131,7 @@ def _models(run: Path, name: str, plain: Path | None) -> dict[str, _Measured]:
 def _lineage(run: Path, model: str) -> str | None:
     """The hash of the inputs of a model's training; None for the base."""
     marker = Layout(run).model(model) / MODEL_MARKER
-    return read_marker(marker)["lineage"] if marker.exists() else None
+    return read_marker(marker, lineage=str)["lineage"] if marker.exists() else None
 
 
 def _row(label: str, of_seeds: dict[int, _Measured]) -> AblationRow:

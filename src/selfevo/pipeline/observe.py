@@ -25,8 +25,8 @@ from selfevo.method.skills import RESPOND
 from selfevo.pipeline.gold_filter import GoldWorkspace, KnownAnswers
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
-from selfevo.report.progress import complain
-from selfevo.rundir.atomic_files import read_marker, read_rows
+from selfevo.report.terminal import complain
+from selfevo.rundir.atomic_files import read_counts, read_rows
 from selfevo.rundir.layout import done
 from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, write_results
 from selfevo.rundir.workspace import StageRunner, Workspace
@@ -88,8 +88,8 @@ class Observer:
         layout = self.workspace.layout
         figures = round_figures(layout.stages / name)
         found = alarms(figures, monitors)
-        start = read_marker(done(layout.stage(name, RESPOND.name)))["rows"]["in"]
-        judged = read_marker(done(layout.filtered(name)))["rows"]
+        start = read_counts(done(layout.stage(name, RESPOND.name)))["in"]
+        judged = read_counts(done(layout.filtered(name)))
         rows = RowCounts(kept=judged["kept"], rejected=judged["rejected"], quarantined=start - judged["in"])
         self.rounds[name] = RoundResults(
             name=name, rows=rows, monitors=figures, alarms=tuple(found), audit=self._audit(name)

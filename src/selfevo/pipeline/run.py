@@ -41,7 +41,7 @@ from selfevo.pipeline.build import (
 )
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
-from selfevo.report.progress import complain
+from selfevo.report.terminal import complain
 from selfevo.rundir.atomic_files import hash_model, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.ledger import Ledger

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, get_args
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from selfevo.evaluation.lm_eval_harness import HarnessScores
 from selfevo.evaluation.pairwise import WinRates
+from selfevo.report.terminal import printable
 from selfevo.rundir.ablation import Ablation, Answered, Voted
 from selfevo.rundir.inspect import Entry, Summary
 from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, Split
@@ -25,18 +26,16 @@ def print_results(console: Console, results: Results) -> None:
         console.print(
             f"{c.a} against {c.b}, {c.mode}: {difference(c)}, {c.gained} gained, {c.lost} lost, "
             f"McNemar exact p = {c.p_value:.2g}",
-            highlight=False,
         )
     if results.gate:
         for r in results.gate.rounds:
             promoted = "promoted" if r.promoted else "not promoted"
             console.print(
                 f"gate, {r.a} against {r.b}, {r.mode}: {difference(r)}, p = {r.p_value:.2g}: {promoted}",
-                highlight=False,
             )
-        console.print(f"gate: the best model is {results.gate.best or 'not known yet'}", highlight=False)
+        console.print(f"gate: the best model is {results.gate.best or 'not known yet'}")
     if results.stopped:
-        console.print(f"stopped: {results.stopped}", highlight=False, style="yellow")
+        console.print(f"stopped: {results.stopped}", style="yellow")
 
 
 def _print_models(console: Console, results: Results) -> None:
@@ -100,21 +99,18 @@ def _print_rounds(console: Console, results: Results) -> None:
     console.print(table)
     for each in results.rounds:
         for alarm in each.alarms:
-            console.print(f"{each.name}: {alarm}", highlight=False, style="yellow")
+            console.print(f"{each.name}: {alarm}", style="yellow")
 
 
 def print_extractors(console: Console, model: ModelResults) -> None:
     found, n = model.extractors, model.direct.n
     if found is None:
-        console.print(
-            "the answers of this task are not numbers, so there is only one way to read them", highlight=False
-        )
+        console.print("the answers of this task are not numbers, so there is only one way to read them")
         return
     console.print(
         f"strict (declared) and flexible (last number) extraction agree in {percent(found.agree / n)}; declared "
         f"{percent(found.declared / n)}; accuracy strict {percent(found.strict / n)}, flexible "
         f"{percent(found.flexible / n)}, ours {percent(model.direct.accuracy)}",
-        highlight=False,
     )
 
 
@@ -147,7 +143,7 @@ def print_comparisons(console: Console, a: str, b: str, found: WinRates) -> None
             for name, share in split.items()
         ),
     ):
-        console.print(line, highlight=False)
+        console.print(line)
 
 
 def print_ablation(console: Console, found: Ablation) -> None:
@@ -190,9 +186,10 @@ class Check(Protocol):
 def print_checks(console: Console, checks: Sequence[Check]) -> None:
     styles = {"pass": "green", "warn": "yellow", "fail": "red"}
     for check in checks:
-        console.print(f"[{styles[check.status]}]{check.status:5}[/] {escape(check.name)}: {escape(check.finding)}")
+        status = Text(f"{check.status:5}", styles[check.status])
+        console.print(Text.assemble(status, " ", printable(f"{check.name}: {check.finding}")))
         if check.remedy:
-            console.print(f"      -> {check.remedy}", style="dim", markup=False)
+            console.print(f"      -> {check.remedy}", style="dim")
 
 
 def print_runs(console: Console, runs: Sequence[Summary]) -> None:

@@ -7,13 +7,15 @@ measurement, so the hash of a model does not cover it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from selfevo.report.terminal import printable
 from selfevo.report.wording import duration, number, percent
-from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, write_atomic
+from selfevo.rundir.atomic_files import MADE, MODEL_MARKER, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import MODES, Mode, ModelResults, read_results
@@ -41,14 +43,15 @@ def write_card(root: Path, name: str) -> None:
     """
     layout = Layout(root)
     folder = layout.model(name)
-    marker, config, manifest = (read_marker(path) for path in (folder / MODEL_MARKER, layout.config, layout.manifest))
+    marker = read_marker(folder / MODEL_MARKER, **MADE)
+    config, manifest = read_marker(layout.config, model=str, objective=dict), read_marker(layout.manifest)
     if "removed" in marker:
         return
     results = read_results(root)
     measured = results.model(name) if results else None
     task = results.task if results else None
     base = str(config["model"])
-    title = f"{Path(base).name}, {name}"
+    title = " ".join(printable(f"{Path(base).name}, {name}").split())
     data = ModelCardData(
         # A local path is not a name on the hub, and is private.
         base_model=base if base.count("/") == 1 and not Path(base).expanduser().exists() else None,
@@ -60,12 +63,12 @@ def write_card(root: Path, name: str) -> None:
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {title}",
+        f"# {literal(title)}",
         f"Made by selfevo {manifest.get('selfevo', '')}, an implementation of SELF (arXiv 2310.00533): policy "
         f"`{config['policy']}`, objective of the rounds `{config['objective']['kind']}`, seed {config['seed']}. "
         "A plain transformers folder; `selfevo answer` uses its self-refinement too.",
         "## Lineage\n\n| model | trained from | SHA-256 of weights and tokenizer |\n|---|---|---|\n"
-        + "\n".join(f"| {a} | {b} | `{sha}` |" for a, b, sha in lineage(root, name)),
+        + "\n".join(f"| {literal(a)} | {literal(b)} | `{sha}` |" for a, b, sha in lineage(root, name)),
         "## Learnt from\n\n"
         + "\n".join(f"- {count} examples: {TERMS.get(term, term)}" for term, count in marker["examples"].items()),
     ]
@@ -74,6 +77,11 @@ def write_card(root: Path, name: str) -> None:
     parts.append(f"## Cost\n\n{_cost(costs(root), name)}")
     parts.append(f"Versions: {json.dumps(manifest.get('platform', {}))}")
     write_atomic(folder / "README.md", str(ModelCard("\n\n".join(parts) + "\n")))
+
+
+def literal(text: str) -> str:
+    """`text` for Markdown: one line in which no character has a meaning."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~&!$])", r"\\\1", " ".join(printable(text).split()))
 
 
 def write_cards(root: Path) -> None:
@@ -86,7 +94,7 @@ def lineage(root: Path, name: str) -> list[tuple[str, str, str]]:
     """The models from `name` back to the base: name, start model, hash."""
     rows, models = [], Layout(root).models
     while True:
-        marker = read_marker(models / name / MODEL_MARKER)
+        marker = read_marker(models / name / MODEL_MARKER, **MADE)
         rows.append((name, str(marker["start"]), str(marker["weights"])))
         if not (models / str(marker["start"]) / MODEL_MARKER).is_file():
             return [*rows, (str(marker["start"]), "", str(marker["start_weights"]))]
@@ -111,7 +119,7 @@ def _eval_results(task: str, measured: ModelResults) -> list[EvalResult]:
 
 def _results(task: str, measured: ModelResults) -> str:
     lines = [
-        f"Held-out problems of `{task}`, greedy (votes: sampled), 95 % Wilson intervals:",
+        f"Held-out problems of {literal(task)}, greedy (votes: sampled), 95 % Wilson intervals:",
         "",
         "| | accuracy |",
         "|---|---|",

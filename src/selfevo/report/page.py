@@ -22,7 +22,7 @@ from selfevo.method.prompts import parse_verdict
 from selfevo.method.skills import SKILLS
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
-from selfevo.rundir.atomic_files import MODEL_MARKER, read_rows, write_atomic
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, read_rows, write_atomic
 from selfevo.rundir.inspect import costs, is_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.ownership import check_format
@@ -91,7 +91,7 @@ def write_report(run: Path) -> Path:
     config, manifest = (_read_json(path) for path in (layout.config, layout.manifest))
     results = read_results(run)
     rounds = [_read_round(run, path) for path in layout.rounds()]
-    models = [_read_json(path / MODEL_MARKER) for path in layout.finished_models()]
+    models = [read_marker(path / MODEL_MARKER, name=str, examples=dict) for path in layout.finished_models()]
     evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
     filters = [str(each.get("kind", each)) for each in config.get("filter", [])]
     if ablation.get("gold_filter"):
@@ -107,7 +107,7 @@ def write_report(run: Path) -> Path:
         summary=summarise(
             results,
             rounds,
-            [str(model["name"]) for model in models],
+            [model["name"] for model in models],
             evaluated=bool(evaluation),
             sft_labels=ablation.get("sft_labels"),
         ),
@@ -161,7 +161,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and resume the run") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds {type(content).__name__}, not an object; delete it and resume the run")

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
-
-# The width of tables without a terminal, for example in a log.
-console = Console(width=None if sys.stdout.isatty() else 140)
-
-
-def complain(message: str) -> None:
-    """Prints a warning or an error as one line on standard error."""
-    error = Console(stderr=True)
-    error.show_cursor()  # a progress bar may have hidden it
-    error.print(f"selfevo: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+from rich.text import Text
 
 
 class Silent:
@@ -50,13 +40,13 @@ class Live:
         self.begun = self.spoken = time.monotonic()
         resumed = f" ({done} of them done before)" if done else ""
         if not self.console.is_terminal:
-            self.console.print(f"{name}: {total} {unit}{resumed} ...", highlight=False)
+            self.console.print(f"{name}: {total} {unit}{resumed} ...")
             return
         self.bar = RichProgress(
-            TextColumn("{task.description:32}"),
+            TextColumn("{task.description:32}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn(f"{unit}  {{task.fields[detail]:16}}"),
+            TextColumn(f"{unit}  {{task.fields[detail]:16}}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -75,11 +65,11 @@ class Live:
             self.spoken = now
             left = (now - self.begun) / (self.done - self.done_before) * (self.total - self.done)
             done = f"{self.name}: {self.done} of {self.total} {self.unit}"
-            self.console.print(", ".join(filter(None, (done, detail, f"{left:.0f} s left"))), highlight=False)
+            self.console.print(", ".join(filter(None, (done, detail, f"{left:.0f} s left"))))
 
     def finish(self, summary: str = "") -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
         seconds = time.monotonic() - self.begun
-        self.console.print(f"[green]✓[/] {self.name:32} {summary}  [dim]{seconds:.0f} s[/]", highlight=False)
+        self.console.print(Text.assemble(("✓", "green"), f" {self.name:32} {summary}  ", (f"{seconds:.0f} s", "dim")))

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,15 @@ from selfevo.errors import DataError, RunError, SelfevoError
 
 MODEL_MARKER = "selfevo.json"
 _PARTS = {"data", "stages", "models"}  # folders of a run directory
+MADE = {
+    "name": str,
+    "lineage": str,
+    "weights": str,
+    "start": str,
+    "start_weights": str,
+    "examples": dict,
+    "files": dict,
+}
 CARD = "README.md"  # in a model's folder; it is written again after each measurement
 
 # Beside the weights, the files of a model's folder that decide its text.
@@ -94,8 +104,8 @@ def make_folder(folder: Path) -> None:
 
     Raises RunError if the run directory has gone: made anew, it would hold a second, empty run.
     """
-    inner = next(path for path in (folder, *folder.parents) if path.name in _PARTS)
-    check_there(inner.parent)
+    inner = next((path.parent for path in (folder, *folder.parents) if path.name in _PARTS), folder)
+    check_there(inner)
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -122,7 +132,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 row = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):
                 yield row
@@ -205,15 +215,18 @@ def seal(folder: Path, marker: dict[str, Any]) -> None:
     write_atomic(folder / MODEL_MARKER, json.dumps({**marker, "files": files}, indent=2))
 
 
-def read_marker(path: Path) -> dict[str, Any]:
-    """The content of a marker. Raises RunError if it is not a JSON object."""
+def read_marker(path: Path, **kinds: type) -> dict[str, Any]:
+    """The content of a marker. Raises RunError if it is not a JSON object whose values have these `kinds`."""
     remedy = f"restore it, or delete {path.parent if path.name == MODEL_MARKER else path} to have it computed again"
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}); {remedy}") from None
     if not isinstance(marker, dict):
         raise RunError(f"{path} is not a marker that this program wrote; {remedy}")
+    for name, kind in kinds.items():
+        if not isinstance(marker.get(name), kind):
+            raise RunError(f"{path} has no {name!r} as this program writes it; {remedy}")
     return marker
 
 
@@ -236,6 +249,11 @@ def check_folder(folder: Path) -> None:
             f"{'; '.join(faults)}; restore it, or delete {folder} and run the command of its run again to train the "
             "model again"
         )
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """How many rows went into the finished file of the marker `path`, and where they went."""
+    return Counter(read_marker(path, rows=dict)["rows"])
 
 
 def file_fault(path: Path, sha256: str) -> str | None:

@@ -267,7 +267,9 @@ def _models(root: Path) -> list[Path]:
 
 def _fault(marker: Path) -> list[str]:
     try:
-        fault = file_fault(marker.with_name(marker.name.replace(".done.json", ".jsonl")), read_marker(marker)["sha256"])
+        fault = file_fault(
+            marker.with_name(marker.name.replace(".done.json", ".jsonl")), read_marker(marker, sha256=str)["sha256"]
+        )
     except RunError as error:
         return [str(error)]
     return [fault] if fault else []

@@ -345,7 +345,7 @@ def load_stored(kind: type[T], path: Path) -> T:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}); give a run directory or its file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}); {remedy}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds {type(content).__name__}, not an object; {remedy}")

@@ -119,8 +119,8 @@ class StageFile(Generic[T]):
         digest = _digest(map(self.key, rows))
         for other in finished:
             with suppress(RunError):  # a damaged file is not taken; the rows are computed here
-                marker = read_marker(done(other))
-                if marker.get("keys") == digest and not file_fault(other, marker["sha256"]):
+                marker = read_marker(done(other), sha256=str, keys=str, rows=dict)
+                if marker["keys"] == digest and not file_fault(other, marker["sha256"]):
                     self.path.with_suffix(".growing.jsonl").unlink(missing_ok=True)
                     # The marker comes last: it marks the stage as finished.
                     for name in (self.path, done(self.path)):
@@ -129,7 +129,7 @@ class StageFile(Generic[T]):
 
     def _check(self, rows: Iterable[T]) -> None:
         marker = done(self.path)
-        expected = read_marker(marker)
+        expected = read_marker(marker, sha256=str, keys=str, rows=dict)
         if fault := file_fault(self.path, expected["sha256"]):
             raise RunError(f"{fault}; restore it, or delete it and {marker} to compute its rows again")
         if expected["keys"] != _digest(map(self.key, rows)):

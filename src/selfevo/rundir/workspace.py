@@ -24,6 +24,7 @@ from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row,
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
 from selfevo.rundir.atomic_files import (
+    MADE,
     MODEL_MARKER,
     check_folder,
     check_present,
@@ -32,6 +33,7 @@ from selfevo.rundir.atomic_files import (
     hash_model,
     link,
     make_folder,
+    read_counts,
     read_marker,
     read_rows,
     seal,
@@ -76,7 +78,7 @@ class Workspace:
         if not final.is_dir():
             self._take_over(name, lineage)
         if final.is_dir():
-            marker = read_marker(final / MODEL_MARKER)
+            marker = read_marker(final / MODEL_MARKER, **MADE)
             if marker["lineage"] != lineage:
                 raise RunError(f"{final} was trained on other rows than this run now has; use a new output directory")
             if "removed" not in marker:
@@ -127,7 +129,7 @@ class Workspace:
             if not (folder / MODEL_MARKER).is_file():
                 continue
             try:
-                marker = read_marker(folder / MODEL_MARKER)
+                marker = read_marker(folder / MODEL_MARKER, **MADE)
             except RunError:
                 continue  # damaged there, so it is trained here
             if marker["lineage"] == lineage and "removed" not in marker and not folder_faults(folder, marker):
@@ -165,9 +167,9 @@ class Workspace:
         digest = hashlib.sha256()
         for row in rows:
             digest.update(json.dumps(as_row(row), ensure_ascii=False).encode() + b"\n")
-        if fault := file_fault(path, read_marker(marker)["sha256"]):
+        if fault := file_fault(path, read_marker(marker, sha256=str)["sha256"]):
             raise RunError(f"{fault}; restore it, or delete {marker} to write it again")
-        if read_marker(marker)["sha256"] != digest.hexdigest():
+        if read_marker(marker, sha256=str)["sha256"] != digest.hexdigest():
             raise RunError(f"{path} holds other rows than the configuration gives now; use a new output directory")
 
 
@@ -200,7 +202,7 @@ class StageRunner:
     def generate(self, skill: Skill[In, Out], rows: Rows[In]) -> Stored[Out]:
         """Runs `skill` on every row. Returns the complete ones; the others are quarantined on disk."""
         path = self._fill(skill, rows)
-        return Stored(path, skill.record, read_marker(done(path))["rows"]["out"])
+        return Stored(path, skill.record, read_counts(done(path))["out"])
 
     def generations(self, skill: Skill[In, Out], rows: Rows[In]) -> list[Generation]:
         """One generation per row, in order."""

@@ -163,9 +163,17 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         self.progress.finish(f"{state.global_step} steps")
 
 
-def lora(config: TrainerConfig) -> LoraConfig | None:
+def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:
+    """The adapters of the configuration. Raises TrainingError if `model` has no module of a name."""
     if config.lora is None:
         return None
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    wanted = config.lora.target_modules
+    if isinstance(wanted, list) and (unknown := [name for name in wanted if name.rpartition(".")[2] not in names]):
+        raise TrainingError(
+            f"trainer.lora.target_modules: the model has no linear layer {unknown[0]!r}; it has "
+            f"{', '.join(sorted(names - {'lm_head'}))}"
+        )
     return LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.lora_alpha,

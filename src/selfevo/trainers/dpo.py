@@ -50,7 +50,7 @@ class PreferenceTrainer:
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],
-            peft_config=lora(config),
+            peft_config=lora(config, model),
         )
         seconds, losses = run(trainer, work)
         save(trainer, tokenizer, base, output)

@@ -82,7 +82,7 @@ class VerdictRewardTrainer:
             ),
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],
-            peft_config=lora(config),
+            peft_config=lora(config, model),
         )
         seconds, losses = run(trainer, work)
         judge.release()

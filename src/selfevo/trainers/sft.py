@@ -63,7 +63,7 @@ class TRLTrainer:
             data_collator=collator,
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],
-            peft_config=lora(config),
+            peft_config=lora(config, model),
         )
         trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
         seconds, losses = run(trainer, work)

@@ -1,0 +1,39 @@
+"""Prints to the terminal. Every text is data: no markup, no emoji, no control sequences from a model or a file name."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+# Control characters but for the line feed and the tab, half surrogates, and those that turn the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey, or could not show, written out: "\\x1b" for the escape character."""
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+class PlainConsole(Console):
+    """A console that prints strings, also in tables, as they are. Style comes from `style` and from Text."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str(printable(text), **settings)
+
+
+# The width of tables without a terminal, for example in a log.
+console = PlainConsole(width=None if sys.stdout.isatty() else 140)
+
+
+def complain(message: str) -> None:
+    """Prints a warning or an error as one line on standard error."""
+    error = PlainConsole(stderr=True)
+    error.show_cursor()  # a progress bar may have hidden it
+    error.print(f"selfevo: {message}".replace("\n", " "), style="red", soft_wrap=True)
