@@ -19,6 +19,7 @@ true. `selfevo --help` and `selfevo COMMAND --help` print the same. All other op
 keys of its [configuration](configuration.md).
 """
 STOPPED = (
+    (70, "an error that nobody foresaw; the line names a file with the traceback, please report it"),
     ("130", "stopped by SIGINT (Ctrl-C); the same command goes on"),
     ("143", "stopped by SIGTERM; the same command goes on"),
 )

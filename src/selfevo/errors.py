@@ -9,6 +9,9 @@ SelfevoError                 exit code 1   the base of all others
 ├── EngineError              exit code 4   generation failed
 ├── TrainingError            exit code 5   training failed, or produced something that must not be kept
 └── BudgetError              exit code 6   the next call could exceed the budget of money or tokens
+
+Any other exception is a mistake of this program. The command line saves its traceback and ends with
+exit code 70.
 """
 
 from __future__ import annotations
