@@ -172,41 +172,55 @@ def alone(model: Any, ids: list[int]) -> torch.Tensor:
     return logits.float()
 
 
-def agrees(model: Any, batching: Batching, prompts: list[list[int]], expected: list[torch.Tensor]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Two conversations of different length, and the logits of `alone` behind them, to try a Batching with.
+
+    Each is continued by the tokens that the model finds the likeliest: there its logits depend least
+    on rounding. `logits` belong to the first prompt, the second, both with one more token, and the
+    second with two.
+    """
+
+    prompts: tuple[list[int], list[int]]
+    tokens: tuple[int, int, int]
+    logits: list[torch.Tensor]
+
+    @staticmethod
+    def of(model: Any, first: list[int], second: list[int]) -> Trial:
+        a, b = alone(model, first), alone(model, second)
+        s, t = int(a.argmax()), int(b.argmax())
+        after = alone(model, [*second, t])
+        u = int(after.argmax())
+        logits = [a, b, alone(model, [*first, s]), after, alone(model, [*second, t, u])]
+        return Trial((first, second), (s, t, u), logits)
+
+
+def agrees(model: Any, batching: Batching, trial: Trial) -> bool:
     """Whether `batching` is right for `model`, by a try.
 
-    `prompts` are two, of different length. `expected` are the logits of `alone` behind the first
-    prompt, the second, both with the token `prompts[0][-1]` behind them, and the second with two of
-    them. The first row leaves before the last step, and comes back with its states.
+    The first row leaves before the last step, and comes back with its states.
     """
-    (first, second), token = prompts, prompts[0][-1]
+    (first, second), (s, t, u), expected = trial.prompts, trial.tokens, trial.logits
     try:
         with torch.inference_mode():
-            batch = Batch(model, [Row(first), Row(second)], 2, token, batching)
+            batch = Batch(model, [Row(first), Row(second)], 2, s, batching)
             found = [*batch.logits.clone()]
-            tokens = torch.tensor([token, token], device=model.device)
-            batch.step(tokens)
+            batch.step(torch.tensor([s, t], device=model.device))
             found += [*batch.logits.clone()]
-            states = batch.states(0, 0, [token])
+            states = batch.states(0, 0, [s])
             batch.keep(torch.tensor([1], device=model.device))
-            batch.step(tokens[:1])
+            batch.step(torch.tensor([u], device=model.device))
             found += [*batch.logits]
             if states is not None:  # unused columns come between these and the one new token
-                rows = [Row([*first, token], states=states, known=len(first)), Row(second)]
-                found += [*Batch(model, rows, 1, token, batching).logits]
+                rows = [Row([*first, s], states=states, known=len(first)), Row(second)]
+                found += [*Batch(model, rows, 1, s, batching).logits]
                 expected = [*expected, expected[2], expected[1]]
     except torch.OutOfMemoryError:
         raise
     except Exception:  # whatever a model's code raises that was not made for this
         return False
-    most = 1e-3 if torch.finfo(model.dtype).bits >= 32 else 0.05
+    most = 1e-3 if torch.finfo(model.dtype).bits >= 32 else 0.12
     return all(_apart(a.float(), b) < most for a, b in zip(found, expected, strict=True))
-
-
-def expected_logits(model: Any, prompts: list[list[int]]) -> list[torch.Tensor]:
-    first, second = prompts
-    token = first[-1:]
-    return [alone(model, ids) for ids in (first, second, first + token, second + token, second + token * 2)]
 
 
 def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
