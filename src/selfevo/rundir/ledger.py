@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfevo.rundir.atomic_files import check_there, read_rows, space_for
+from selfevo.rundir.atomic_files import read_rows, space_for
 from selfevo.rundir.layout import Layout
 
 
@@ -81,7 +81,6 @@ def write_event(root: Path, kind: str, *, stage: str, seconds: float, **figures:
     """Adds a line to events.jsonl."""
     line = json.dumps({"event": kind, "stage": stage, "seconds": round(seconds, 3), **figures})
     path = Layout(root).events
-    check_there(root)
     with space_for(path, len(line)), path.open("a+b") as file:
         if file.tell() > 0:  # a kill may have left half a line
             file.seek(-1, os.SEEK_END)

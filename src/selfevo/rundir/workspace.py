@@ -80,7 +80,10 @@ class Workspace:
         if final.is_dir():
             marker = read_marker(final / MODEL_MARKER, **MADE)
             if marker["lineage"] != lineage:
-                raise RunError(f"{final} was trained on other rows than this run now has; use a new output directory")
+                raise RunError(
+                    f"{final} was trained on other rows or from another model than this run now has; use a new output "
+                    f"directory, or delete {final} to have it trained again"
+                )
             if "removed" not in marker:
                 check_folder(final)
             return Model(name, final, str(marker["weights"]))
@@ -168,9 +171,12 @@ class Workspace:
         for row in rows:
             digest.update(json.dumps(as_row(row), ensure_ascii=False).encode() + b"\n")
         if fault := file_fault(path, read_marker(marker, sha256=str)["sha256"]):
-            raise RunError(f"{fault}; restore it, or delete {marker} to write it again")
+            raise RunError(f"{fault}; restore it, or delete {marker} to have it written again")
         if read_marker(marker, sha256=str)["sha256"] != digest.hexdigest():
-            raise RunError(f"{path} holds other rows than the configuration gives now; use a new output directory")
+            raise RunError(
+                f"{path} holds other rows than the files and settings of the configuration give now; restore those, or "
+                "use a new output directory"
+            )
 
 
 @dataclass(frozen=True, slots=True)
