@@ -11,7 +11,7 @@ import pytest
 from runs import student, tree
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import RunError
+from selfevo.errors import ConfigError, RunError
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
@@ -95,31 +95,34 @@ def test_a_model_with_a_file_too_many_is_not_used_unless_nothing_loads_it(copy: 
         resolve_model(str(model))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "data/pool.jsonl",
-            "data/pool.done.json",
-            "data/d_meta.jsonl",
-            "data/d_meta.done.json",
-            "data/labelled.jsonl",
-        ),
-        *("stages/round-1/respond.jsonl", "stages/round-1/respond.done.json", "stages/round-2/filter.jsonl"),
-        *("stages/round-2/filter.done.json", "stages/evaluate-meta/refine.jsonl", "stages/d_meta-1/respond.done.json"),
-        *("models/meta/model.safetensors", "models/round-3/examples.jsonl", "models/sft/config.json"),
-        *("models/warm-up/selfevo.json", "models/round-1/selfevo.json"),
-    ],
-)
-@pytest.mark.parametrize("change", ["flip", "empty", "remove"])
-def test_what_verify_says_of_damage_mends_it(copy: RunConfig, name: str, change: str) -> None:
-    before = tree(copy.output)
-    path = copy.output / name
+DAMAGED = [
+    *(
+        "data/pool.jsonl",
+        "data/pool.done.json",
+        "data/d_meta.jsonl",
+        "data/d_meta.done.json",
+        "data/labelled.jsonl",
+    ),
+    *("stages/round-1/respond.jsonl", "stages/round-1/respond.done.json", "stages/round-2/filter.jsonl"),
+    *("stages/round-2/filter.done.json", "stages/evaluate-meta/refine.jsonl", "stages/d_meta-1/respond.done.json"),
+    *("models/meta/model.safetensors", "models/round-3/examples.jsonl", "models/sft/config.json"),
+    *("models/warm-up/selfevo.json", "models/round-1/selfevo.json"),
+]
+
+
+def damage(path: Path, change: str) -> None:
     content = path.read_bytes()
     if change == "remove":
         path.unlink()
     else:
         path.write_bytes(b"" if change == "empty" else bytes([content[0] ^ 1]) + content[1:])
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("change", ["flip", "empty", "remove"])
+def test_what_verify_says_of_damage_mends_it(copy: RunConfig, name: str, change: str) -> None:
+    before = tree(copy.output)
+    damage(copy.output / name, change)
     for _ in range(3):
         _, faults = verify(copy.output)
         for fault in faults:
@@ -128,6 +131,53 @@ def test_what_verify_says_of_damage_mends_it(copy: RunConfig, name: str, change:
     again(copy)
     assert verify(copy.output)[1] == []
     assert tree(copy.output) == before
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("change", ["flip", "empty", "remove"])
+def test_what_a_run_says_of_damage_mends_it(copy: RunConfig, name: str, change: str) -> None:
+    before = tree(copy.output)
+    damage(copy.output / name, change)
+    while True:
+        try:
+            again(copy)
+            break
+        except RunError as error:
+            told = re.findall(r"(\S+?) (?:was|is|cannot|has).*?; .*?delete (it and )?(\S+)", str(error))
+            assert told, error
+            for file, both, other in told:
+                for path in (Path(other), Path(file)) if both else (Path(other),):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    assert tree(copy.output) == before
+    assert verify(copy.output)[1] == []
+
+
+def test_a_model_that_gc_removed_comes_back_with_all_that_it_was_trained_from(copy: RunConfig) -> None:
+    before = tree(copy.output)
+    collect(copy.output)
+    assert [path.parent.name for path in copy.output.glob("models/*/*.safetensors")] == ["round-3"]
+    for name in ("round-2", "warm-up", "sft"):  # round-2 was trained from round-1, and that from meta
+        message, told = "", []
+        while True:
+            try:
+                resolve_model(str(copy.output / "models" / name))
+                break
+            except (RunError, ConfigError) as error:
+                message = str(error)
+            while message:
+                (folder,) = re.findall(
+                    r"(\S+) is needed, but selfevo gc has removed its files; delete the fol", message
+                )
+                told.append(Path(folder).name)
+                shutil.rmtree(folder)
+                try:
+                    again(copy)
+                    message = ""
+                except RunError as error:
+                    message = str(error)
+        assert told == {"round-2": ["round-2", "round-1", "meta"]}.get(name, [name])
+    assert tree(copy.output) == before
+    assert verify(copy.output)[1] == []
 
 
 @pytest.mark.parametrize("deaths", [1, 2, 3, 5, 8])

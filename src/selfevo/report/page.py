@@ -165,20 +165,21 @@ def _read_round(run: Path, folder: Path) -> Round:
         picked[group] = sorted([*picked[group], row], key=lambda r: str(r["id"]))[: SAMPLES[group]]
 
     for skill in (each.name for each in SKILLS):
-        for row in _rows(folder / f"{skill}.jsonl"):
+        for row in _rows(folder / f"{skill}.jsonl", id=str, status=str):
             found.rows_in += skill == "respond"
             if row["status"] == "quarantined":
-                found.quarantined[f"{skill}: {FINISHES.get(row['reason'], row['reason'])}"] += 1
-                pick("quarantined", {**row, "skill": skill})
-    for row in _rows(folder / "filter.jsonl"):
+                reason = str(row.get("reason"))
+                found.quarantined[f"{skill}: {FINISHES.get(reason, reason)}"] += 1
+                pick("quarantined", {**row, "skill": skill, "reason": reason})
+    for row in _rows(folder / "filter.jsonl", id=str, kept=bool, **dict.fromkeys(STEPS, str)):
         if row["kept"]:
             found.kept += 1
             pick("kept, unchanged" if row["refinement"].strip() == row["response"].strip() else "kept, refined", row)
         else:
-            found.rejected[row["reason"]] += 1
+            found.rejected[str(row.get("reason"))] += 1
             pick("rejected", row)
     quarantined = _with_history(run, folder, picked.pop("quarantined"))
-    found.trajectories = [_trajectory(group, row, row["reason"]) for group, rows in picked.items() for row in rows]
+    found.trajectories = [_trajectory(group, row, row.get("reason")) for group, rows in picked.items() for row in rows]
     found.trajectories += [_stopped(row) for row in quarantined]
     return found
 
@@ -197,9 +198,18 @@ def _with_history(run: Path, folder: Path, rows: list[dict[str, Any]]) -> list[d
     return [history[row["id"]] | row for row in rows]
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with suppress(FileNotFoundError):  # the run has not written it yet
-        yield from read_rows(path)
+def _rows(path: Path, **kinds: type) -> Iterator[dict[str, Any]]:
+    """The rows of a file; none if the run has not written it yet. Raises RunError if a value has not its kind."""
+    if not path.is_file():
+        return
+    with suppress(FileNotFoundError):  # a run that is started again renames the file of a stage without a marker
+        for row in read_rows(path):
+            for name, kind in kinds.items():
+                if not isinstance(row.get(name), kind):
+                    raise RunError(
+                        f"{path} holds a row without {name!r} as a run writes it; selfevo verify says what to do"
+                    )
+            yield row
 
 
 def _trajectory(group: str, row: Mapping[str, Any], reason: str | None) -> Trajectory:
@@ -227,7 +237,7 @@ def _read_corpus(path: Path) -> dict[str, Any]:
     """The size of D_meta, the counts of its verdicts, and two of its rows."""
     prompts, verdicts = set[str](), Counter[str]()
     picked: list[dict[str, Any]] = []
-    for row in _rows(path):
+    for row in _rows(path, id=str, prompt=str, response=str, feedback=str):
         prompts.add(row["prompt"])
         verdicts[parse_verdict(row["feedback"]).value] += 1
         picked = sorted([*picked, row], key=lambda r: (str(r["id"]), r["response"]))[:2]

@@ -25,6 +25,7 @@ from selfevo.rundir.atomic_files import (
     write_atomic,
 )
 from selfevo.rundir.layout import Layout, done
+from selfevo.rundir.ledger import read_events
 from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
 
@@ -76,23 +77,25 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    return Layout(path).config.is_file() and Layout(path).manifest.is_file()
+    try:
+        return Layout(path).config.is_file() and Layout(path).manifest.is_file()
+    except OSError:  # this user may not look into it
+        return False
 
 
 def summarise(root: Path) -> Summary:
-    config = read_marker(Layout(require_run(root)).config)
+    config = read_marker(Layout(require_run(root)).config, model=str, seed=int)
     results = read_results(root)
     models = _models(root)
-    events = list(_events(root))
     measured = results.model(models[-1].name) if results and models else None
     return Summary(
         root=root,
-        status=_status(root, events),
-        model=str(config.get("model")),
-        seed=int(config.get("seed", 0)),
+        status=_status(root),
+        model=config["model"],
+        seed=config["seed"],
         last=models[-1].name if models else None,
         accuracy=measured.direct.accuracy if measured else None,
-        seconds=sum(event["seconds"] for event in events),
+        seconds=sum(event["seconds"] for event in read_events(root)),
         size=size_of(root),
     )
 
@@ -101,7 +104,7 @@ def entries(root: Path) -> list[Entry]:
     """Every stage and training, in the order in which they started."""
     found = {entry.name: entry for entry in _stages(require_run(root))}
     order: list[str] = []
-    for event in _events(root):
+    for event in read_events(root):
         entry = found.setdefault(event["stage"], Entry(event["stage"]))
         _add(entry, event)
         if event["event"] == "train":
@@ -121,7 +124,7 @@ def costs(root: Path) -> dict[str, dict[str, float]]:
     """The cost of each stage and training (see Entry), in the order of their start, and the "total"."""
     found: dict[str, Entry] = {}
     total = Entry("total")
-    for event in _events(root):
+    for event in read_events(root):
         for entry in (found.setdefault(event["stage"], Entry(event["stage"])), total):
             _add(entry, event)
     return {
@@ -295,8 +298,9 @@ def _rows(*paths: Path) -> Iterator[dict[str, Any]]:
     """The rows of the first of these files that is there when its turn comes."""
     for path in paths:
         with suppress(FileNotFoundError):
-            yield from read_rows(path)
-            return
+            if path.is_file():
+                yield from read_rows(path)
+                return
 
 
 def _models(root: Path) -> list[Path]:
@@ -315,16 +319,11 @@ def _add(entry: Entry, event: dict[str, Any]) -> None:
         entry.trained_tokens += int(event.get("tokens", 0))
 
 
-def _events(root: Path) -> Iterator[dict[str, Any]]:
-    path = Layout(root).events
-    return read_rows(path) if path.is_file() else iter(())
-
-
 def is_finished(root: Path) -> bool:
-    return _status(root, list(_events(root))) == "finished"
+    return _status(root) == "finished"
 
 
-def _status(root: Path, events: list[dict[str, Any]]) -> str:
-    if in_use(root):
+def _status(root: Path) -> str:
+    if in_use(root):  # asked first: a run that ends meanwhile has written that it is finished
         return "running"
-    return "finished" if any(event["event"] == "finish" for event in events) else "stopped"
+    return "finished" if any(event["event"] == "finish" for event in read_events(root)) else "stopped"

@@ -135,7 +135,7 @@ class StageFile(Generic[T]):
         if expected["keys"] != _digest(map(self.key, rows)):
             raise RunError(
                 f"{self.path} holds results for other rows, another model or other settings than those of this run; "
-                f"use a new output directory, or delete {self.path.parent} to have them computed again"
+                "use a new output directory"
             )
 
 

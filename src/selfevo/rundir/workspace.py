@@ -42,7 +42,7 @@ from selfevo.rundir.atomic_files import (
     write_done,
 )
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ledger import write_event
+from selfevo.rundir.ledger import read_events, write_event
 from selfevo.rundir.ownership import note_work
 from selfevo.rundir.stage_file import StageFile
 
@@ -82,7 +82,7 @@ class Workspace:
             if marker["lineage"] != lineage:
                 raise RunError(
                     f"{final} was trained on other rows or from another model than this run now has; use a new output "
-                    f"directory, or delete {final} to have it trained again"
+                    "directory"
                 )
             if "removed" not in marker:
                 check_folder(final)
@@ -148,15 +148,12 @@ class Workspace:
 
     def finish(self) -> None:
         """Notes that nothing is owed any more."""
-        path = self.layout.events
-        events = read_rows(path) if path.exists() else iter(())  # none where all was taken over from other runs
-        if not any(event["event"] == "finish" for event in events):
+        if not any(event["event"] == "finish" for event in read_events(self.root)):
             self.event("finish", stage="", seconds=0)
 
     def seconds(self, stage: str) -> float:
         """Seconds of work on a stage so far, over all the processes that worked on it; "" is the whole run."""
-        path = self.layout.events
-        events = read_rows(path) if path.exists() else iter(())
+        events = read_events(self.root)
         return sum(float(e["seconds"]) for e in events if f"{e['stage']}/".startswith(f"{stage}/" if stage else ""))
 
     def save_rows(self, name: str, rows: Rows[Any]) -> None:
