@@ -1,11 +1,16 @@
-"""A model small enough to load in milliseconds, with a real tokenizer and chat template, made without a network."""
+"""A model small enough to load in milliseconds, with a real tokenizer and chat template; a finished run."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from selfevo.config.run_config import RunConfig
 
 pytest_plugins = ["commands"]
 
@@ -88,3 +93,25 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A finished run of the small demo with scripted parts; not to be changed."""
+    from runs import small_demo, student
+    from selfevo.engines.scripted import ScriptedEngine
+    from selfevo.pipeline.run import run_loop
+    from selfevo.report.progress import Silent
+    from selfevo.trainers.scripted import ScriptedTrainer
+
+    folder = tmp_path_factory.mktemp("finished")
+    config = small_demo(folder, folder / "runs/demo")
+    run_loop(config, Silent(), ScriptedEngine(student(config)), ScriptedTrainer())
+    return config
+
+
+@pytest.fixture
+def copy(finished: RunConfig, tmp_path: Path) -> RunConfig:
+    """A copy of `finished` that may be changed."""
+    shutil.copytree(finished.output, tmp_path / "run")
+    return finished.model_copy(update={"output": tmp_path / "run"})

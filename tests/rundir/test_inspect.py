@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from runs import small_demo, student
+from runs import student
+from selfevo.api import RunResult
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.inspect import best_model, collect, entries, find_runs, removable, summarise, verify
+from selfevo.rundir.inspect import best_model, collect, entries, find_runs, kept_models, removable, summarise, verify
 from selfevo.rundir.ownership import locked
 from selfevo.rundir.results import GateResults, load_results, write_results
 from selfevo.trainers.scripted import ScriptedTrainer
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A finished run; not to be changed."""
-    folder = tmp_path_factory.mktemp("ledger")
-    config = small_demo(folder, folder / "runs/demo")
-    run_loop(config, Silent(), ScriptedEngine(student(config)), ScriptedTrainer())
-    return config
-
-
-@pytest.fixture
-def copy(finished: RunConfig, tmp_path: Path) -> RunConfig:
-    shutil.copytree(finished.output, tmp_path / "run")
-    return finished.model_copy(update={"output": tmp_path / "run"})
 
 
 def test_every_stage_accounts_for_its_rows(finished: RunConfig) -> None:
@@ -134,12 +119,11 @@ def test_a_damaged_model_is_not_used(copy: RunConfig) -> None:
 
 
 def test_gc_keeps_the_best_and_the_last_and_every_row(copy: RunConfig) -> None:
-    results = load_results(copy.output)
-    answers = {name: {**results.models[0].answers, "direct": bit * 24} for name, bit in (("round-1", "1"), ("", "0"))}
-    models = [each.model_copy(update={"answers": answers.get(each.name, answers[""])}) for each in results.models]
-    write_results(copy.output, results.model_copy(update={"models": tuple(models)}))
+    gate = GateResults(alpha=0.05, patience=1, best="round-1", rounds=())
+    write_results(copy.output, load_results(copy.output).model_copy(update={"gate": gate}))
     (copy.output / "models/.round-9.work").mkdir()
     assert {path.name for path in removable(copy.output)} == {".round-9.work", "warm-up", "sft", "meta", "round-2"}
+    assert [path.name for path in kept_models(copy.output)] == ["round-1", "round-3"]
     rows = {path: path.read_bytes() for path in copy.output.glob("[ds]*/**/*.jsonl")}
     assert collect(copy.output) > 0
     left = {path.parent.name for path in copy.output.glob("models/*/*.safetensors")}
@@ -147,6 +131,25 @@ def test_gc_keeps_the_best_and_the_last_and_every_row(copy: RunConfig) -> None:
     assert {path: path.read_bytes() for path in copy.output.glob("[ds]*/**/*.jsonl")} == rows
     assert verify(copy.output)[1] == []
     assert removable(copy.output) == []
+
+
+@pytest.mark.parametrize("best", ["", "meta", "round-1", "round-2", "round-3"])
+def test_the_best_model_is_the_same_one_for_all_who_ask(copy: RunConfig, best: str) -> None:
+    """For gc, for `answer RUN`, `eval RUN` and run.best, and in the results."""
+    gate = GateResults(alpha=0.05, patience=1, best=best, rounds=())
+    write_results(copy.output, load_results(copy.output).model_copy(update={"gate": gate}))
+    name = best or "round-3"
+    assert best_model(copy.output) == resolve_model(str(copy.output)) == copy.output / "models" / name
+    assert RunResult(copy.output).best == best_model(copy.output)
+    measured = load_results(copy.output).best
+    assert measured is not None
+    assert measured.name == name
+    collect(copy.output)
+    assert resolve_model(str(copy.output)).name == name, "gc leaves it"
+    if best:
+        shutil.rmtree(copy.output / "models" / best)
+        with pytest.raises(RunError, match=f"models/{best}, the best model, is missing; run the command of its run"):
+            resolve_model(str(copy.output))
 
 
 def test_a_run_that_was_emptied_still_stands_and_says_what_it_cannot_do(copy: RunConfig) -> None:
@@ -196,80 +199,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, command: object) -> None:
 
 def test_a_run_directory_stands_for_its_best_model(copy: RunConfig) -> None:
     assert best_model(copy.output) == copy.output / "models/round-3"
-    (copy.output / "models/round-3/config.json").write_text("{}")  # a scripted trainer writes none
     assert resolve_model(str(copy.output)) == (copy.output / "models/round-3").resolve()
-    gate = GateResults(alpha=0.05, patience=1, best="round-1", rounds=())
-    write_results(copy.output, load_results(copy.output).model_copy(update={"gate": gate}))
-    assert best_model(copy.output) == copy.output / "models/round-1"
-    assert copy.output / "models/round-1" not in removable(copy.output), "gc keeps what the gate kept"
     shutil.rmtree(copy.output / "models")
     with pytest.raises(RunError, match="has no finished model yet"):
         best_model(copy.output)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("models/meta/config.json", "config.json was changed after it was finished"),
-        ("models/meta/model-2.safetensors", "model-2.safetensors was added after the folder was finished; restore the"),
-        ("models/meta/additional_chat_templates/tools.jinja", "tools.jinja was added after the folder was finished"),
-        ("data/more.jsonl", "more.jsonl has no more.done.json beside it; run the same command again"),
-        ("data/notes.txt", "notes.txt is no file of a run; delete it"),
-        ("stages/round-1/filter.txt", "filter.txt is no file of a run; delete it"),
-        ("stages/round-1/judge.partial.jsonl", "judge.partial.jsonl is no file of a run; delete it"),
-        ("stages/round-1/deep/er.jsonl", "er.jsonl has no er.done.json beside it"),
-    ],
-)
-def test_what_was_planted_is_found(copy: RunConfig, name: str, said: str) -> None:
-    path = copy.output / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("planted")
-    _, faults = verify(copy.output)
-    assert [said in fault for fault in faults] == [True], faults
-
-
-def test_every_fault_has_a_remedy_that_mends_it(copy: RunConfig) -> None:
-    """Each is followed: delete what the message names, and give the same command again."""
-    before = {path.relative_to(copy.output) for path in copy.output.rglob("*.jsonl")}
-    (copy.output / "data/notes.txt").write_text("mine")
-    (copy.output / "stages/round-1/judge.jsonl").write_text("no row")
-    (copy.output / "data/d_meta.done.json").unlink()
-    (copy.output / "models/round-2/model.safetensors").write_bytes(b"other")
-    _, faults = verify(copy.output)
-    assert len(faults) == 4, faults
-    for fault in faults:
-        for name in re.findall(r"delete (\S+)|(?<=delete it and) (\S+),", fault):
-            named = next(filter(None, name))
-            target = Path(fault.split(" ")[0] if named == "it" else named)
-            shutil.rmtree(target) if target.is_dir() else target.unlink()
-    run_loop(copy, Silent(), ScriptedEngine(student(copy)), ScriptedTrainer())
-    assert verify(copy.output)[1] == []
-    assert {path.relative_to(copy.output) for path in copy.output.rglob("*.jsonl")} == before
-
-
-def test_gc_killed_behind_its_marker_frees_the_rest_the_next_time(
-    copy: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(path: Path, missing_ok: bool = False) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as context:
-        context.setattr(Path, "unlink", die)
-        with pytest.raises(KeyboardInterrupt):
-            collect(copy.output)
-    (copy.output / ".owner").unlink(missing_ok=True)  # it lives on here, unlike a process that was killed
-    first = removable(copy.output)[0]
-    assert (first / "model.safetensors").is_file()
-    assert collect(copy.output) > 0
-    assert not (first / "model.safetensors").exists()
-    assert removable(copy.output) == []
-
-
-def test_a_running_run_can_be_looked_at(copy: RunConfig) -> None:
-    """What is being written has no faults for it."""
-    (copy.output / "stages/round-3/judge.done.json").unlink()
-    assert verify(copy.output)[1] != []
-    with locked(copy.output):
-        assert verify(copy.output)[1] == []
-        assert summarise(copy.output).status == "running"
-        assert entries(copy.output)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from runs import PROMPTS, open_run, scripted
 from selfevo.errors import RunError
-from selfevo.rundir.atomic_files import hash_file, read_rows
+from selfevo.rundir.atomic_files import hash_file, read_rows, write_atomic
 from selfevo.rundir.inspect import entries
 from selfevo.rundir.layout import FORMAT
-from selfevo.rundir.ownership import Owner, changed_parts, claim, differing_keys, in_use, locked
+from selfevo.rundir.ownership import NO_LOCKS, Owner, changed_parts, claim, differing_keys, in_use, locked
 
 CONFIG = {"model": "m", "seed": 0, "trainer": {"learning_rate": 1e-5, "lora": None}}
 
@@ -210,43 +210,90 @@ def test_who_deletes_the_lock_file_lets_nobody_in(root: Path) -> None:
 def test_a_process_is_known_by_its_number_its_start_and_the_start_of_its_host(
     root: Path, change: dict[str, Any], lives: bool
 ) -> None:
-    owner = replace(Owner.here("train meta"), **change)
-    owner.write(root / ".owner")
-    assert owner.lives == lives == in_use(root)
-    if lives:
-        with pytest.raises(RunError, match="minutes at: train meta; wait until it ends"), locked(root):
-            pass
-    else:
-        with locked(root) as killed:
-            assert killed == "train meta"
+    with held(holder(root)):
+        living = Owner.read(root / ".owner")
+        assert living is not None
+        (root / ".lock").unlink()
+        owner = replace(living, work="train meta", **change)
+        owner.write(root / ".owner")
+        assert owner.lives == lives == in_use(root)
+        if lives:
+            with pytest.raises(RunError, match="minutes at: train meta; wait until it ends"), locked(root):
+                pass
+        else:
+            with locked(root) as killed:
+                assert killed == "train meta"
 
 
-def test_a_dead_owner_on_another_host_is_not_taken_over_silently(root: Path) -> None:
-    replace(Owner.here(), host="elsewhere").write(root / ".owner")
-    for _ in range(2):
-        with pytest.raises(RunError, match=r"of host elsewhere, and .* if it has, delete") as refused, locked(root):
-            pass
-    Path(str(refused.value).rpartition("delete ")[2]).unlink()
+def test_what_this_process_left_when_it_let_go_does_not_shut_it_out(root: Path, tmp_path: Path) -> None:
+    """As in a notebook, after the run directory went away and was put back."""
+    with pytest.raises(RunError, match="has gone while it was in use"), locked(root):
+        root.rename(tmp_path / "elsewhere")
+        write_atomic(root / "results.json", "{}")
+    assert not root.exists()
+    (tmp_path / "elsewhere").rename(root)
+    assert Owner.read(root / ".owner") == Owner.here()
+    assert not in_use(root)
+    with locked(root):
+        assert in_use(root)
+
+
+def test_a_process_of_another_host_loses_the_directory_and_both_are_told(root: Path) -> None:
+    """Its file system may not lock across hosts; a job that is started again on another host must go on."""
+    elsewhere = replace(Owner.here(), host="elsewhere", work="train meta")
+    elsewhere.write(root / ".owner")
     with locked(root) as killed:
-        assert killed == ""
+        assert killed == "train meta on host elsewhere (if it still runs there, it ends when it writes the next time)"
+        with pytest.raises(RunError, match=r"taken over by another process"):
+            elsewhere.write(root / ".owner")
+            write_atomic(root / "results.json", "{}")
+    assert Owner.read(root / ".owner") == elsewhere, "what is the other's stays"
+    assert not (root / "results.json").exists()
 
 
-@pytest.mark.parametrize("content", ["", "12", "[]", "{}", '{"process": 1}', "\xff", '{"process": "a", "x": 2}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "12", "[]", "{}", "null", '{"process": 1}', "\xff", '{"process": "a", "x": 2}', "[" * 100_000),
+        *(
+            json.dumps({**asdict(Owner.here()), **change})
+            for change in ({"process": 0}, {"process": -1}, {"process": 2**40}, {"process": "1"}, {"host": None})
+        ),
+    ],
+)
 def test_an_owners_file_that_cannot_be_read_is_no_owner(root: Path, content: str) -> None:
     (root / ".owner").write_bytes(content.encode("latin-1"))
     assert not in_use(root)
     with locked(root):
-        pass
+        assert in_use(root)
 
 
-def test_a_file_system_without_locks_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(number, os.strerror(number)) for number in NO_LOCKS] + [NotImplementedError("no flock")]
+)
+def test_a_file_system_without_locks_is_named(root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def unsupported(lock: FileLock) -> None:
-        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+        raise error
 
     monkeypatch.setattr(FileLock, "acquire", unsupported)
-    with pytest.raises(RunError, match=r"is on a file system without locks \(flock\); give an output"), locked(root):
+    with (
+        pytest.raises(RunError, match=r"its file system has no locks \(flock\); give an output"),
+        locked(root),
+    ):
         pass
     assert not in_use(root)
+
+
+@pytest.mark.parametrize("target", ["", "/etc/passwd", "/nowhere/else"])
+def test_what_stands_in_place_of_the_lock_file_is_named(root: Path, target: str) -> None:
+    lock = root / ".lock"
+    lock.symlink_to(target) if target else lock.mkdir()
+    assert not in_use(root)
+    with pytest.raises(RunError, match=r"cannot be locked .*; \S+\.lock is no file; delete it"), locked(root):
+        pass
+    lock.unlink() if target else lock.rmdir()
+    with locked(root):
+        pass
 
 
 def test_the_lock_dies_with_its_owner_on_a_system_without_flock(root: Path) -> None:

@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -315,29 +314,3 @@ def test_an_engine_that_only_generates_is_streamed_slice_by_slice() -> None:
     assert [place for place, _ in come] == [0, 1, 2]
     together = generate_all(Streaming(reply, batch_size=2), Path("base"), requests, Sampling(8))
     assert together == [generation for _, several in come for generation in several], "in order, as they may come"
-
-
-@pytest.mark.parametrize("skill", [RESPOND, CRITIQUE])
-def test_a_run_directory_that_goes_away_is_one_line_and_is_not_made_anew(tmp_path: Path, skill: Any) -> None:
-    """Renamed, or its disk unmounted, before or in the middle of a stage."""
-    root = tmp_path / "run"
-    runner = open_run(root, scripted()).runner("round-1", MODEL)
-    rows = PROMPTS if skill is RESPOND else runner.generate(RESPOND, PROMPTS)
-    if skill is RESPOND:
-        root.rename(tmp_path / "elsewhere")
-    else:
-        answer = runner.workspace.engine.answer  # type: ignore[attr-defined]
-
-        def moving(model: Path, turns: tuple[str, ...]) -> Any:
-            if root.exists():
-                root.rename(tmp_path / "elsewhere")
-            return answer(model, turns)
-
-        runner.workspace.engine.answer = moving  # type: ignore[attr-defined]
-    with pytest.raises(RunError, match=r"run has gone while it was in use: it was moved .*; put it back and run"):
-        runner.generate(skill, rows)
-    assert not root.exists()
-    (tmp_path / "elsewhere").rename(root)
-    again = open_run(root, scripted()).runner("round-1", MODEL)
-    rows = PROMPTS if skill is RESPOND else again.generate(RESPOND, PROMPTS)
-    assert len(again.generate(skill, rows)) > 0

@@ -316,7 +316,7 @@ def show(run_directory: Run) -> None:
 
 @app.command(epilog="Example: `selfevo verify runs/demo-seed0`")
 def verify(run_directory: Run) -> None:
-    """Checks every finished file and model of a run against its SHA-256."""
+    """Checks every finished file and model of a run against its SHA-256, and finds what the run did not write."""
     from selfevo.rundir.inspect import verify as check
 
     checked, faults = check(run_directory)
@@ -329,12 +329,14 @@ def verify(run_directory: Run) -> None:
 def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
     """Frees disk space: removes the weights of all models of a run except the best and the last.
 
-    All rows stay.
+    The best is the gate's; without a gate it is the last. All rows stay.
     """
     from selfevo.report.console import megabytes
-    from selfevo.rundir.inspect import collect, removable, size_of
+    from selfevo.rundir.inspect import collect, kept_models, removable, size_of
 
     folders = removable(run_directory)
+    for folder in kept_models(run_directory):
+        console.print(f"kept: {folder}", highlight=False)
     for folder in folders:
         console.print(f"{folder}  {megabytes(size_of(folder))}")
     if not folders:

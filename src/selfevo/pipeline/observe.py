@@ -7,10 +7,12 @@ decision to stop.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import PromptsGate
+from selfevo.errors import RunError
 from selfevo.evaluation.evaluate import audit, group, measure, self_agreement, summarise_outcomes
 from selfevo.evaluation.gate import Gate
 from selfevo.evaluation.monitors import alarms, round_figures
@@ -28,7 +30,7 @@ from selfevo.report.page import write_report
 from selfevo.report.terminal import complain
 from selfevo.rundir.atomic_files import read_counts, read_rows
 from selfevo.rundir.layout import done
-from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, write_results
+from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, read_results, write_results
 from selfevo.rundir.workspace import StageRunner, Workspace
 from selfevo.tasks import load_checked_task
 from selfevo.tasks.base import Problem
@@ -48,11 +50,14 @@ class Observer:
     _gate: Gate | None = None
     evolving: evolution.Workspace = field(init=False)  # runs the rounds and the audit
     _latest: Model | None = None
+    _before: Results | None = None  # what earlier processes of the run have measured
     _audited: dict[str, Problem] = field(init=False)
     _answers: KnownAnswers = field(init=False)
 
     def __post_init__(self) -> None:
         self._gate = Gate(self.config.gate) if self.config.gate else None
+        with suppress(RunError):  # a damaged file is written anew
+            self._before = read_results(self.workspace.root)
         self._audited = {problem.prompt.id: problem for problem in self.splits.audit}
         self._answers = KnownAnswers.of(self.config, self.splits)
         gold = self.config.ablation.gold_filter
@@ -77,7 +82,7 @@ class Observer:
             if model.name != round_name(self.config.round_count):  # after the last round there is nothing left to stop
                 self.stopped = self._gate.stopped
         self._latest = model
-        self.write()
+        self._update()
         if model.path.parent == self.workspace.layout.models:
             write_card(self.workspace.root, model.name)
         return not self.stopped
@@ -98,12 +103,21 @@ class Observer:
             complain(f"{name}: {alarm}")
         if found and monitors.on_alarm == "stop":
             self.stopped = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)"
-        self.write()
+        self._update()
         return not self.stopped
 
+    def _update(self) -> None:
+        """Writes, unless a resume has not yet come again to where the run was: the file knows more."""
+        if self.stopped or not self._before or _extent(self._results()) >= _extent(self._before):
+            self.write()
+
     def write(self) -> None:
+        write_results(self.workspace.root, self._results())
+        write_report(self.workspace.root)
+
+    def _results(self) -> Results:
         evaluation = self.config.evaluation
-        results = Results(
+        return Results(
             task=evaluation.task.name if evaluation else None,
             seed=self.config.seed,
             policy=self.config.policy,
@@ -115,8 +129,6 @@ class Observer:
             stopped=self.stopped or None,
             seconds=round(self.workspace.seconds(""), 1),
         )
-        write_results(self.workspace.root, results)
-        write_report(self.workspace.root)
 
     def _greedy(self, name: str, model: Model) -> StageRunner:
         greedy = {skill: replace(s, temperature=0.0, top_p=1.0) for skill, s in self.workspace.sampling.items()}
@@ -148,3 +160,8 @@ class Observer:
         if not known:
             return None
         return audit(self._answers, problems, [row for row, _ in known], [kept for _, kept in known])
+
+
+def _extent(results: Results) -> int:
+    """How much of a run has been measured."""
+    return len(results.models) + len(results.rounds) + len(results.gate.rounds if results.gate else ())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -88,7 +89,7 @@ def write_report(run: Path) -> Path:
         raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the folder of one")
     if layout.manifest.is_file():
         check_format(run)
-    config, manifest = (_read_json(path) for path in (layout.config, layout.manifest))
+    config, manifest = (read_marker(path) if path.is_file() else {} for path in (layout.config, layout.manifest))
     results = read_results(run)
     rounds = [_read_round(run, path) for path in layout.rounds()]
     models = [read_marker(path / MODEL_MARKER, name=str, examples=dict) for path in layout.finished_models()]
@@ -155,19 +156,6 @@ def _template() -> Template:
     return environment.get_template("page.html.jinja")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`. Empty if there is no such file, because the run has not written it yet."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and resume the run") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path} holds {type(content).__name__}, not an object; delete it and resume the run")
-    return content
-
-
 def _read_round(run: Path, folder: Path) -> Round:
     found = Round(folder.name)
     # Ids are hashes, so the rows with the smallest ids are a random but fixed sample.
@@ -177,20 +165,21 @@ def _read_round(run: Path, folder: Path) -> Round:
         picked[group] = sorted([*picked[group], row], key=lambda r: str(r["id"]))[: SAMPLES[group]]
 
     for skill in (each.name for each in SKILLS):
-        for row in _rows(folder / f"{skill}.jsonl"):
+        for row in _rows(folder / f"{skill}.jsonl", id=str, status=str):
             found.rows_in += skill == "respond"
             if row["status"] == "quarantined":
-                found.quarantined[f"{skill}: {FINISHES.get(row['reason'], row['reason'])}"] += 1
-                pick("quarantined", {**row, "skill": skill})
-    for row in _rows(folder / "filter.jsonl"):
+                reason = str(row.get("reason"))
+                found.quarantined[f"{skill}: {FINISHES.get(reason, reason)}"] += 1
+                pick("quarantined", {**row, "skill": skill, "reason": reason})
+    for row in _rows(folder / "filter.jsonl", id=str, kept=bool, **dict.fromkeys(STEPS, str)):
         if row["kept"]:
             found.kept += 1
             pick("kept, unchanged" if row["refinement"].strip() == row["response"].strip() else "kept, refined", row)
         else:
-            found.rejected[row["reason"]] += 1
+            found.rejected[str(row.get("reason"))] += 1
             pick("rejected", row)
     quarantined = _with_history(run, folder, picked.pop("quarantined"))
-    found.trajectories = [_trajectory(group, row, row["reason"]) for group, rows in picked.items() for row in rows]
+    found.trajectories = [_trajectory(group, row, row.get("reason")) for group, rows in picked.items() for row in rows]
     found.trajectories += [_stopped(row) for row in quarantined]
     return found
 
@@ -200,7 +189,7 @@ def _with_history(run: Path, folder: Path, rows: list[dict[str, Any]]) -> list[d
     history: dict[str, dict[str, Any]] = {row["id"]: {} for row in rows}
     if not history:
         return []
-    pool = ((path, ("prompt",)) for path in sorted(run.glob("data/*.jsonl")))
+    pool = ((path, ("prompt",)) for path in sorted(run.glob("data/*.jsonl")) if path.is_file())
     skills = ((folder / f"{skill}.jsonl", tuple(STEPS)) for skill in (each.name for each in SKILLS))
     for path, names in (*pool, *skills):
         for row in _rows(path):
@@ -209,8 +198,18 @@ def _with_history(run: Path, folder: Path, rows: list[dict[str, Any]]) -> list[d
     return [history[row["id"]] | row for row in rows]
 
 
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
-    return read_rows(path) if path.is_file() else ()
+def _rows(path: Path, **kinds: type) -> Iterator[dict[str, Any]]:
+    """The rows of a file; none if the run has not written it yet. Raises RunError if a value has not its kind."""
+    if not path.is_file():
+        return
+    with suppress(FileNotFoundError):  # a run that is started again renames the file of a stage without a marker
+        for row in read_rows(path):
+            for name, kind in kinds.items():
+                if not isinstance(row.get(name), kind):
+                    raise RunError(
+                        f"{path} holds a row without {name!r} as a run writes it; selfevo verify says what to do"
+                    )
+            yield row
 
 
 def _trajectory(group: str, row: Mapping[str, Any], reason: str | None) -> Trajectory:
@@ -238,7 +237,7 @@ def _read_corpus(path: Path) -> dict[str, Any]:
     """The size of D_meta, the counts of its verdicts, and two of its rows."""
     prompts, verdicts = set[str](), Counter[str]()
     picked: list[dict[str, Any]] = []
-    for row in _rows(path):
+    for row in _rows(path, id=str, prompt=str, response=str, feedback=str):
         prompts.add(row["prompt"])
         verdicts[parse_verdict(row["feedback"]).value] += 1
         picked = sorted([*picked, row], key=lambda r: (str(r["id"]), r["response"]))[:2]

@@ -18,7 +18,6 @@ from typing import Any
 from selfevo.errors import DataError, RunError, SelfevoError
 
 MODEL_MARKER = "selfevo.json"
-_PARTS = {"data", "stages", "models"}  # folders of a run directory
 MADE = {
     "name": str,
     "lineage": str,
@@ -29,6 +28,9 @@ MADE = {
     "files": dict,
 }
 CARD = "README.md"  # in a model's folder; it is written again after each measurement
+
+# The run directories that this process has locked, each with a test of whether it is still there and locked.
+HELD: dict[Path, Callable[[], bool]] = {}
 
 # Beside the weights, the files of a model's folder that decide its text.
 _DECIDING = (
@@ -44,7 +46,7 @@ def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
     temporary = _temporary(path)
     try:
         with space_for(path, len(content) if isinstance(content, str) else 2**16):
-            check_there(path.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.writelines(pieces)
                 file.flush()
@@ -65,6 +67,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether `path` has such a name."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def is_alive(process: int) -> bool:
     """Whether a process of this host with this number lives."""
     if os.name != "posix":
@@ -80,10 +87,11 @@ def is_alive(process: int) -> bool:
 
 @contextmanager
 def space_for(path: Path, size: int) -> Iterator[None]:
-    """Raises RunError if the disk fills up while `path`, about `size` bytes, is written.
+    """Raises RunError if the disk fills up while `path`, about `size` bytes, is written, or if its run has gone.
 
     Libraries may hide the error number of a failed write, so the free space is checked too.
     """
+    check_there(path)
     try:
         yield
     except SelfevoError:
@@ -100,22 +108,19 @@ def space_for(path: Path, size: int) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder of data/, stages/ or models/ if it is missing. The run directory itself is not made anew.
-
-    Raises RunError if the run directory has gone: made anew, it would hold a second, empty run.
-    """
-    inner = next((path.parent for path in (folder, *folder.parents) if path.name in _PARTS), folder)
-    check_there(inner)
+    """Makes a folder of a run directory if it is missing. Raises RunError if the run directory has gone."""
+    check_there(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def check_there(root: Path) -> None:
-    """Raises RunError if a run directory has gone while it was in use."""
-    if not root.is_dir():
-        raise RunError(
-            f"{root} has gone while it was in use: it was moved or deleted, or its disk was unmounted; put it back and "
-            "run the same command again"
-        )
+def check_there(path: Path) -> None:
+    """Raises RunError if `path` lies in a run directory that has gone. Made anew, it would hold a second, empty run."""
+    for root, is_there in list(HELD.items()):
+        if path.is_relative_to(root) and not is_there():
+            raise RunError(
+                f"{root} has gone while it was in use: it was moved, deleted or taken over by another process, or its "
+                "disk was unmounted; put it back and run the same command again"
+            )
 
 
 def exists(path: Path) -> bool:
@@ -162,7 +167,6 @@ def hash_model(folder: Path) -> str:
 def append(path: Path, text: str) -> None:
     """Appends whole lines to a file and syncs it to disk. Raises RunError on a full disk."""
     content = text.encode("utf-8")
-    make_folder(path.parent)
     with space_for(path, len(content)), path.open("ab") as file:
         file.write(content)
         file.flush()
@@ -217,7 +221,12 @@ def seal(folder: Path, marker: dict[str, Any]) -> None:
 
 def read_marker(path: Path, **kinds: type) -> dict[str, Any]:
     """The content of a marker. Raises RunError if it is not a JSON object whose values have these `kinds`."""
-    remedy = f"restore it, or delete {path.parent if path.name == MODEL_MARKER else path} to have it computed again"
+    if path.name == MODEL_MARKER:
+        remedy = f"restore it, or delete {path.parent} to have it computed again"
+    elif path.name.endswith(".done.json"):
+        remedy = f"restore it, or delete {path} to have it computed again"
+    else:  # config.json and manifest.json say what the run is
+        remedy = "restore it, or give a new output directory"
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -244,11 +253,13 @@ def check_folder(folder: Path) -> None:
     """Raises RunError if a run made the model in `folder`, and the model is not as it was then. Reads all of it."""
     check_present(folder)
     path = folder / MODEL_MARKER
-    if path.is_file() and (faults := folder_faults(folder, read_marker(path))):
-        raise RunError(
-            f"{'; '.join(faults)}; restore it, or delete {folder} and run the command of its run again to train the "
-            "model again"
-        )
+    if not path.is_file():
+        return
+    marker = read_marker(path)
+    hidden = (f"{folder}{os.sep}.",)  # nothing loads these: what a file manager or an upload left
+    added = [fault for fault in added_files(folder, marker) if not fault.startswith(hidden)]
+    if faults := [*folder_faults(folder, marker), *added]:
+        raise RunError(". ".join(faults))
 
 
 def read_counts(path: Path) -> dict[str, int]:
@@ -258,24 +269,46 @@ def read_counts(path: Path) -> dict[str, int]:
 
 def file_fault(path: Path, sha256: str) -> str | None:
     """What is wrong with a finished file. None if it is unchanged."""
-    if not path.is_file():
-        return f"{path} is missing"
-    return None if hash_file(path) == sha256 else f"{path} was changed after it was finished (SHA-256 differs)"
+    try:
+        if not path.is_file():
+            return f"{path} is missing"
+        return None if hash_file(path) == sha256 else f"{path} was changed after it was finished (SHA-256 differs)"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
 
 
 def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
-    """What is wrong with a sealed folder. Files that `selfevo gc` removed are no fault."""
+    """What is wrong with the files of a sealed folder, with the remedy. That `selfevo gc` removed them is no fault."""
     if "removed" in marker:
         return []
+    remedy = f"restore it, or delete {folder} and run the command of its run again to train the model again"
     if not isinstance(marker.get("files"), dict):
-        return [f"{folder / MODEL_MARKER} has no SHA-256 of the folder's files"]
-    faults = [file_fault(folder / name, sha256) for name, sha256 in marker["files"].items()]
-    known = {*marker["files"], MODEL_MARKER, CARD}
-    for path in sorted(folder.rglob("*")):
-        of_ours = str(path.relative_to(folder)) in known or path.name.endswith(".tmp")
-        if not of_ours and (path.is_symlink() or not path.is_dir()):
-            faults.append(f"{path} was added after the folder was finished")
-    return [fault for fault in faults if fault]
+        return [f"{folder / MODEL_MARKER} has no SHA-256 of the folder's files; {remedy}"]
+    faults = (file_fault(folder / name, sha256) for name, sha256 in marker["files"].items())
+    return [f"{fault}; {remedy}" for fault in faults if fault]
+
+
+def added_files(folder: Path, marker: dict[str, Any]) -> list[str]:
+    """The files of a sealed folder that were not there when it was sealed, each with the remedy."""
+    if "removed" in marker:
+        left = (path for path in files_in(folder) if path != folder / MODEL_MARKER)
+        return [f"{path} was left by a selfevo gc that was stopped; run selfevo gc again" for path in left]
+    files = marker.get("files")
+    known = {MODEL_MARKER, CARD, *(files if isinstance(files, dict) else ())}
+    return [
+        f"{path} was added after the model was finished; delete it, or move it elsewhere"
+        for path in files_in(folder)
+        if str(path.relative_to(folder)) not in known and not is_temporary(path)
+    ]
+
+
+def files_in(*folders: Path) -> list[Path]:
+    """All files and links in folders and in those below, sorted. What vanishes meanwhile is left out."""
+    found = []
+    for folder in folders:
+        for place, below, names in os.walk(folder):
+            found += [Path(place, name) for name in (*names, *below) if name in names or Path(place, name).is_symlink()]
+    return sorted(found)
 
 
 def sync(path: Path) -> None:

@@ -6,15 +6,27 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfevo.errors import RunError
 from selfevo.method.names import META, round_number
-from selfevo.rundir.atomic_files import MODEL_MARKER, file_fault, folder_faults, read_marker, read_rows, write_atomic
+from selfevo.rundir.atomic_files import (
+    MODEL_MARKER,
+    added_files,
+    file_fault,
+    files_in,
+    folder_faults,
+    is_temporary,
+    read_marker,
+    read_rows,
+    write_atomic,
+)
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ownership import check_format, in_use, locked
+from selfevo.rundir.ledger import read_events
+from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
 
 
@@ -65,22 +77,25 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def is_run(path: Path) -> bool:
-    return Layout(path).config.is_file() and Layout(path).manifest.is_file()
+    try:
+        return Layout(path).config.is_file() and Layout(path).manifest.is_file()
+    except OSError:  # this user may not look into it
+        return False
 
 
 def summarise(root: Path) -> Summary:
-    config = read_marker(Layout(require_run(root)).config)
+    config = read_marker(Layout(require_run(root)).config, model=str, seed=int)
     results = read_results(root)
     models = _models(root)
-    events = list(_events(root))
+    measured = results.model(models[-1].name) if results and models else None
     return Summary(
         root=root,
-        status=_status(root, events),
-        model=str(config.get("model")),
-        seed=int(config.get("seed", 0)),
+        status=_status(root),
+        model=config["model"],
+        seed=config["seed"],
         last=models[-1].name if models else None,
-        accuracy=results.models[-1].direct.accuracy if results and results.models else None,
-        seconds=sum(event["seconds"] for event in events),
+        accuracy=measured.direct.accuracy if measured else None,
+        seconds=sum(event["seconds"] for event in read_events(root)),
         size=size_of(root),
     )
 
@@ -89,7 +104,7 @@ def entries(root: Path) -> list[Entry]:
     """Every stage and training, in the order in which they started."""
     found = {entry.name: entry for entry in _stages(require_run(root))}
     order: list[str] = []
-    for event in _events(root):
+    for event in read_events(root):
         entry = found.setdefault(event["stage"], Entry(event["stage"]))
         _add(entry, event)
         if event["event"] == "train":
@@ -109,7 +124,7 @@ def costs(root: Path) -> dict[str, dict[str, float]]:
     """The cost of each stage and training (see Entry), in the order of their start, and the "total"."""
     found: dict[str, Entry] = {}
     total = Entry("total")
-    for event in _events(root):
+    for event in read_events(root):
         for entry in (found.setdefault(event["stage"], Entry(event["stage"])), total):
             _add(entry, event)
     return {
@@ -120,38 +135,48 @@ def costs(root: Path) -> dict[str, dict[str, float]]:
 def verify(root: Path) -> tuple[int, list[str]]:
     """Checks finished files and models against their SHA-256: how many, and what is wrong with them.
 
-    Each fault comes with its remedy. A run that goes on meanwhile has no faults for it.
+    Finds too what a run did not write into data/, stages/ and models/. Each fault comes with its
+    remedy. What a process is writing now is no fault.
     """
-    checked, faults = 0, list[str]()
-    running = in_use(require_run(root))
-    layout = Layout(root)
-    for marker in sorted(root.glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json")):
-        checked += 1
-        remedy = f"restore it, or delete it and {marker}, and run the same command again"
-        faults += [f"{fault}; {remedy}" for fault in _fault(marker)]
-    for path in sorted(path for folder in ("data", "stages") for path in (root / folder).rglob("*")):
-        if fault := _unfinished(path) if path.is_file() and not running else None:
-            faults.append(fault)
-    for folder in sorted(path for path in layout.models.glob("[!.]*") if path.is_dir()):
-        checked += 1
-        remedy = f"restore the folder, or delete {folder} and run the same command again"
+    running, layout = in_use(require_run(root)), Layout(root)
+    markers = sorted(root.glob("data/*.done.json")) + sorted(root.glob("stages/*/*.done.json"))
+    faults = [fault for marker in markers if (fault := _fault(marker))]
+    odd = [fault for path in files_in(root / "data", layout.stages) if (fault := _without_marker(root, path))]
+    models = sorted(path for path in layout.models.glob("[!.]*") if path.is_dir())
+    odd += [f"{path} is no file of a run; delete it" for path in layout.models.glob("*") if not path.is_dir()]
+    for folder in models:
         try:
-            faults += [f"{fault}; {remedy}" for fault in folder_faults(folder, read_marker(folder / MODEL_MARKER))]
+            marker = read_marker(folder / MODEL_MARKER)
+            faults += folder_faults(folder, marker)
+            odd += added_files(folder, marker)
         except RunError as error:
             faults.append(str(error))
-    return checked, faults
+    return len(markers) + len(models), faults if running or in_use(root) else [*faults, *odd]
 
 
-def _unfinished(path: Path) -> str | None:
-    """What is wrong with a file of data/ or stages/ that has no marker."""
+def _fault(marker: Path) -> str | None:
+    path = marker.with_name(marker.name.replace(".done.json", ".jsonl"))
+    remedy = f"restore it, or delete it and {marker}, and run the command of its run again"
+    try:
+        fault = file_fault(path, read_marker(marker, sha256=str)["sha256"])
+    except RunError as error:
+        return str(error)
+    return f"{fault}; {remedy}" if fault else None
+
+
+def _without_marker(root: Path, path: Path) -> str | None:
+    """What is wrong with a file of data/ or stages/ that no marker covers. None if it is as a run leaves it."""
     name, _, kind = path.name.partition(".")
     marker = done(path.with_name(f"{name}.jsonl"))
-    if kind in ("partial.jsonl", "growing.jsonl") and not marker.exists():
+    in_place = path.parent == root / "data" or path.parent.parent == Layout(root).stages
+    if is_temporary(path) or (in_place and name and kind in ("jsonl", "done.json") and marker.exists()):
+        return None
+    if in_place and name and kind in ("partial.jsonl", "growing.jsonl") and not marker.exists():
         return None  # the run goes on from it
-    if kind == "jsonl" and not marker.exists():
-        return f"{path} has no {marker.name} beside it; run the same command again to have it written"
-    expected = kind in ("jsonl", "done.json") or path.name.endswith(".tmp")
-    return None if expected else f"{path} is no file of a run; delete it"
+    if in_place and name and kind == "jsonl" and path.is_file():
+        remedy = "run the command of its run again to have it written; if it is not, delete the file"
+        return f"{path} has no {marker.name} beside it; {remedy}"
+    return f"{path} is no file of a run; delete it"
 
 
 def best_model(root: Path) -> Path:
@@ -159,12 +184,14 @@ def best_model(root: Path) -> Path:
 
     Raises RunError if there is none yet.
     """
-    models = [model for model in _models(root) if model.name == META or round_number(model.name)]
-    best = _gates_best(root)
-    chosen = next((model for model in reversed(models) if model.name == best or not best), None)
-    if chosen is None:
+    models = {model.name: model for model in _models(root) if model.name == META or round_number(model.name)}
+    results = read_results(root)
+    best = (results.gate.best if results and results.gate else "") or next(reversed(models), None)
+    if best is None:
         raise RunError(f"{root} has no finished model yet; resume the run, or give the folder of a model")
-    return chosen
+    if best not in models:
+        raise RunError(f"{Layout(root).model(best)}, the best model, is missing; run the command of its run again")
+    return models[best]
 
 
 def run_settings(model: Path) -> dict[str, Any]:
@@ -183,31 +210,44 @@ def prompts_seen(model: Path) -> frozenset[str]:
     return frozenset(row["id"] if "id" in row else row["prompt"]["id"] for row in rows)
 
 
-def removable(root: Path) -> list[Path]:
-    """The folders that `gc` empties: scratch folders, and models.
+def kept_models(root: Path) -> list[Path]:
+    """The models that `gc` keeps: the last one, and the best one (see `best_model`)."""
+    models = _models(root)
+    with suppress(RunError):  # there is no best one yet
+        return [model for model in models if model in (best_model(root), models[-1])]
+    return models[-1:]
 
-    It keeps the last model, the one with the best direct accuracy, and the gate's best.
-    """
-    emptied = [model for model in _models(root) if "removed" in read_marker(model / MODEL_MARKER)]
-    models = [model for model in _models(root) if model not in emptied]
-    kept = {models[-1].name} if models else set()
-    results = read_results(root)
-    measured = {model.name: model.direct.correct for model in results.models} if results else {}
-    if names := [model.name for model in reversed(models) if model.name in measured]:
-        kept.add(max(names, key=lambda name: measured[name]))  # among equals the latest
-    kept.add(_gates_best(root))
+
+def removable(root: Path) -> list[Path]:
+    """The folders that `gc` empties: models that it does not keep, and scratch folders."""
+    kept = kept_models(root)
+    # A gc that was stopped may have left files of a model that its marker calls removed.
+    models = [
+        model
+        for model in _models(root)
+        if (model not in kept and "removed" not in read_marker(model / MODEL_MARKER)) or _is_half_removed(model)
+    ]
     scratch = sorted(path for path in Layout(root).models.glob(".*") if path.is_dir())
-    left = [model for model in emptied if any(path.name != MODEL_MARKER for path in model.iterdir())]  # gc was killed
-    return [*left, *(model for model in models if model.name not in kept), *scratch]
+    return [*models, *scratch]
+
+
+def _is_half_removed(model: Path) -> bool:
+    return "removed" in read_marker(model / MODEL_MARKER) and any(path.name != MODEL_MARKER for path in model.iterdir())
 
 
 def collect(root: Path) -> int:
     """Empties the `removable` folders and returns the bytes freed.
 
-    A model's marker stays, so the rows that the model wrote still count.
+    A model's marker stays, so the rows that the model wrote still count. Raises RunError if the run
+    is in use, or may be on another host.
     """
-    freed = 0
-    with locked(require_run(root)):
+    freed, path = 0, Layout(require_run(root)).owner
+    if (owner := Owner.read(path)) and not owner.is_here:
+        raise RunError(
+            f"{root} was in use by process {owner.process} of host {owner.host}, and from here nobody can see whether "
+            f"that has ended; if it has, delete {path}"
+        )
+    with locked(root):
         for folder in removable(root):
             freed += size_of(folder)
             marker = folder / MODEL_MARKER
@@ -223,7 +263,11 @@ def collect(root: Path) -> int:
 
 def size_of(folder: Path) -> int:
     """Bytes of the files in `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for path in files_in(folder):
+        with suppress(OSError):  # it vanished meanwhile
+            size += path.lstat().st_size
+    return size
 
 
 def require_run(root: Path) -> Path:
@@ -235,44 +279,33 @@ def require_run(root: Path) -> Path:
 
 
 def _stages(root: Path) -> Iterator[Entry]:
-    begun: dict[str, Entry] = {}
-    for path in sorted(Layout(root).stages.glob("*/*.jsonl")):
-        name = f"{path.parent.name}/{path.name.partition('.')[0]}"
-        if done(path).exists():
-            rows, lost = _lost(path)
-            yield Entry(name, "done", rows, rows - lost.total(), lost)
-        elif path.name.endswith(".partial.jsonl"):
-            begun.setdefault(name, Entry(name, "begun")).rows += sum(1 for _ in read_rows(path))
-        else:
-            rows, lost = _lost(path)
-            entry = begun.setdefault(name, Entry(name, "begun"))
-            entry.rows, entry.out, entry.lost = entry.rows + rows, rows - lost.total(), lost
-    yield from begun.values()
+    files = Layout(root).stages.glob("*/[!.]*.jsonl")
+    for path in sorted({path.with_name(f"{path.name.partition('.')[0]}.jsonl") for path in files}):
+        finished = done(path).exists()
+        # A run that goes on copies the rows of the partial file to the growing one, then gives that its last name.
+        waiting = set() if finished else {row.get("key") for row in _rows(path.with_suffix(".partial.jsonl"))}
+        count, lost = 0, Counter[str]()
+        for row in _rows(path, path.with_suffix(".growing.jsonl"), path):
+            count += 1
+            waiting.discard(row.get("key"))
+            if row.get("status") == "quarantined" or row.get("kept") is False:
+                lost[str(row.get("reason"))] += 1
+        status = "done" if finished else "begun"
+        yield Entry(f"{path.parent.name}/{path.stem}", status, count + len(waiting), count - lost.total(), lost)
 
 
-def _lost(path: Path) -> tuple[int, Counter[str]]:
-    """The number of rows in a stage file, and of its rejected or quarantined rows by reason."""
-    rows, lost = 0, Counter[str]()
-    for row in read_rows(path):
-        rows += 1
-        if row.get("status") == "quarantined" or row.get("kept") is False:
-            lost[row["reason"]] += 1
-    return rows, lost
+def _rows(*paths: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the first of these files that is there when its turn comes."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield from read_rows(path)
+                return
 
 
 def _models(root: Path) -> list[Path]:
     """The finished models, in the order in which they are made."""
     return Layout(require_run(root)).finished_models()
-
-
-def _fault(marker: Path) -> list[str]:
-    try:
-        fault = file_fault(
-            marker.with_name(marker.name.replace(".done.json", ".jsonl")), read_marker(marker, sha256=str)["sha256"]
-        )
-    except RunError as error:
-        return [str(error)]
-    return [fault] if fault else []
 
 
 def _add(entry: Entry, event: dict[str, Any]) -> None:
@@ -286,22 +319,11 @@ def _add(entry: Entry, event: dict[str, Any]) -> None:
         entry.trained_tokens += int(event.get("tokens", 0))
 
 
-def _gates_best(root: Path) -> str:
-    """The name of the gate's best model; "" without a gate."""
-    results = read_results(root)
-    return results.gate.best if results and results.gate else ""
-
-
-def _events(root: Path) -> Iterator[dict[str, Any]]:
-    path = Layout(root).events
-    return read_rows(path) if path.is_file() else iter(())
-
-
 def is_finished(root: Path) -> bool:
-    return _status(root, list(_events(root))) == "finished"
+    return _status(root) == "finished"
 
 
-def _status(root: Path, events: list[dict[str, Any]]) -> str:
-    if in_use(root):
+def _status(root: Path) -> str:
+    if in_use(root):  # asked first: a run that ends meanwhile has written that it is finished
         return "running"
-    return "finished" if any(event["event"] == "finish" for event in events) else "stopped"
+    return "finished" if any(event["event"] == "finish" for event in read_events(root)) else "stopped"

@@ -8,12 +8,17 @@ counts with its most: the server may have answered it.
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from selfevo.rundir.atomic_files import check_there, read_rows, space_for
+from selfevo.rundir.atomic_files import read_rows, space_for
 from selfevo.rundir.layout import Layout
+
+_FIGURES = ("seconds", "call", "rows", "sequences", "tokens", "prompt_tokens", "new_tokens", "dollars")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +45,10 @@ class Ledger:
     def __init__(self, root: Path | None = None, stage: str = "") -> None:
         self.root, self.stage, self.spent = root, stage, Cost()
         self._calls, self._unbilled = 0, dict[int, Cost]()
-        path = Layout(root).events if root else None
-        for event in read_rows(path) if path and path.exists() else ():
-            if event.get("stage") != stage:
+        for event in read_events(root) if root else ():
+            if event["stage"] != stage:
                 continue
-            if event.get("event") == "call":
+            if event["event"] == "call":
                 self._calls = int(event["call"])
                 self._unbilled[self._calls] = Cost(*event["most"])
                 continue
@@ -77,11 +81,20 @@ class Ledger:
             write_event(self.root, kind, stage=self.stage, seconds=0, **figures)
 
 
+def read_events(root: Path) -> Iterator[dict[str, Any]]:
+    """The lines of events.jsonl. One that `write_event` did not write is passed over, like a line that was cut off."""
+    path = Layout(root).events
+    for event in read_rows(path) if path.is_file() else ():
+        figures = (event.get(name, 0) for name in _FIGURES)
+        whole = isinstance(event.get("event"), str) and isinstance(event.get("stage"), str) and "seconds" in event
+        if whole and all(isinstance(figure, int | float) and math.isfinite(figure) for figure in figures):
+            yield event
+
+
 def write_event(root: Path, kind: str, *, stage: str, seconds: float, **figures: object) -> None:
     """Adds a line to events.jsonl."""
     line = json.dumps({"event": kind, "stage": stage, "seconds": round(seconds, 3), **figures})
     path = Layout(root).events
-    check_there(root)
     with space_for(path, len(line)), path.open("a+b") as file:
         if file.tell() > 0:  # a kill may have left half a line
             file.seek(-1, os.SEEK_END)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from selfevo.errors import RunError
-from selfevo.rundir.atomic_files import hash_file, is_alive, read_marker, write_atomic
+from selfevo.rundir.atomic_files import HELD, check_there, hash_file, is_alive, read_marker, write_atomic
 from selfevo.rundir.layout import FORMAT, Layout
 from selfevo.rundir.ledger import write_event
 
 PATIENCE = 0.2  # seconds; `in_use` in another process holds the lock for a moment
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems without say
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,14 @@ class Owner:
 
     @staticmethod
     def read(path: Path) -> Owner | None:
+        """The owner that the file names. None if there is none, or none that this program wrote."""
         try:
-            return Owner(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+            known = isinstance(owner.process, int) and 0 < owner.process < 2**31
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
+        texts = (owner.host, owner.boot, owner.started, owner.work)
+        return owner if known and all(isinstance(text, str) for text in texts) else None
 
     def write(self, path: Path) -> None:
         write_atomic(path, json.dumps(asdict(self)))
@@ -65,6 +71,12 @@ class Owner:
             and _started(self.process) == self.started
         )
 
+    @property
+    def last_words(self) -> str:
+        """What it was doing, to be said after a kill."""
+        elsewhere = f" on host {self.host} (if it still runs there, it ends when it writes the next time)"
+        return self.work if self.is_here else self.work + elsewhere
+
 
 def _started(process: int) -> str:
     """When a process started, in clock ticks after the start of the host; "" where the system does not tell."""
@@ -82,41 +94,55 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[str]:
 
     Raises RunError if another process keeps the lock for more than `patience` seconds. The message
     names the process and how long it has held the lock. The file of the owner counts beside the
-    lock: somebody may have deleted the lock file, and few file systems lock across hosts.
+    lock: somebody may have deleted the lock file. Few file systems lock across hosts, so a process
+    of another host loses the directory to this one, and ends when it writes the next time.
+
+    Raises RunError too if the directory goes away meanwhile, whatever error comes of that.
     """
-    path = Layout(root).owner
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = _lock(root, patience).acquire()
-    except Timeout:
-        raise RunError(_in_use(root)) from None
-    except NotImplementedError:
-        raise RunError(
-            f"{root} is on a file system without locks (flock); give an output directory on another one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{root} cannot be locked ({error}); give an output directory in a writable folder") from None
-    with lock:
+    path, here = Layout(root).owner, Owner.here()
+
+    def is_there() -> bool:
+        found = Owner.read(path)
+        return found is not None and replace(found, work=here.work) == here
+
+    with _acquire(root, patience):
         last = Owner.read(path)
-        if last and last.lives:
+        if _is_owned(root):
             raise RunError(_in_use(root))
-        if last and not last.is_here:
-            raise RunError(
-                f"{root} was in use by process {last.process} of host {last.host}, and whether it has ended cannot be "
-                f"seen from here; if it has, delete {path}"
-            )
-        Owner.here().write(path)
+        here.write(path)
+        HELD[root] = is_there
         try:
-            yield last.work if last else ""
+            yield last.last_words if last else ""
+        except Exception:
+            check_there(root)
+            raise
         finally:
-            path.unlink(missing_ok=True)
+            del HELD[root]
+            if is_there():
+                path.unlink(missing_ok=True)
 
 
 def note_work(root: Path, work: str) -> None:
     """Notes what the process that holds the lock begins, to be read after a kill."""
-    path = Layout(root).owner
-    if path.exists():
-        Owner.here(work).write(path)
+    if root in HELD:
+        Owner.here(work).write(Layout(root).owner)
+
+
+def _acquire(root: Path, patience: float) -> AcquireReturnProxy[BaseFileLock]:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return _lock(root, patience).acquire()
+    except Timeout:
+        raise RunError(_in_use(root)) from None
+    except (OSError, ValueError, NotImplementedError) as error:
+        lock = Layout(root).lock
+        if isinstance(error, NotImplementedError) or getattr(error, "errno", None) in NO_LOCKS:
+            remedy = "its file system has no locks (flock); give an output directory on another one"
+        elif lock.is_symlink() or (lock.exists() and not lock.is_file()):
+            remedy = f"{lock} is no file; delete it"
+        else:
+            remedy = "give an output directory in a writable folder"
+        raise RunError(f"{root} cannot be locked ({error}); {remedy}") from None
 
 
 def in_use(root: Path) -> bool:
@@ -126,7 +152,7 @@ def in_use(root: Path) -> bool:
     kill.
     """
     layout = Layout(root)
-    if (owner := Owner.read(layout.owner)) and owner.lives:
+    if _is_owned(root):
         return True
     if not layout.lock.exists():
         return False
@@ -141,6 +167,12 @@ def in_use(root: Path) -> bool:
 
 def _lock(root: Path, patience: float) -> BaseFileLock:
     return FileLock(Layout(root).lock, timeout=patience, poll_interval=PATIENCE / 10)
+
+
+def _is_owned(root: Path) -> bool:
+    """Whether the process that the owner's file names lives. This one may have left its name when it let go."""
+    owner = Owner.read(Layout(root).owner)
+    return owner is not None and owner.lives and (owner.process != os.getpid() or root in HELD)
 
 
 def _in_use(root: Path) -> str:

@@ -131,7 +131,7 @@ class StageFile(Generic[T]):
         marker = done(self.path)
         expected = read_marker(marker, sha256=str, keys=str, rows=dict)
         if fault := file_fault(self.path, expected["sha256"]):
-            raise RunError(f"{fault}; restore it, or delete it and {marker} to compute its rows again")
+            raise RunError(f"{fault}; restore it, or delete it and {marker} to have its rows computed again")
         if expected["keys"] != _digest(map(self.key, rows)):
             raise RunError(
                 f"{self.path} holds results for other rows, another model or other settings than those of this run; "

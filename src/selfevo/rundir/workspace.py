@@ -42,7 +42,7 @@ from selfevo.rundir.atomic_files import (
     write_done,
 )
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ledger import write_event
+from selfevo.rundir.ledger import read_events, write_event
 from selfevo.rundir.ownership import note_work
 from selfevo.rundir.stage_file import StageFile
 
@@ -80,7 +80,10 @@ class Workspace:
         if final.is_dir():
             marker = read_marker(final / MODEL_MARKER, **MADE)
             if marker["lineage"] != lineage:
-                raise RunError(f"{final} was trained on other rows than this run now has; use a new output directory")
+                raise RunError(
+                    f"{final} was trained on other rows or from another model than this run now has; use a new output "
+                    "directory"
+                )
             if "removed" not in marker:
                 check_folder(final)
             return Model(name, final, str(marker["weights"]))
@@ -145,15 +148,12 @@ class Workspace:
 
     def finish(self) -> None:
         """Notes that nothing is owed any more."""
-        path = self.layout.events
-        events = read_rows(path) if path.exists() else iter(())  # none where all was taken over from other runs
-        if not any(event["event"] == "finish" for event in events):
+        if not any(event["event"] == "finish" for event in read_events(self.root)):
             self.event("finish", stage="", seconds=0)
 
     def seconds(self, stage: str) -> float:
         """Seconds of work on a stage so far, over all the processes that worked on it; "" is the whole run."""
-        path = self.layout.events
-        events = read_rows(path) if path.exists() else iter(())
+        events = read_events(self.root)
         return sum(float(e["seconds"]) for e in events if f"{e['stage']}/".startswith(f"{stage}/" if stage else ""))
 
     def save_rows(self, name: str, rows: Rows[Any]) -> None:
@@ -168,9 +168,12 @@ class Workspace:
         for row in rows:
             digest.update(json.dumps(as_row(row), ensure_ascii=False).encode() + b"\n")
         if fault := file_fault(path, read_marker(marker, sha256=str)["sha256"]):
-            raise RunError(f"{fault}; restore it, or delete {marker} to write it again")
+            raise RunError(f"{fault}; restore it, or delete {marker} to have it written again")
         if read_marker(marker, sha256=str)["sha256"] != digest.hexdigest():
-            raise RunError(f"{path} holds other rows than the configuration gives now; use a new output directory")
+            raise RunError(
+                f"{path} holds other rows than the files and settings of the configuration give now; restore those, or "
+                "use a new output directory"
+            )
 
 
 @dataclass(frozen=True, slots=True)
