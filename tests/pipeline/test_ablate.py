@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from selfevo.report.progress import Silent
 from selfevo.rundir.ablation import Ablation, AblationRow, Voted, load_ablation
 from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model
+from selfevo.rundir.ownership import locked
 from selfevo.rundir.results import ModelComparison, from_bits, load_results
 from selfevo.statistics import mcnemar_exact
 from selfevo.trainers.scripted import ScriptedTrainer
@@ -372,3 +376,17 @@ def test_a_run_that_has_nothing_of_its_own_to_do_is_finished_too(tmp_path: Path)
     rows = by_name(found)
     assert rows["labels-16"].rate("direct") == rows["self"].rate("direct")
     assert not any(counting.trained.values())
+
+
+def test_two_ablations_in_one_folder_wait_for_the_table_and_say_who_has_a_run(tmp_path: Path) -> None:
+    play(tmp_path, [])
+    with (
+        locked(tmp_path / "out/self-seed0"),
+        pytest.raises(RunError, match=rf"self-seed0 is in use by process {os.getpid()}, .* wait until it ends, or"),
+    ):
+        play(tmp_path, [])
+    with ThreadPoolExecutor() as pool, locked(tmp_path / "out"):
+        other = pool.submit(play, tmp_path, [], (1,))
+        time.sleep(1)
+        assert not other.done()
+    assert other.result()[1].seeds == [0, 1]

@@ -74,6 +74,18 @@ def test_what_was_planted_is_found_and_what_the_message_says_mends_it(copy: RunC
     assert tree(copy.output) == before
 
 
+@pytest.mark.parametrize("name", ["models/meta", "stages/round-2", "stages/evaluate-base", "models", "stages"])
+def test_what_is_missing_altogether_is_found(copy: RunConfig, name: str) -> None:
+    before = tree(copy.output)
+    shutil.rmtree(copy.output / name)
+    _, faults = verify(copy.output)
+    assert faults
+    assert all(f"{name}" in fault and "is missing; restore it, or run the command of its" in fault for fault in faults)
+    follow(faults[0], copy)
+    assert verify(copy.output)[1] == []
+    assert tree(copy.output) == before
+
+
 @pytest.mark.parametrize("name", ["data/link.jsonl", "stages/round-1/link", "models/meta/link", "models/meta/folder"])
 @pytest.mark.parametrize("target", ["/nowhere", "/etc"])
 def test_a_planted_link_is_found(copy: RunConfig, name: str, target: str) -> None:

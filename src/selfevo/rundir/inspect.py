@@ -16,6 +16,7 @@ from selfevo.method.names import META, round_number
 from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
     added_files,
+    exists,
     file_fault,
     files_in,
     folder_faults,
@@ -28,6 +29,8 @@ from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ledger import read_events
 from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
+
+_UNFINISHED = ("partial.jsonl", "growing.jsonl")  # what the file of a stage is called before
 
 
 @dataclass(slots=True)
@@ -151,6 +154,7 @@ def verify(root: Path) -> tuple[int, list[str]]:
             odd += added_files(folder, marker)
         except RunError as error:
             faults.append(str(error))
+    odd += _missing(root)
     return len(markers) + len(models), faults if running or in_use(root) else [*faults, *odd]
 
 
@@ -171,12 +175,27 @@ def _without_marker(root: Path, path: Path) -> str | None:
     in_place = path.parent == root / "data" or path.parent.parent == Layout(root).stages
     if is_temporary(path) or (in_place and name and kind in ("jsonl", "done.json") and marker.exists()):
         return None
-    if in_place and name and kind in ("partial.jsonl", "growing.jsonl") and not marker.exists():
+    if in_place and name and kind in _UNFINISHED and not marker.exists():
         return None  # the run goes on from it
     if in_place and name and kind == "jsonl" and path.is_file():
         remedy = "run the command of its run again to have it written; if it is not, delete the file"
         return f"{path} has no {marker.name} beside it; {remedy}"
     return f"{path} is no file of a run; delete it"
+
+
+def _missing(root: Path) -> Iterator[str]:
+    """The models and stage files that the run has made, as its events say, and that are not there at all."""
+    for kind, name in sorted({(event["event"], event["stage"]) for event in read_events(root)}):
+        if kind == "train":
+            path = Layout(root).model(name)
+            there = exists(path)
+        elif kind == "generate":
+            path = Layout(root).stages / f"{name}.jsonl"
+            there = any(exists(path.with_suffix(f".{form}")) for form in ("jsonl", "done.json", *_UNFINISHED))
+        else:
+            continue
+        if not there:
+            yield f"{path} is missing; restore it, or run the command of its run again to have it made again"
 
 
 def best_model(root: Path) -> Path:
