@@ -50,14 +50,14 @@ def look(root: Path, before: dict[str, int]) -> dict[str, int]:
 def test_what_is_shown_of_a_run_is_right_at_every_moment(
     finished: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At every third of its calls of fsync and replace, and again in a resume of the finished run."""
+    """At every fifth of its calls of fsync and replace, and again in a resume of the finished run."""
     config = finished.model_copy(update={"output": tmp_path / "run"})
     count, figures, looking = itertools.count(), dict[str, int](), False
 
     def hooked(call: Callable[..., Any]) -> Callable[..., Any]:
         def both(*arguments: Any, **more: Any) -> Any:
             nonlocal figures, looking
-            if not looking and is_run(config.output) and next(count) % 3 == 0:
+            if not looking and is_run(config.output) and next(count) % 5 == 0:
                 looking = True
                 figures = look(config.output, figures)
                 looking = False

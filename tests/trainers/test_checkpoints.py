@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from selfevo.engines.transformers import TransformersEngine
-from selfevo.errors import DataError
+from selfevo.errors import DataError, RunError
 from selfevo.method.protocols import Request, Sampling
+from selfevo.rundir.ownership import locked
 from trainings import EXAMPLES, state, train
 
 
@@ -74,6 +75,47 @@ def test_a_checkpoint_torn_by_a_kill_does_not_end_the_run(tiny_model: Path, tmp_
     (tmp_path / "work/checkpoint-2/config.json").write_text("{}")
     figures = train(tiny_model, tmp_path, SHORT, per_device_train_batch_size=1)
     assert figures["steps"] == 6
+
+
+class Moving(Killing):
+    """Progress that moves the run directory away after `steps` optimizer steps."""
+
+    def __init__(self, steps: int, run: Path, to: Path) -> None:
+        super().__init__(steps)
+        self.run, self.to = run, to
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        self.steps -= amount
+        if self.steps == 0:
+            self.run.rename(self.to)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6])
+def test_a_run_directory_that_goes_away_ends_the_training_and_is_not_made_anew(
+    tiny_model: Path, tmp_path: Path, steps: int
+) -> None:
+    """transformers would make it with each checkpoint."""
+    run, moving = tmp_path / "run", Moving(steps, tmp_path / "run", tmp_path / "elsewhere")
+    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "save_minutes": 1e-9}
+    with pytest.raises(RunError, match="run has gone while it was in use"), locked(run):
+        train(tiny_model, run, SHORT, progress=moving, **settings)
+    assert not run.exists()
+    moving.to.rename(run)
+    with locked(run):
+        assert train(tiny_model, run, SHORT, **settings)["steps"] == 6
+
+
+@pytest.mark.parametrize("plant", ["trainer_state.json.bak", "more.safetensors", "deep/x.bin"])
+def test_a_checkpoint_with_a_planted_file_is_not_used(tiny_model: Path, tmp_path: Path, plant: str) -> None:
+    settings: dict[str, Any] = {"per_device_train_batch_size": 1, "save_minutes": 1e-9}
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_model, tmp_path, SHORT, progress=Killing(4), **settings)
+    (checkpoint,) = (tmp_path / "work").glob("checkpoint-*")
+    (checkpoint / plant).parent.mkdir(exist_ok=True)
+    (checkpoint / plant).write_text("planted")
+    again = Killing(100)
+    train(tiny_model, tmp_path, SHORT, progress=again, **settings)
+    assert again.begun == [(0, 6)]
 
 
 class Canary:

@@ -113,8 +113,13 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[str]:
         HELD[root] = is_there
         try:
             yield last.last_words if last else ""
-        except Exception:
+        except Exception as error:
             check_there(root)
+            if isinstance(error, FileNotFoundError) and Path(str(error.filename)).is_relative_to(root):
+                raise RunError(
+                    f"{error.filename} is missing, although this process has written it: restore it, and run the same "
+                    "command again"
+                ) from error
             raise
         finally:
             del HELD[root]

@@ -24,7 +24,7 @@ from selfevo.errors import RunError, TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import check_trainable, load_model
-from selfevo.rundir.atomic_files import MODEL_MARKER, folder_faults, read_marker, seal
+from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
@@ -102,6 +102,7 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
     for name, tensor in trained.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+    check_there(output)
     # In the dtype of the stored base, so that the model does not get larger.
     trained.to(_stored_dtype(base)).save_pretrained(output)
     tokenizer.save_pretrained(output)
@@ -128,7 +129,8 @@ def last_checkpoint(work: Path) -> str | None:
     whole = []
     for folder in work.glob("checkpoint-*"):
         try:
-            faults = folder_faults(folder, read_marker(folder / MODEL_MARKER))
+            marker = read_marker(folder / MODEL_MARKER)
+            faults = [*folder_faults(folder, marker), *added_files(folder, marker)]
         except RunError as error:
             faults = [str(error)]
         if faults:
@@ -150,6 +152,7 @@ class Watched(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         loss = state.log_history[-1].get("loss") if state.log_history else None
         self.progress.advance(1, f"loss {loss:.3f}" if loss is not None else "")
+        check_there(Path(args.output_dir))  # transformers would make it anew
         if time.monotonic() - self.saved > self.save_seconds and state.global_step < state.max_steps:
             self.saved = time.monotonic()
             control.should_save = True
