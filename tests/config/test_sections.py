@@ -11,6 +11,7 @@ from selfevo.config.loading import parse_config, parse_engine
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import (
     DPOObjective,
+    EndpointConfig,
     GRPOObjective,
     SFTObjective,
     SkillsConfig,
@@ -162,3 +163,43 @@ def test_an_engine_alone_is_explained_as_in_a_configuration() -> None:
     assert parse_engine({"kind": "vllm", "batch_size": 3}, "--engine") == VLLMSettings(batch_size=3)
     with pytest.raises(ConfigError, match="--engine: there is no kind \"vlm\"; did you mean 'vllm'"):
         parse_engine({"kind": "vlm"}, "--engine")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000/v1", "https://[::1]:8000/v1", "http://h_x/v1/", "http://ü.de"])
+def test_the_address_of_a_server_is_taken(url: str) -> None:
+    assert EndpointConfig(model="m", base_url=url).base_url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "x",
+        "//x",
+        "http://",
+        "http:h",
+        "ftp://x",
+        "http://[::1",
+        "http://[v1.x]/",
+        "http://a:99999999/v1",
+        "http://h:-1/",
+        "http://h:abc/v1",
+        "http://h:65536",
+        "http://a b/v1",
+        " http://h/v1",
+        "http://h/\tv1",
+        "http://h\n/v1",
+        "http://\x7f/",
+        "http://ü\\/v1",
+        "http://..a/v1",
+        "http://999.1.1.1/v1",
+        "http://\ud83d/v1",
+        f"http://{'a' * 64}.de/v1",
+        f"http://{'é' * 70}.de/v1",
+    ],
+)
+def test_what_no_client_can_call_is_refused_before_a_call(url: str) -> None:
+    said = refusal(corpus={"prompts": "p", "annotator": {"model": "m", "base_url": url}})
+    assert said == (
+        "x.yaml: corpus.annotator.base_url: not the address of a server; give one such as http://localhost:8000/v1"
+    )

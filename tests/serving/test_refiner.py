@@ -166,7 +166,11 @@ def test_what_counts_as_the_same_answer(a: str, b: str, same: bool) -> None:
     assert (answer_key(a) == answer_key(b)) is same
 
 
-@pytest.mark.parametrize("options", [{"refine": "sometimes"}, {"rounds": 0}, {"consistency": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"refine": "sometimes"}, {"rounds": 0}, {"consistency": 0}]
+    + [{"temperature": value, "consistency": 2} for value in (0, -1, float("inf"), float("nan"))],
+)
 def test_an_impossible_option_is_named(model: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         refiner(model, **options)

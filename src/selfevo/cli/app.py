@@ -21,6 +21,7 @@ import typer
 import yaml
 
 import selfevo.config
+from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
@@ -141,6 +142,7 @@ def demo(
     if write_config.exists():
         raise ConfigError(f"{write_config} exists; give another name")
     write_config.parent.mkdir(parents=True, exist_ok=True)
+    check_target(write_config)
     write_config.write_text(
         yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False), encoding="utf-8"
     )
@@ -268,6 +270,7 @@ def init(
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; give another name, or --force to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_target(path)
     path.write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
     console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run")
 

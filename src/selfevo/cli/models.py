@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfevo.cli.files import check_target
 from selfevo.config.base import OwnPart
 from selfevo.config.loading import parse, parse_engine
 from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig
@@ -225,6 +226,8 @@ def compare(
     from selfevo.report.console import print_comparisons
     from selfevo.rundir.atomic_files import write_atomic
 
+    if output is not None:
+        check_target(output)
     pairs, left_out = read_pairs(str(a), str(b), column, str(questions or ""), by or ())
     if left_out:
         complain(f"{left_out} prompts have an answer in only one of the files, so they are left out")

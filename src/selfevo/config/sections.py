@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, HttpUrl, Tag, field_validator, model_validator
 
 from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, kind_or, own_or_built_in
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
@@ -71,10 +71,15 @@ class EndpointConfig(Strict):
 
     @field_validator("base_url")
     @classmethod
-    def _no_secrets(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("not the address of a server; give http://... or https://...")
+    def _an_address_without_secrets(cls, value: str) -> str:
+        try:
+            HttpUrl(value)
+            parts = urlsplit(value)
+            (parts.hostname or "").encode("idna")  # as the client does; the names in it have at most 63 bytes
+        except ValueError:
+            parts = urlsplit("")
+        if not parts.hostname or re.search(r"[\s\\]", value):
+            raise ValueError("not the address of a server; give one such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
                 "the address has a user name, password or query, which could hold a key; remove it, and name the "

@@ -73,6 +73,8 @@ def run_harness(
         raise ConfigError(
             f"--path is {path} and --harness {','.join(tasks)}; give the documents of one task, and that task"
         )
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)  # now, so that a mistake costs no evaluation
     arguments = {"pretrained": str(model), "dtype": engine.dtype, "trust_remote_code": False}
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +98,6 @@ def run_harness(
     assert found is not None  # only other ranks get None
     results = {name: _scores(name, found) for name in found["samples"]}
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         scores = {name: asdict(own) for name, own in results.items()}
         write_atomic(output / "harness.json", json.dumps(scores, indent=2))
         for name, samples in found["samples"].items():

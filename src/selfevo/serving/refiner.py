@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,8 +82,11 @@ class Refiner:
             raise ConfigError(f"refine is {refine!r}; use never, if-judged-wrong or always")
         if rounds < 1 or consistency < 1:
             raise ConfigError(f"rounds is {rounds} and consistency {consistency}; give 1 or more of each")
-        if consistency > 1 and temperature <= 0:
-            raise ConfigError("consistency above 1 needs a temperature above 0, or all the samples are the same")
+        if consistency > 1 and not 0 < temperature < math.inf:
+            raise ConfigError(
+                f"temperature is {temperature}; consistency above 1 needs a finite one above 0, or all the samples are "
+                "the same"
+            )
         self.model = resolve_model(str(model))
         self.engine = engine or build_engine()
         self.refine, self.rounds, self.consistency, self.key = refine, rounds, consistency, key
