@@ -6,6 +6,7 @@ A SelfevoError becomes one line on standard error and its exit code.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import signal
@@ -26,7 +27,7 @@ from selfevo.cli.models import app as model_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, RunError, SelfevoError
-from selfevo.report.terminal import complain, console
+from selfevo.report.terminal import WarningLines, complain, console
 
 app = typer.Typer(
     name="selfevo",
@@ -48,6 +49,7 @@ def main() -> None:
     after SIGINT, 143 after SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    logging.getLogger("selfevo").handlers = [WarningLines()]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a log in ASCII must not end a run

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 # Control characters but for the line feed and the tab, half surrogates, and those that turn the direction of writing.
@@ -27,6 +30,11 @@ class PlainConsole(Console):
     def render_str(self, text: str, **settings: Any) -> Text:
         return super().render_str(printable(text), **settings)
 
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """All that is printed comes by here, also what is no string: Text, paths, a bar's name."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
 
 # The width of tables without a terminal, for example in a log.
 console = PlainConsole(width=None if sys.stdout.isatty() else 140)
@@ -37,3 +45,10 @@ def complain(message: str) -> None:
     error = PlainConsole(stderr=True)
     error.show_cursor()  # a progress bar may have hidden it
     error.print(f"selfevo: {message}".replace("\n", " "), style="red", soft_wrap=True)
+
+
+class WarningLines(logging.Handler):
+    """Prints what the package logs as `complain` does: it may quote a server."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
