@@ -86,6 +86,30 @@ def test_a_run_directory_that_is_deleted_or_replaced_is_not_made_anew(
     run(fresh)
 
 
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("name", ["data", "stages"])
+def test_what_is_deleted_of_a_run_while_it_goes_on_is_named_or_made_again(
+    fresh: RunConfig, finished: RunConfig, monkeypatch: pytest.MonkeyPatch, moment: int, name: str
+) -> None:
+    count = itertools.count()
+
+    def replaced(*arguments: Any, **more: Any) -> Any:
+        if next(count) == moment:
+            shutil.rmtree(fresh.output / name, ignore_errors=True)
+        return replace(*arguments, **more)
+
+    replace = os.replace
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", replaced)
+        try:
+            run(fresh)
+        except RunError as error:
+            assert str(fresh.output) in str(error)
+            assert "; " in str(error)
+    run(fresh)
+    assert tree(fresh.output) == tree(finished.output)
+
+
 @pytest.mark.parametrize("moment", MOMENTS[::2])
 def test_who_deletes_all_that_says_so_lets_the_second_in_and_the_first_ends(
     fresh: RunConfig, finished: RunConfig, monkeypatch: pytest.MonkeyPatch, moment: int

@@ -117,8 +117,8 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[str]:
             check_there(root)
             if isinstance(error, FileNotFoundError) and Path(str(error.filename)).is_relative_to(root):
                 raise RunError(
-                    f"{error.filename} is missing, although this process has written it: restore it, and run the same "
-                    "command again"
+                    f"{error.filename} has gone while it was in use: it was moved or deleted; put it back, or run the "
+                    "same command again to have it made again"
                 ) from error
             raise
         finally:
