@@ -221,3 +221,9 @@ def test_a_failed_check_is_exit_code_2_and_run_does_not_start(
     assert "fail  max_length: 2 of 2 sequences" in out
     assert "pass  chat template" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_adapters_for_no_layer_are_found_before_a_run(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = {"device": "cpu", "dtype": "float32", "lora": {"target_modules": ["nope"]}}
+    with pytest.raises(ConfigError, match=r"trainer\.lora\.target_modules: 'nope' means no layer"):
+        examine(configuration(tiny_model, tmp_path, trainer=trainer))

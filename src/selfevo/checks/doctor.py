@@ -20,7 +20,7 @@ import torch
 from packaging.requirements import Requirement
 from transformers import AutoConfig, GenerationConfig
 
-from selfevo.checks.preview import count_parameters, estimate, lessons_of
+from selfevo.checks.preview import count_parameters, estimate, lessons_of, skeleton
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
@@ -37,6 +37,7 @@ from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import load_model
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine
+from selfevo.trainers.adapters import check_targets
 
 PROMPTS = 20
 NEW_TOKENS = 24
@@ -53,9 +54,12 @@ class Check:
 
 
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
-    """All checks of a configuration. Writes no files. Raises if model or data are missing."""
+    """All checks of a configuration. Writes no files. Raises if model, data or layers for adapters are missing."""
     folder, splits = resolve_model(config.model), draw_splits(config)
-    parameters = count_parameters(folder)  # first, because it gives the clearest error for an unknown model
+    model = skeleton(folder)  # first, because it gives the clearest error for an unknown model
+    if config.trainer.lora:
+        check_targets(config.trainer.lora.target_modules, model)
+    parameters = count_parameters(model)
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
     found = estimate(config, parameters, chat, splits, d_meta)
     return [

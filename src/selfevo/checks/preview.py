@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -69,7 +70,7 @@ def preview(config: RunConfig, console: Console) -> None:
             rows,
             lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row), row.system))),
         )
-    found = estimate(config, count_parameters(folder), chat, splits, d_meta)
+    found = estimate(config, count_parameters(skeleton(folder)), chat, splits, d_meta)
     print_estimate(config, found, len(d_meta), len(splits.pool), console)
 
 
@@ -208,14 +209,17 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
     console.print(table)
 
 
-def count_parameters(folder: Path) -> int:
-    """The number of parameters. Raises ConfigError if transformers cannot read the model's config."""
+def skeleton(folder: Path) -> Any:
+    """The model without its weights. Raises ConfigError if transformers cannot read the model's config."""
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"model: transformers cannot read {folder / 'config.json'}: {reason}") from None
+
+
+def count_parameters(model: Any) -> int:
     return int(sum(parameter.numel() for parameter in model.parameters()))
 
 

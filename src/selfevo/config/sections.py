@@ -200,7 +200,9 @@ class LoraSettings(Strict):
     r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Share = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = Field(
+        "all-linear", description="a list of ends of names of linear layers, or a regular expression for whole names"
+    )
 
     @field_validator("target_modules")
     @classmethod
@@ -210,6 +212,11 @@ class LoraSettings(Strict):
             raise ValueError("a name is missing; give names of modules, such as q_proj, or all-linear")
         if "lm_head" in names:
             raise ValueError("lm_head is the output layer, whose adapter would not be trained; remove it")
+        if isinstance(value, str):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"{value!r} is no regular expression ({error}); correct it, or give a list") from None
         return value
 
 

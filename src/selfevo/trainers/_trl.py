@@ -25,6 +25,7 @@ from selfevo.method.protocols import Progress
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import check_trainable, load_model
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
+from selfevo.trainers.adapters import check_targets
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
@@ -167,16 +168,10 @@ class Watched(TrainerCallback):  # type: ignore[misc]
 
 
 def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:
-    """The adapters of the configuration. Raises TrainingError if `model` has no module of a name."""
+    """The adapters of the configuration. Raises ConfigError if `model` has no layers for them."""
     if config.lora is None:
         return None
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    wanted = config.lora.target_modules
-    if isinstance(wanted, list) and (unknown := [name for name in wanted if name.rpartition(".")[2] not in names]):
-        raise TrainingError(
-            f"trainer.lora.target_modules: the model has no linear layer {unknown[0]!r}; it has "
-            f"{', '.join(sorted(names - {'lm_head'}))}"
-        )
+    check_targets(config.lora.target_modules, model)
     return LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.lora_alpha,
