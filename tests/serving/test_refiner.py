@@ -178,7 +178,7 @@ def test_an_impossible_option_is_named(model: Path, options: dict[str, Any]) -> 
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
 ) -> tuple[int, str, str]:
-    monkeypatch.setattr("selfevo.pipeline.build.build_engine", lambda *settings: ScriptedEngine(counting))
+    monkeypatch.setattr("selfevo.serving.refiner.build_engine", lambda *settings: ScriptedEngine(counting))
     monkeypatch.setattr("sys.argv", ["selfevo", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -254,7 +254,7 @@ def test_two_models_are_compared_by_a_judge(
 
     engine = ScriptedEngine(lambda *_: "")
     monkeypatch.setattr(ScriptedEngine, "generate", lambda self, *arguments: judge(*arguments))
-    monkeypatch.setattr("selfevo.pipeline.build.build_engine", lambda *settings: engine)
+    monkeypatch.setattr("selfevo.serving.refiner.build_engine", lambda *settings: engine)
     monkeypatch.setattr(
         "sys.argv",
         f"selfevo compare {tmp_path / 'new.jsonl'} {tmp_path / 'old.jsonl'} --judge {model} --candidate gpt-9 "

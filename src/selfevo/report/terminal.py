@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -29,11 +30,12 @@ class PlainConsole(Console):
 
 
 # The width of tables without a terminal, for example in a log.
-console = PlainConsole(width=None if sys.stdout.isatty() else 140)
+console = PlainConsole(width=None if sys.stdout and sys.stdout.isatty() else 140)
 
 
 def complain(message: str) -> None:
     """Prints a warning or an error as one line on standard error."""
     error = PlainConsole(stderr=True)
-    error.show_cursor()  # a progress bar may have hidden it
-    error.print(f"selfevo: {message}".replace("\n", " "), style="red", soft_wrap=True)
+    with suppress(OSError):  # nobody reads it any more
+        error.show_cursor()  # a progress bar may have hidden it
+        error.print(f"selfevo: {message}".replace("\n", " "), style="red", soft_wrap=True)
