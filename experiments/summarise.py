@@ -8,13 +8,13 @@ python experiments/summarise.py MANIFEST_JSON [...]          # what runs cost
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
 from typing import get_args
 
 from selfevo.rundir.ablation import Ablation, AblationRow, Answered, Voted, load_ablation
-from selfevo.rundir.atomic_files import read_marker
 from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, load_results
 from selfevo.statistics import Rate
 
@@ -25,14 +25,14 @@ def percent(value: float | None) -> str:
 
 def main(arguments: list[str]) -> None:
     paths = [Path(name) for name in arguments]
-    first = {} if paths[0].is_dir() else read_marker(paths[0])
+    first = {} if paths[0].is_dir() else json.loads(paths[0].read_text(encoding="utf-8"))
     if "rows" in first:
         files = [path for path in paths if path.suffix == ".json"]
         wanted = arguments[len(files) :]
         tables = [load_ablation(path) for path in files]
         (pairs if any(":" in each for each in wanted) else ablation)(tables, wanted)
     elif "costs" in first:
-        costs([read_marker(path)["costs"] for path in paths])
+        costs([json.loads(path.read_text(encoding="utf-8"))["costs"] for path in paths])
     else:
         several([load_results(path) for path in paths])
 

@@ -116,13 +116,13 @@ def test_filters_in_a_configuration(written: Any, filters: Any) -> None:
     [
         ({"filter": "verdcit"}, "x.yaml: filter.0: there is no kind \"verdcit\"; did you mean 'verdict'?"),
         ({"filter": {"votes": 3}}, 'x.yaml: filter.0 is {"votes": 3}; add its kind'),
-        ({"filter": []}, "filter is []; value should have at least 1 item"),
+        ({"filter": []}, "filter is []; give one or more"),
         (
             {"filter": {"kind": "length", "max": 3}},
             "unknown key 'filter.0.max'; known here: kind, min_characters, max_",
         ),
         ({"filter": {"kind": "verdict-votes", "votess": 3}}, "'filter.0.votess'; did you mean 'votes'?"),
-        ({"filter": {"kind": "verdict-votes", "share": 2}}, "filter.0.share is 2; input should be less than"),
+        ({"filter": {"kind": "verdict-votes", "share": 2}}, "filter.0.share is 2; give a number less than"),
         ({"filter": {"kind": "a.b:C", "option": {}}}, "unknown key 'filter.0.option'; did you mean 'options'?"),
         ({"filter": "gold"}, 'filter.0: there is no kind "gold"; known here: verdict, verdict-votes'),
         ({"prompts": {}}, "prompts: give exactly one of path and task; none is given"),

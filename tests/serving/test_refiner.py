@@ -182,7 +182,7 @@ def test_an_impossible_option_is_named(model: Path, options: dict[str, Any]) -> 
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
 ) -> tuple[int, str, str]:
-    monkeypatch.setattr("selfevo.pipeline.build.build_engine", lambda *settings: ScriptedEngine(counting))
+    monkeypatch.setattr("selfevo.serving.refiner.build_engine", lambda *settings: ScriptedEngine(counting))
     monkeypatch.setattr("sys.argv", ["selfevo", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -267,7 +267,7 @@ def test_two_models_are_compared_by_a_judge(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     out, err = capsys.readouterr()
-    assert ended.value.code == 0
+    assert ended.value.code == 0, err
     assert "new against old: win rate 100.0 %" in out
     assert "4 wins, 0 ties, 0 losses of 4" in out
     assert "category c1: 100.0 %" in out

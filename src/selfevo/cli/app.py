@@ -1,19 +1,11 @@
-"""The command line: parses arguments, calls the pipeline, prints results.
-
-A SelfevoError becomes one line on standard error and its exit code.
-"""
+"""The command line: parses arguments, calls the pipeline, prints results."""
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 import re
 import signal
 import sys
-import tempfile
-import traceback
-from importlib.metadata import metadata
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
@@ -22,11 +14,13 @@ import typer
 import yaml
 
 import selfevo.config
+from selfevo.cli.ending import StoppedError, end
 from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
-from selfevo.errors import ConfigError, RunError, SelfevoError
+from selfevo.errors import ConfigError, RunError
+from selfevo.inputs.sources import check_sources
 from selfevo.report.terminal import WarningLines, complain, console
 
 app = typer.Typer(
@@ -50,56 +44,12 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     logging.getLogger("selfevo").handlers = [WarningLines()]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a log in ASCII must not end a run
-    try:
-        app()
-    except SelfevoError as error:
-        complain(str(error))
-        sys.exit(error.exit_code)
-    except _StoppedError as stopped:
-        complain("stopped; run the same command again to resume")
-        sys.exit(128 + stopped.number)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
-        sys.exit(1)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename is not None else ""
-        complain(f"{place}{error.strerror or error}; check that it exists, and that this user may read and write it")
-        sys.exit(RunError.exit_code)
-    except Exception as error:
-        complain(
-            f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:200]}; please report it with "
-            f"{_save_traceback()}, at {_issues()}"
-        )
-        sys.exit(70)
-
-
-def _save_traceback() -> str:
-    """The file with the traceback of the error that is being handled."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="selfevo-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
-    ) as file:
-        file.write(f"selfevo {installed_version('selfevo')}, Python {sys.version}\n{traceback.format_exc()}")
-    return file.name
-
-
-def _issues() -> str:
-    urls = metadata("selfevo").get_all("Project-URL") or []
-    return next((url.partition(", ")[2] for url in urls if url.startswith("Issues,")), "the project's issues")
-
-
-class _StoppedError(BaseException):
-    """A signal to stop. It is no Exception, so that no code handles it as a failure."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+    sys.exit(end(lambda: app(standalone_mode=False)))
 
 
 def _stop(number: int, frame: object) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second signal ends the process directly
-    raise _StoppedError(number)
+    raise StoppedError(number)
 
 
 def _version(value: bool) -> None:
@@ -138,6 +88,7 @@ def demo(
 
     folder = output or Path("runs") / f"{task}{'-smoke' if smoke else ''}-seed{seed}"
     config = demo_config(demo_model(), folder, seed, smoke, task)
+    check_sources(config)
     if write_config is None:
         _run_and_report(config)
         return
@@ -165,7 +116,7 @@ def run(
     ] = True,
 ) -> None:
     """Runs the SELF loop on your model and prompts. The same command resumes a stopped run."""
-    settings = load_config(config, set_ or [])
+    settings = _settings(config, set_)
     if dry_run:
         from selfevo.checks.preview import preview
 
@@ -187,7 +138,7 @@ def doctor(
 
     `selfevo run` makes the same checks and does not start if one fails. Exit code 2 if one fails.
     """
-    _examine(load_config(config, set_ or []))
+    _examine(_settings(config, set_))
 
 
 @app.command(
@@ -207,7 +158,7 @@ def annotate(
 
     `selfevo run` continues from there.
     """
-    settings = load_config(config, set_ or [])
+    settings = _settings(config, set_)
     if dry_run:
         from selfevo.checks.preview import preview_annotation
 
@@ -243,7 +194,7 @@ def ablate(
     from selfevo.report.console import print_ablation
     from selfevo.report.progress import Live
 
-    settings = load_config(config, set_ or [])
+    settings = _settings(config, set_)
     numbers = [part.strip() for part in seeds.split(",")]
     if not all(re.fullmatch("[0-9]{1,10}", number) and int(number) < 2**32 for number in numbers):
         raise ConfigError(f"--seeds is {seeds!r}; give numbers below 2^32 separated by commas, such as 0,1,2")
@@ -348,6 +299,12 @@ def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do n
         console.print("nothing to remove")
     elif yes or typer.confirm("remove these?"):
         console.print(f"freed {megabytes(collect(run_directory))}")
+
+
+def _settings(path: Path, overrides: list[str] | None) -> RunConfig:
+    settings = load_config(path, overrides or [])
+    check_sources(settings)
+    return settings
 
 
 def _examine(settings: RunConfig) -> None:

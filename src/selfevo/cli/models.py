@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from selfevo.cli.files import check_target
 from selfevo.config.base import OwnPart
 from selfevo.config.loading import parse, parse_engine
-from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig
+from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig, TransformersSettings
 from selfevo.errors import ConfigError
 from selfevo.report.progress import Live
 from selfevo.report.terminal import complain, console
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from selfevo.serving.refiner import Answer
 
 app = typer.Typer()
+
+# What a terminal obeys, or what cannot be written in UTF-8, and JSON does not escape by itself.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 BaseUrl = Annotated[str | None, typer.Option(help="Address of a server with the model (OpenAI protocol).")]
 LIMIT = "Token limit of each text; default: that of the run that made the model."
@@ -152,9 +156,12 @@ def answer(
             first = loaded.quarantined[0]
             complain(f"{len(loaded.quarantined)} rows are left out; the first is line {first.line}: {first.reason}")
     else:
-        prompts = [sys.stdin.read() if prompt in (None, "-") else str(prompt)]
+        prompts = [_read_input() if prompt is None or prompt == "-" else prompt]
+    if any("\ud800" <= character <= "\udfff" for text in prompts for character in text):
+        raise ConfigError("the prompt is not UTF-8; give it in that encoding")
     if not all(text.strip() for text in prompts):
         raise ConfigError("the prompt is empty; give one as an argument or on standard input, or several with --file")
+    settings = _engine(engine)
     refiner = Refiner(
         model,
         refine=refine,  # type: ignore[arg-type]  # Refiner checks it
@@ -163,14 +170,26 @@ def answer(
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        engine=build_engine(_engine(engine)),
+        # Refiner makes this one when it has found the model, because it is slow to import.
+        engine=None if isinstance(settings, TransformersSettings) else build_engine(settings),
     )
     for start in range(0, len(prompts), refiner.engine.batch_size):
         for answer in refiner.answer(prompts[start : start + refiner.engine.batch_size]):
             if as_json:
-                print(json.dumps(asdict(answer), ensure_ascii=False, default=lambda verdict: verdict.value))
+                line = json.dumps(asdict(answer), ensure_ascii=False, default=lambda verdict: verdict.value)
+                print(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line))
             else:
                 _print_answer(answer, show_work, alone=len(prompts) == 1)
+
+
+def _read_input() -> str:
+    """The prompt on standard input."""
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"standard input is not UTF-8 at byte {error.start + 1}; give it in that encoding") from None
 
 
 def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
@@ -239,7 +258,7 @@ def compare(
 
         engine, folder = OpenAIEngine(_endpoint(judge, base_url, api_key_env)), Path(judge)
     else:
-        engine, folder = build_engine(), resolve_model(judge)
+        folder, engine = resolve_model(judge), build_engine()
     comparisons = compare_answers(engine, folder, pairs, max_new_tokens)
     if output is not None:
         write_atomic(output, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in as_rows(comparisons)))

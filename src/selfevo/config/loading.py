@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Tag, TypeAdapter, ValidationError
@@ -17,6 +17,12 @@ from selfevo.config.sections import EngineConfig
 from selfevo.errors import ConfigError
 
 Section = TypeVar("Section", bound=BaseModel)
+_BOUNDS = {
+    "greater_than": "greater than",
+    "greater_than_equal": "greater than or equal to",
+    "less_than": "less than",
+    "less_than_equal": "less than or equal to",
+}
 ENGINE: TypeAdapter[EngineConfig] = TypeAdapter(EngineConfig)
 
 
@@ -61,15 +67,33 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
     return data
 
 
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_TAGS = {_TEXT, *(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "seq", "map"))}
+_MOST = 100_000  # values of a configuration, an alias counted with all that it stands for
+
+
 class _Loader(yaml.SafeLoader):
     """YAML whose keys are texts, each once; what looks like a date stays a text."""
 
+    yaml_constructors: ClassVar = {
+        tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag is None or tag in _TAGS
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError):  # !!int x, a number of 5,000 digits
+            kind, value = node.tag.rpartition(":")[2], str(node.value)[:40]
+            raise yaml.constructor.ConstructorError(None, None, f"{value!r} is no {kind}", node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):  # !!map [1]
+            raise yaml.constructor.ConstructorError(None, None, "it holds no keys and values", node.start_mark)
         seen = set[str]()
         for key, _ in node.value:
             name = str(key.value)
             fault = (
-                f"the key {name!r} is there twice"
+                f"the key {name!r} is there twice; remove one"
                 if name in seen
                 else f"the key {name!r} is no text; quote it"
                 if key.tag not in (_TEXT, _MERGE)
@@ -85,21 +109,39 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 def _load(text: str) -> Any:
     """The data of a YAML text. Raises ValueError with a line that says what is wrong."""
     try:
-        data = yaml.load(text, _Loader)
-        json.dumps(data, default=str)  # an alias may hold itself
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _size(node, {}, ())
+        data = loader.construct_document(node) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"{place}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{error}; an alias (*name) must not hold itself") from None
     return data
+
+
+def _size(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """The number of values in `node`. Raises ValueError if an alias holds itself, or if there are too many."""
+    if id(node) in above:
+        raise ValueError(f"line {node.start_mark.line + 1}: an alias (*name) must not hold itself")
+    if id(node) not in known:
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        inside = (id(node), *above)
+        sizes = [_size(part, known, inside) for part in parts] if isinstance(node, yaml.CollectionNode) else []
+        known[id(node)] = 1 + sum(sizes)
+    if known[id(node)] > _MOST:
+        raise ValueError(f"line {node.start_mark.line + 1}: its aliases stand for more than {_MOST:,} values")
+    return known[id(node)]
 
 
 def parse_config(data: dict[str, Any], source: str) -> RunConfig:
@@ -131,7 +173,7 @@ def _explain(error: Any, annotation: Any, source: str) -> str:
     place, sections = _follow(annotation, error["loc"])
     key = ".".join(place)
     where = f"{source}: {key}" if key else source
-    shown = json.dumps(error["input"], default=str)[:80]
+    given = shown(error["input"])
     match error["type"]:
         case "extra_forbidden":
             names = [name for section in sections for name in section.model_fields]
@@ -145,11 +187,40 @@ def _explain(error: Any, annotation: Any, source: str) -> str:
             hint = _near(error["ctx"]["tag"], [*kinds, "package.module:Name for your own"])
             return f'{where}: there is no kind "{error["ctx"]["tag"]}"; {hint}'
         case "union_tag_not_found":
-            return f"{where} is {shown}; add its kind"
-        case "model_type":
-            return f"{where} is {shown}; give keys and values"
+            return f"{where} is {given}; add its kind"
         case _:
-            return f"{where} is {shown}; {error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"{where} is {given}; {wanted(error)}"
+
+
+def shown(value: Any) -> str:
+    """A value as messages quote it."""
+    return json.dumps(value, default=str)[:80]
+
+
+def wanted(error: Any) -> str:
+    """What to give instead, for one error of pydantic's."""
+    kind, told = error["type"], error.get("ctx", {})
+    if kind in _BOUNDS:
+        return f"give a number {_BOUNDS[kind]} {next(iter(told.values()))}"
+    match kind.partition("_")[0]:
+        case "int":
+            return "give a whole number"
+        case "float" | "finite":
+            return "give a finite number"
+        case "bool":
+            return "give true or false"
+        case "string" | "path" | "invalid":  # invalid_key
+            return "give text"
+        case "tuple" | "list":
+            return "give a list"
+        case "dict" | "model":
+            return "give keys and values"
+        case "literal":
+            return f"give {told['expected']}"
+        case "too":
+            return "give one or more"
+    message = str(error["msg"])
+    return message[0].lower() + message[1:]
 
 
 def _near(name: str, names: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ class RunConfig(Strict):
     @classmethod
     def _a_name(cls, value: Path) -> Path:
         """What every file system allows, so that a mistake is found before anything is loaded."""
-        if any("\0" in part or "\ud800" <= max(part) <= "\udfff" for part in value.parts):
+        if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in str(value)):
             raise ValueError(f"{str(value)!r} is no name of a directory; give another one")
         if longest := [part for part in value.parts if len(part.encode()) > 255]:
             raise ValueError(f"{longest[0][:40]}... has {len(longest[0].encode())} bytes; a name has at most 255")
@@ -163,4 +163,7 @@ class RunConfig(Strict):
     @field_validator("output")
     @classmethod
     def _home(cls, value: Path) -> Path:
-        return value.expanduser()
+        try:
+            return value.expanduser()
+        except RuntimeError:
+            raise ValueError(f"{value.parts[0]} stands for no home directory; write the path out") from None

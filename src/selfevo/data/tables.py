@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from selfevo.errors import DataError
-from selfevo.rundir.atomic_files import exists
+from selfevo.rundir.atomic_files import exists, from_user
 
 MAX_LINE = 2**25  # bytes of one JSON line; a longer line is not read into memory
 
@@ -49,19 +49,26 @@ def read_table(source: str) -> Iterator[Row | BadRow]:
     saved by `datasets.save_to_disk`, or a hub data set. For the last two, `source:split` selects a
     split. Raises DataError if `source` does not exist or cannot be read at all.
     """
-    path, split = Path(source).expanduser(), ""
+    path, split = locate(source)
+    if not exists(path):
+        yield from _read_hub(source, source.removesuffix(f":{split}"), split or "train")
+    elif path.is_dir():
+        yield from _read_folder(path, split)
+    else:
+        yield from _read_file(path)
+
+
+def locate(source: str) -> tuple[Path, str]:
+    """The path and the split of `source`. Raises DataError if it is no file or folder here and no hub data set."""
+    path, split = from_user(source), ""
     if not exists(path):
         name, _, split = source.rpartition(":")
-        path = Path(name or source).expanduser()
+        path = from_user(name or source)
         split = split if name else ""
-    if exists(path) and path.is_dir():
-        yield from _read_folder(path, split)
-    elif exists(path) and path.is_file() and not split:
-        yield from _read_file(path)
-    elif path.suffix not in _FILES and _HUB_ID.fullmatch(name := source.removesuffix(f":{split}")):
-        yield from _read_hub(source, name, split or "train")
-    else:
+    here = exists(path) and (path.is_dir() or (path.is_file() and not split))
+    if not here and (path.suffix in _FILES or not _HUB_ID.fullmatch(source.removesuffix(f":{split}"))):
         raise DataError(f"{source} does not exist; correct the path, or create the file")
+    return path, split
 
 
 def _read_file(path: Path) -> Iterator[Row | BadRow]:

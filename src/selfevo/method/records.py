@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 Turns = tuple[str, ...]  # the turns of a conversation: user, assistant, user, ...
@@ -130,7 +130,7 @@ def as_row(record: Any) -> dict[str, Any]:
 
 def from_row(record: type[Record], row: Mapping[str, Any]) -> Record:
     """The record in a JSON object. Keys that are not its fields are ignored."""
-    values = {own.name: row[own.name] for own in fields(record) if own.name in row}
+    values = {own.name: row[own.name] for own in fields(record) if own.name in row or own.default is MISSING}
     if "history" in values:
         values["history"] = tuple(values["history"])
     build: Callable[..., Record] = record

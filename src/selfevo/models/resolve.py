@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfevo.errors import ConfigError
-from selfevo.rundir.atomic_files import check_folder, exists
+from selfevo.rundir.atomic_files import check_folder, exists, from_user
 from selfevo.rundir.inspect import best_model, is_run
 
 
@@ -14,7 +14,7 @@ def resolve_model(name: str) -> Path:
 
     Raises ConfigError if `name` is none of these, RunError if a run's model is not as it was made.
     """
-    path = Path(name).expanduser()
+    path = from_user(name)
     if exists(path) and path.is_dir():
         if is_run(path):
             path = best_model(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfevo.config.base import OwnPart
+from selfevo.config.loading import parse
 from selfevo.config.own_parts import make_part
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import (
@@ -150,6 +151,6 @@ def build_sampling(model: Path, max_new_tokens: int | None = None) -> dict[str, 
     The limit is `max_new_tokens` if given, else that of the run that made `model`, else the
     default.
     """
-    skills = SkillsConfig.model_validate(run_settings(model).get("skills", {}))
+    skills = parse(SkillsConfig, run_settings(model).get("skills", {}), f"the run of {model}: skills")
     limits = {name: getattr(skills, name).max_new_tokens for name in SkillsConfig.model_fields}
     return {name: Sampling(max_new_tokens or limit) for name, limit in limits.items()}

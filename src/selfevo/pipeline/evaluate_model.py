@@ -43,7 +43,6 @@ def evaluate_model(
     else:
         folder = resolve_model(model)
         subject = Model("model", folder, hash_model(folder))
-        engine = engine or build_engine(config.engine)
         seen = prompts_seen(folder)
     task = load_checked_task(config.task)
     problems = task.problems(config.count, 1000 * config.seed + 1, seen)
@@ -59,14 +58,13 @@ def evaluate_model(
             }
             text = yaml.safe_dump(settings, sort_keys=False)
             claim(root, settings, {"platform": describe_platform()}, text, parts=part_files(config))
-            if engine is None:
-                assert endpoint is not None
+            if endpoint is not None and engine is None:
                 from selfevo.engines.openai import OpenAIEngine  # an extra
 
                 engine = OpenAIEngine(endpoint, Ledger(output, "evaluate/server") if output else None)
             workspace = Workspace(
                 root=root,
-                engine=engine,
+                engine=engine or build_engine(config.engine),
                 trainer=_nobody,
                 sampling=sampling,
                 seed=config.seed,

@@ -134,7 +134,9 @@ def open_run(
     with locked(config.output) as killed:
         if killed:
             complain(what_killed_says(config, killed))
-        base_path, engine = resolve_model(config.model), engine or build_engine(config.engine)
+        # What is slow to import comes last: the engine, and the versions of the packages.
+        base_path, splits = resolve_model(config.model), draw_splits(config)
+        engine = engine or build_engine(config.engine)
         settings, parts = config.model_dump(mode="json"), part_files(config)
         manifest: dict[str, Any] = {
             "selfevo": importlib.metadata.version("selfevo"),
@@ -156,7 +158,6 @@ def open_run(
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))
-        splits = draw_splits(config)
         if splits.set_aside:
             complain(f"{splits.set_aside}; each is in {workspace.layout.data('quarantined')}")
         for name, rows in splits.everything():

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from selfevo.report.terminal import printable
 from selfevo.report.wording import duration, number, percent
-from selfevo.rundir.atomic_files import MADE, MODEL_MARKER, read_marker, write_atomic
+from selfevo.rundir.atomic_files import MADE, MODEL_MARKER, exists, from_user, read_marker, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import MODES, Mode, ModelResults, read_results
@@ -54,7 +54,7 @@ def write_card(root: Path, name: str) -> None:
     title = " ".join(printable(f"{Path(base).name}, {name}").split())
     data = ModelCardData(
         # A local path is not a name on the hub, and is private.
-        base_model=base if base.count("/") == 1 and not Path(base).expanduser().exists() else None,
+        base_model=base if _HUB_ID.fullmatch(base) and not exists(from_user(base)) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
@@ -64,19 +64,25 @@ def write_card(root: Path, name: str) -> None:
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {literal(title)}",
-        f"Made by selfevo {manifest.get('selfevo', '')}, an implementation of SELF (arXiv 2310.00533): policy "
-        f"`{config['policy']}`, objective of the rounds `{config['objective']['kind']}`, seed {config['seed']}. "
+        f"Made by selfevo {literal(manifest.get('selfevo', ''))}, an implementation of SELF (arXiv 2310.00533): policy "
+        f"{literal(config['policy'])}, objective of the rounds {literal(str(config['objective']['kind']))}, "
+        f"seed {config['seed']}. "
         "A plain transformers folder; `selfevo answer` uses its self-refinement too.",
         "## Lineage\n\n| model | trained from | SHA-256 of weights and tokenizer |\n|---|---|---|\n"
-        + "\n".join(f"| {literal(a)} | {literal(b)} | `{sha}` |" for a, b, sha in lineage(root, name)),
+        + "\n".join(f"| {literal(a)} | {literal(b)} | {literal(sha)} |" for a, b, sha in lineage(root, name)),
         "## Learnt from\n\n"
-        + "\n".join(f"- {count} examples: {TERMS.get(term, term)}" for term, count in marker["examples"].items()),
+        + "\n".join(
+            f"- {count} examples: {TERMS.get(term) or literal(term)}" for term, count in marker["examples"].items()
+        ),
     ]
     if measured:
         parts.append(f"## Results\n\n{_results(task or '', measured)}")
     parts.append(f"## Cost\n\n{_cost(costs(root), name)}")
-    parts.append(f"Versions: {json.dumps(manifest.get('platform', {}))}")
+    parts.append(f"Versions: {literal(json.dumps(manifest.get('platform', {})))}")
     write_atomic(folder / "README.md", str(ModelCard("\n\n".join(parts) + "\n")))
+
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def literal(text: str) -> str:

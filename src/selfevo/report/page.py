@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
 
 from selfevo.errors import RunError
 from selfevo.evaluation.monitors import MEANING
@@ -99,7 +99,8 @@ def write_report(run: Path) -> Path:
         filters.append("gold answers instead of the filters that judge (ablation)")
     measured = results.models if results else ()
     audits = {each.name: each.audit for each in results.rounds if each.audit} if results else {}
-    page = _template().render(
+    page = _render(
+        layout.results,
         folder=run.resolve().name,
         config=config,
         manifest=manifest,
@@ -127,6 +128,13 @@ def write_report(run: Path) -> Path:
     # A lone surrogate is legal in JSON but not in UTF-8; it must not make the page fail.
     write_atomic(layout.report, page.encode("utf-8", "replace").decode("utf-8"))
     return layout.report
+
+
+def _render(source: Path, **values: Any) -> str:
+    try:
+        return _template().render(**values)
+    except UndefinedError as error:
+        raise RunError(f"{source} lacks a figure of the report ({error}); resume the run to have it written") from None
 
 
 def _split(results: Results, by: Split) -> dict[str, list[tuple[Rate, Rate]]]:

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -37,14 +38,15 @@ class PlainConsole(Console):
 
 
 # The width of tables without a terminal, for example in a log.
-console = PlainConsole(width=None if sys.stdout.isatty() else 140)
+console = PlainConsole(width=None if sys.stdout and sys.stdout.isatty() else 140)
 
 
 def complain(message: str) -> None:
     """Prints a warning or an error as one line on standard error."""
     error = PlainConsole(stderr=True)
-    error.show_cursor()  # a progress bar may have hidden it
-    error.print(f"selfevo: {message}".replace("\n", " "), style="red", soft_wrap=True)
+    with suppress(OSError):  # nobody reads it any more
+        error.show_cursor()  # a progress bar may have hidden it
+        error.print(f"selfevo: {message}".replace("\n", " "), style="red", soft_wrap=True)
 
 
 class WarningLines(logging.Handler):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.errors import DataError, RunError, SelfevoError
+from selfevo.rundir.fields import MARKER, ROW, Fields, checked
 
 MODEL_MARKER = "selfevo.json"
 MADE = {
@@ -131,16 +132,28 @@ def exists(path: Path) -> bool:
         return False
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file. A line cut off by a crash is skipped; its row is computed again."""
+def from_user(name: str) -> Path:
+    """The path that a user wrote as `name`, with ~ for the home directory if there is one."""
+    path = Path(name)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def read_rows(path: Path) -> Iterator[Fields]:
+    """The JSON objects of a file. A line cut off by a crash is skipped; its row is computed again.
+
+    Raises RunError for an object in which a key of rows has another type.
+    """
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line) if line.endswith(b"\n") else None
             except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):
-                yield row
+                yield checked(row, ROW, f"{path} line {number}", "restore the file, or delete the line")
 
 
 def hash_file(path: Path) -> str:
@@ -219,8 +232,9 @@ def seal(folder: Path, marker: dict[str, Any]) -> None:
     write_atomic(folder / MODEL_MARKER, json.dumps({**marker, "files": files}, indent=2))
 
 
-def read_marker(path: Path, **kinds: type) -> dict[str, Any]:
-    """The content of a marker. Raises RunError if it is not a JSON object whose values have these `kinds`."""
+def read_marker(path: Path, **kinds: type) -> Fields:
+    """The content of a marker. Raises RunError if it is not a JSON object whose values have these `kinds`, or a key of
+    markers has another type."""
     if path.name == MODEL_MARKER:
         remedy = f"restore it, or delete {path.parent} to have it computed again"
     elif path.name.endswith(".done.json"):
@@ -236,7 +250,7 @@ def read_marker(path: Path, **kinds: type) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(marker.get(name), kind):
             raise RunError(f"{path} has no {name!r} as this program writes it; {remedy}")
-    return marker
+    return checked(marker, MARKER, str(path), remedy)
 
 
 def check_present(folder: Path) -> None:

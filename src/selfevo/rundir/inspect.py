@@ -226,7 +226,8 @@ def prompts_seen(model: Path) -> frozenset[str]:
         return frozenset()
     paths = (Layout(root).data(name) for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
     rows = (row for path in paths if path.is_file() for row in read_rows(path))
-    return frozenset(row["id"] if "id" in row else row["prompt"]["id"] for row in rows)
+    # A problem holds its prompt, a prompt or trajectory is one.
+    return frozenset((row["prompt"] if isinstance(row.get("prompt"), dict) else row)["id"] for row in rows)
 
 
 def kept_models(root: Path) -> list[Path]:

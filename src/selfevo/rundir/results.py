@@ -358,4 +358,5 @@ def load_stored(kind: type[T], path: Path) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
-        raise RunError(f"{path} is damaged ({place}: {first['msg']}); {remedy}") from None
+        given = "missing" if first["type"] == "missing" else json.dumps(first["input"], default=str)[:80]
+        raise RunError(f"{path} is damaged: {place} is {given}; {remedy}") from None

@@ -104,7 +104,7 @@ class Workspace:
                 work.mkdir(exist_ok=True)
                 figures = trainer.train(start.path, examples, temporary, work=work, seed=self.seed, progress=progress)
                 seconds = time.monotonic() - started
-                marker = {
+                sealed = {
                     "name": name,
                     "weights": hash_model(temporary),
                     "start": start.name,
@@ -115,7 +115,7 @@ class Workspace:
                     "seconds": round(seconds, 3),
                     "figures": figures,
                 }
-                seal(temporary, marker)
+                seal(temporary, sealed)
         except SelfevoError:
             shutil.rmtree(temporary, ignore_errors=True)  # frees its space
             raise
@@ -123,7 +123,7 @@ class Workspace:
         sync(final.parent)
         shutil.rmtree(work, ignore_errors=True)
         self.event("train", stage=name, seconds=seconds, **figures)
-        return Model(name, final, str(marker["weights"]))
+        return Model(name, final, str(sealed["weights"]))
 
     def _take_over(self, name: str, lineage: str) -> None:
         """Links the files of the same model from another run, if there is one."""

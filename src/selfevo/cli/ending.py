@@ -1,0 +1,143 @@
+"""How a command ends: with its exit code, and with one line on standard error if it did not do what was asked."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from importlib.metadata import metadata, version
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from selfevo.config.loading import shown, wanted
+from selfevo.errors import RunError, SelfevoError
+from selfevo.report.terminal import complain
+
+# A file system's answers, and what to do about each.
+_REMEDIES = {
+    errno.EACCES: "give a path that you may use, or change its permissions",
+    errno.EPERM: "give a path that you may use, or change its permissions",
+    errno.EROFS: "give a path on a file system that can be written",
+    errno.ENOSPC: "free some space or inodes, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.ENOENT: "correct the path, or make what is missing",
+    errno.ENOTDIR: "correct the path: a part of it is a file, not a folder",
+    errno.EISDIR: "give a file, not a folder",
+    errno.EEXIST: "give another path, or move what is there",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "correct the link, which leads back to itself",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the system has too many open files",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network file system",
+    errno.ENOTCONN: "check the network file system",
+    errno.ENODEV: "give another path",
+    errno.ENXIO: "give another path",
+    errno.EINVAL: "give another path",
+    errno.ETXTBSY: "end the program that uses it",
+    errno.EBUSY: "end the program that uses it",
+}
+_Refused: Any = typer.BadParameter.__base__.__base__  # type: ignore[union-attr]  # typer has its own copy of click
+
+
+class StoppedError(BaseException):
+    """A signal to stop. It is no Exception, so that no code handles it as a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def end(command: Callable[[], int | None]) -> int:
+    """Calls `command`. Returns its exit code; every error becomes one line on standard error.
+
+    The exit codes of errors are those of errors.py.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a character that the stream cannot write is no failure
+    try:
+        code = command()
+        if sys.stdout:
+            sys.stdout.flush()
+        return code or 0
+    except SelfevoError as error:
+        complain(str(error))
+        return error.exit_code
+    except StoppedError as stopped:
+        complain("stopped; run the same command again to resume")
+        return 128 + stopped.number
+    except typer.Abort:
+        complain("nothing was done, because the question was not answered with yes")
+        return 1
+    except MemoryError:
+        complain("not enough memory; lower engine.batch_size or trainer.per_device_train_batch_size, or free some")
+        return 1
+    except _Refused as error:
+        return _refused(error)
+    except OSError as error:
+        return _file_system(error)
+    except Exception as error:
+        return _unforeseen(error)
+
+
+def _refused(error: Any) -> int:
+    """An argument that the command line does not understand; without any arguments, the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        asked = error.ctx.command_path if error.ctx else "selfevo"
+        said = error.format_message().rstrip(".")
+        if isinstance(cause := error.__cause__, ValidationError):
+            details = cause.errors()[0]
+            said = f"{' or '.join(error.param.opts)} is {shown(details['input'])}; {wanted(details)}"
+        complain(f"{said}; see: {asked} --help")
+    return int(error.exit_code)
+
+
+def _file_system(error: OSError) -> int:
+    remedy = _REMEDIES.get(error.errno or 0)
+    place = error.filename if error.filename2 is None else error.filename2
+    if place is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        place = "standard output, or a file"
+        _drop_output()
+    if place is None or remedy is None:
+        return _unforeseen(error)
+    name = os.fsdecode(place) if isinstance(place, str | bytes) else place
+    complain(f"{name}: {os.strerror(error.errno or 0)}; {remedy}")
+    return RunError.exit_code
+
+
+def _drop_output() -> None:
+    """Drops what standard output still holds if it cannot be written, so that Python does not try again at its end."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+
+
+def _unforeseen(error: Exception) -> int:
+    """The last resort. The line says where the traceback was saved."""
+    what = f"unforeseen {type(error).__name__}: {str(error)[:200]}; please report it"
+    urls = metadata("selfevo").get_all("Project-URL") or []
+    issues = next((url.partition(", ")[2] for url in urls if url.startswith("Issues,")), "the project's issues")
+    head = f"selfevo {version('selfevo')}, Python {platform.python_version()}, {platform.platform()}\n"
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="selfevo-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123
+            file.writelines((head, *traceback.format_exception(error)))
+        complain(f"{what} with {name}, at {issues}")
+    except OSError as unsaved:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name} line {last.lineno}"
+        complain(f"{what}, from {place}, at {issues}; its traceback cannot be saved ({unsaved.strerror})")
+    return 70

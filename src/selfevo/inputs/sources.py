@@ -1,0 +1,37 @@
+"""Looks for the files and tasks that a configuration names, before anything slow is imported or read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from selfevo.config.sections import TaskConfig
+from selfevo.config.sources import FileCorpus, FilePrompts, PromptsCorpus, PromptsGate
+from selfevo.data.tables import locate
+from selfevo.tasks import load_checked_task
+
+
+def check_sources(section: Any) -> None:
+    """Raises DataError for a file that is not there, ConfigError for an unknown task. Data sets of the hub and your
+    own tasks are not looked for here."""
+    match section:
+        case TaskConfig():
+            if not section.own:
+                load_checked_task(section)
+            if section.path is not None:
+                locate(str(section.path))
+        case FilePrompts() | FileCorpus():
+            locate(section.path)
+        case PromptsCorpus() | PromptsGate():
+            locate(section.prompts)
+    if isinstance(section, BaseModel):
+        for field in type(section).model_fields:
+            if field == "decontaminate":
+                for source in getattr(section, field):
+                    locate(source)
+            else:
+                check_sources(getattr(section, field))
+    elif isinstance(section, list | tuple):
+        for each in section:
+            check_sources(each)
