@@ -53,7 +53,6 @@ def test_a_path_that_cannot_be_used_is_one_line(
 ) -> None:
     monkeypatch.setattr("selfevo.cli.demo.demo_model", lambda: tmp_path)
     (tmp_path / "file").write_text("mine")
-    (tmp_path / "folder").mkdir()
     (tmp_path / "dangling").symlink_to("no/where")
     code, _, err = selfevo(*arguments)
     assert code == 3
@@ -79,6 +78,14 @@ def test_streams_that_are_closed_or_full_are_no_traceback(tmp_path: Path) -> Non
     assert "standard output, or a file: No space left on device; free some space" in one_line(err)
     code, _, err = in_a_shell(tmp_path, "selfevo show nowhere 2> /dev/full")
     assert code == 3
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "held.py").write_text(
+        "import sys\nfrom selfevo.cli.ending import end\nsys.exit(end(lambda: print('held') or input() and 0))\n"
+    )
+    command = f"(sleep 1; echo) | {sys.executable} held.py | true; echo ${{PIPESTATUS[1]}}"
+    assert in_a_shell(tmp_path, command) == (0, "1\n", "")
 
 
 def test_a_prompt_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import pytest
 
 from selfevo.config.base import OwnPart, Strict
-from selfevo.config.loading import parse_config, parse_engine
+from selfevo.config.loading import apply_overrides, parse_config, parse_engine
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import (
     DPOObjective,
@@ -203,3 +204,14 @@ def test_what_no_client_can_call_is_refused_before_a_call(url: str) -> None:
     assert said == (
         "x.yaml: corpus.annotator.base_url: not the address of a server; give one such as http://localhost:8000/v1"
     )
+
+
+def test_what_nests_without_end_is_refused() -> None:
+    itself: dict[str, Any] = {}
+    itself["again"] = [itself]
+    deep = reduce(lambda inner, _: {"a": inner}, range(60), {})
+    for options in (itself, deep):
+        said = refusal(prompts={"task": {"name": "my.module:Task", "options": options}})
+        assert said == "x.yaml: it has more than 50 levels, or holds itself; make it flatter"
+    with pytest.raises(ConfigError, match="more than 50 levels"):
+        parse_config(apply_overrides(MINIMAL, [f"{'a.' * 3000}b=1"]), "x.yaml")

@@ -82,6 +82,9 @@ def end(command: Callable[[], int | None]) -> int:
         return 1
     except _Refused as error:
         return _refused(error)
+    except BrokenPipeError:  # nobody reads the output any more
+        _drop_output()
+        return 1
     except OSError as error:
         return _file_system(error)
     except Exception as error:

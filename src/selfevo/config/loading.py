@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
@@ -69,6 +69,7 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _TAGS = {_TEXT, *(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "seq", "map"))}
+_DEEPEST = 50
 _MOST = 100_000  # values of a configuration, an alias counted with all that it stands for
 
 
@@ -151,8 +152,16 @@ def parse_config(data: dict[str, Any], source: str) -> RunConfig:
 
 def parse(section: type[Section], data: dict[str, Any], source: str) -> Section:
     """`data` as one section of a configuration. Raises ConfigError on a mistake."""
+    if not _within(data, _DEEPEST):
+        raise ConfigError(f"{source}: it has more than {_DEEPEST} levels, or holds itself; make it flatter")
     with explained(section, source):
         return section.model_validate(data)
+
+
+def _within(value: Any, levels: int) -> bool:
+    """Whether `value` has at most so many levels of sections and lists."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return levels > 0 and all(_within(each, levels - 1) for each in inner)
 
 
 def parse_engine(data: dict[str, Any], source: str) -> EngineConfig:
