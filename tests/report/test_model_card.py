@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
 
 from runs import small_demo, student
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.pipeline.run import run_loop
-from selfevo.report.model_card import lineage
+from selfevo.report.model_card import line, lineage, literal, write_card
 from selfevo.report.progress import Silent
 from selfevo.rundir.atomic_files import hash_model, read_marker, read_rows
 from selfevo.rundir.inspect import collect, costs, verify
@@ -101,3 +106,35 @@ def test_a_card_is_no_part_of_its_model(config: RunConfig) -> None:
     run_loop(config, Silent(), ScriptedEngine(student(config)), ScriptedTrainer())
     assert (config.output / "models/round-3/README.md").is_file()
     assert not (config.output / "models/meta/README.md").exists(), "an emptied folder stays empty"
+
+
+@given(st.text(st.characters() | st.sampled_from("\\`*_{}[]()<>|#~&!$:@.-+=\n ")))
+@example("![a](b)<i>&lt;`x`\\")
+@example("1. a")
+def test_any_text_is_one_line_of_markdown_that_shows_it(text: str) -> None:
+    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    assert markdown.render(f"# x {literal(text)}") == f"<h1>{escapeHtml(f'x {line(text)}'.strip())}</h1>\n"
+
+
+@pytest.mark.parametrize("name", ["http://a.b", "www.a.b", "me@a.b", "@me", "#1"])
+def test_no_name_becomes_a_link(name: str) -> None:
+    """Where the hub or a forge shows a card, addresses, people and issues become links without any mark."""
+    assert literal(name).count("\\") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["x\n---\nlicense: mit", "a\n\n# b", "---", "{a: b}", "\x1b[2J", "a\u2028b", "<b>|", "'", ""]
+)
+def test_the_name_of_a_task_is_a_name_in_the_metadata(config: RunConfig, tmp_path: Path, name: str) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(config.output, root)
+    stored = json.loads((root / "results.json").read_text())
+    (root / "results.json").write_text(json.dumps({**stored, "task": name}))
+    last = load_results(root).models[-1].name
+    write_card(root, last)
+    card = ModelCard.load(root / "models" / last / "README.md")
+    assert isinstance(card.data, ModelCardData)
+    assert card.data.license is None
+    assert {each.dataset_type for each in card.data.eval_results or []} == {line(name)}
+    assert not any(character < " " and character != "\n" for character in card.content)
+    assert card.text.count("\n# ") == 1

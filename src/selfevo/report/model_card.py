@@ -49,9 +49,9 @@ def write_card(root: Path, name: str) -> None:
         return
     results = read_results(root)
     measured = results.model(name) if results else None
-    task = results.task if results else None
+    task = line(results.task or "") if results else ""
     base = str(config["model"])
-    title = " ".join(printable(f"{Path(base).name}, {name}").split())
+    title = line(f"{Path(base).name}, {name}")
     data = ModelCardData(
         # A local path is not a name on the hub, and is private.
         base_model=base if _HUB_ID.fullmatch(base) and not exists(from_user(base)) else None,
@@ -59,7 +59,7 @@ def write_card(root: Path, name: str) -> None:
         pipeline_tag="text-generation",
         tags=["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
         model_name=title,
-        eval_results=(_eval_results(task or "", measured) if measured else None) or None,
+        eval_results=(_eval_results(task, measured) if measured else None) or None,
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
@@ -76,7 +76,7 @@ def write_card(root: Path, name: str) -> None:
         ),
     ]
     if measured:
-        parts.append(f"## Results\n\n{_results(task or '', measured)}")
+        parts.append(f"## Results\n\n{_results(task, measured)}")
     parts.append(f"## Cost\n\n{_cost(costs(root), name)}")
     parts.append(f"Versions: {literal(json.dumps(manifest.get('platform', {})))}")
     write_atomic(folder / "README.md", str(ModelCard("\n\n".join(parts) + "\n")))
@@ -85,9 +85,14 @@ def write_card(root: Path, name: str) -> None:
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
+def line(text: str) -> str:
+    """`text` in one line without control characters."""
+    return " ".join(printable(text).split())
+
+
 def literal(text: str) -> str:
-    """`text` for Markdown: one line in which no character has a meaning."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~&!$])", r"\\\1", " ".join(printable(text).split()))
+    """`text` for Markdown: one line in which no character has a meaning, and no address becomes a link."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~&!$:@]|(?<=www)\.)", r"\\\1", line(text))
 
 
 def write_cards(root: Path) -> None:
