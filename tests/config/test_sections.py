@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any
 
 import pytest
@@ -209,7 +208,9 @@ def test_what_no_client_can_call_is_refused_before_a_call(url: str) -> None:
 def test_what_nests_without_end_is_refused() -> None:
     itself: dict[str, Any] = {}
     itself["again"] = [itself]
-    deep = reduce(lambda inner, _: {"a": inner}, range(60), {})
+    deep: dict[str, Any] = {}
+    for _ in range(60):
+        deep = {"a": deep}
     for options in (itself, deep):
         said = refusal(prompts={"task": {"name": "my.module:Task", "options": options}})
         assert said == "x.yaml: it has more than 50 levels, or holds itself; make it flatter"

@@ -74,10 +74,10 @@ def test_nor_with_any_text(way: str, text: str) -> None:
 
 
 def test_a_warning_that_is_logged_is_one_line_of_data(selfevo: Selfevo, monkeypatch: pytest.MonkeyPatch) -> None:
-    def logs(model: str) -> None:
-        logging.getLogger("selfevo.engines.transformers").warning("%s is slow", model)
+    def logs(path: Path, overrides: object) -> None:
+        logging.getLogger("selfevo.engines.transformers").warning("%s is slow", path)
         raise ConfigError("no model")
 
-    monkeypatch.setattr("selfevo.models.resolve.resolve_model", logs)
-    _, _, err = selfevo("eval", f"{HOSTILE}\n", "--harness", "x")
+    monkeypatch.setattr("selfevo.cli.app.load_config", logs)
+    _, _, err = selfevo("run", f"{HOSTILE}\n")
     assert err.splitlines() == [f"selfevo: {SHOWN}  is slow", "selfevo: no model"]
