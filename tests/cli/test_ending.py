@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ def test_an_argument_that_does_not_parse_is_one_line(selfevo: Selfevo, arguments
     [
         (["init", "file/x.yaml"], "file: File exists; give another path"),
         (["init", "x" * 300], "xxx: File name too long; give a shorter path"),
-        (["init", "dangling"], "dangling: No such file or directory; correct the path"),
         (["runs", "x" * 300], "File name too long; give a shorter path"),
         (["report", "x" * 300], "File name too long; give a shorter path"),
         (["demo", "--write-config", "file/x.yaml"], "file: File exists; give another path"),
@@ -53,7 +53,6 @@ def test_a_path_that_cannot_be_used_is_one_line(
 ) -> None:
     monkeypatch.setattr("selfevo.cli.demo.demo_model", lambda: tmp_path)
     (tmp_path / "file").write_text("mine")
-    (tmp_path / "dangling").symlink_to("no/where")
     code, _, err = selfevo(*arguments)
     assert code == 3
     assert said in one_line(err)
@@ -78,6 +77,8 @@ def test_streams_that_are_closed_or_full_are_no_traceback(tmp_path: Path) -> Non
     assert "standard output, or a file: No space left on device; free some space" in one_line(err)
     code, _, err = in_a_shell(tmp_path, "selfevo show nowhere 2> /dev/full")
     assert code == 3
+    code, _, err = in_a_shell(tmp_path, "COLUMNS=0 selfevo show nowhere")
+    assert "nowhere is not a run directory" in one_line(err)
 
 
 def test_output_that_nobody_reads_to_the_end_is_no_mistake(tmp_path: Path) -> None:
@@ -144,6 +145,27 @@ def test_what_is_missing_is_found_before_anything_heavy_is_imported(
     assert done.returncode == 2, done.stderr
     assert said in one_line(done.stderr)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_last_resort_needs_neither_a_temporary_folder_nor_an_installed_package(
+    selfevo: Selfevo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("seven\nby zero")
+
+    def full(**_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def gone(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("selfevo.rundir.inspect.summarise", fails)
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr("selfevo.cli.ending.metadata", gone)
+    code, _, err = selfevo("show", "x")
+    assert code == 70
+    assert "unforeseen ZeroDivisionError: seven by zero; please report it, from test_ending.py line" in one_line(err)
+    assert "its traceback cannot be saved (No space left on device)" in err
 
 
 def settings(section: type[BaseModel], place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

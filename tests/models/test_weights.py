@@ -12,10 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from selfevo.config.sections import DPOObjective, GRPOObjective, SkillsConfig, TrainerConfig
+from selfevo.engines.scripted import ScriptedEngine
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import DataError
-from selfevo.method.protocols import Request, Sampling
+from selfevo.method.protocols import Request, Sampling, Trainer
+from selfevo.method.records import Judged
+from selfevo.method.training_examples import preference_examples, prompt_examples
 from selfevo.models.loading import load_model
+from selfevo.report.progress import Silent
+from selfevo.trainers.dpo import PreferenceTrainer
+from selfevo.trainers.grpo import VerdictRewardTrainer
 from trainings import train
 
 LAYER = "model.layers.0.mlp.up_proj.weight"
@@ -118,6 +125,22 @@ def test_a_tokenizer_with_tokens_beyond_the_embedding_is_named(model: Path, tmp_
     size = len(tokenizer) - 1
     with pytest.raises(DataError, match=rf"writes token {size}, but the model's embedding has {size} rows; give the"):
         engine.generate(model, [Request(("a zebra",), 0)], Sampling(2))
+
+
+@pytest.mark.parametrize("objective", ["dpo", "grpo"])
+def test_no_training_takes_tokens_beyond_the_embedding(model: Path, tmp_path: Path, objective: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(model)
+    rows = [Judged(str(i), f"a zebra {i}", "one", "f", "two", "v") for i in range(4)]
+    config = TrainerConfig(device="cpu", dtype="float32")
+    trainer: Trainer = PreferenceTrainer(config, DPOObjective())
+    examples = preference_examples(rows)
+    if objective == "grpo":
+        trainer = VerdictRewardTrainer(config, GRPOObjective(), SkillsConfig(), lambda: ScriptedEngine(lambda *_: ""))
+        examples = prompt_examples(rows)
+    with pytest.raises(DataError, match=r"but the model's embedding has .* rows; give the tokenizer"):
+        trainer.train(model, examples, tmp_path / "out", work=tmp_path / "work", seed=0, progress=Silent())
 
 
 def test_a_quantised_model_is_not_trained(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

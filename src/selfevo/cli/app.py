@@ -22,6 +22,7 @@ from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, RunError
 from selfevo.inputs.sources import check_sources
 from selfevo.report.terminal import WarningLines, complain, console
+from selfevo.rundir.atomic_files import write_atomic
 
 app = typer.Typer(
     name="selfevo",
@@ -96,9 +97,7 @@ def demo(
         raise ConfigError(f"{write_config} exists; give another name")
     write_config.parent.mkdir(parents=True, exist_ok=True)
     check_target(write_config)
-    write_config.write_text(
-        yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False), encoding="utf-8"
-    )
+    write_atomic(write_config, yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True), sort_keys=False))
     console.print(f"wrote {write_config}")
 
 
@@ -224,7 +223,7 @@ def init(
         raise ConfigError(f"{path} exists; give another name, or --force to replace it")
     path.parent.mkdir(parents=True, exist_ok=True)
     check_target(path)
-    path.write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+    write_atomic(path, TEMPLATE.read_text(encoding="utf-8"))
     console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run")
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from importlib.metadata import metadata, version
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +128,21 @@ def _drop_output() -> None:
             os.dup2(nowhere.fileno(), 1)
 
 
+def _release() -> tuple[str, str]:
+    """The version of this package and the address of its issues."""
+    try:
+        package = metadata("selfevo")
+    except PackageNotFoundError:  # run from its source
+        return "unknown", "the project's issues"
+    urls = package.get_all("Project-URL") or []
+    return package["Version"], next((url.partition(", ")[2] for url in urls if url.startswith("Issues,")), "its issues")
+
+
 def _unforeseen(error: Exception) -> int:
     """The last resort. The line says where the traceback was saved."""
     what = f"unforeseen {type(error).__name__}: {str(error)[:200]}; please report it"
-    urls = metadata("selfevo").get_all("Project-URL") or []
-    issues = next((url.partition(", ")[2] for url in urls if url.startswith("Issues,")), "the project's issues")
-    head = f"selfevo {version('selfevo')}, Python {platform.python_version()}, {platform.platform()}\n"
+    version, issues = _release()
+    head = f"selfevo {version}, Python {platform.python_version()}, {platform.platform()}\n"
     try:
         descriptor, name = tempfile.mkstemp(prefix="selfevo-", suffix=".txt")
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123

@@ -43,7 +43,7 @@ console = PlainConsole(width=None if sys.stdout and sys.stdout.isatty() else 140
 
 def complain(message: str) -> None:
     """Prints a warning or an error as one line on standard error."""
-    error = PlainConsole(stderr=True)
+    error = PlainConsole(stderr=True, width=80)  # of no effect on a line, but COLUMNS=0 would hide it
     with suppress(OSError):  # nobody reads it any more
         error.show_cursor()  # a progress bar may have hidden it
         error.print(f"selfevo: {message}".replace("\n", " "), style="red", soft_wrap=True)

@@ -16,6 +16,7 @@ from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
+from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
 
 
@@ -44,6 +45,7 @@ class PreferenceTrainer:
             raise TrainingError(
                 f"all {len(examples)} pairs are longer than trainer.max_length={config.max_length}; raise it"
             )
+        check_ids(base, model, (ids for row in rows for ids in row.values()))
         trainer = _Pretokenised(
             model=model,
             args=DPOConfig(**settings(config, work, seed, half), beta=self.objective.beta, max_length=None),

@@ -22,6 +22,7 @@ from selfevo.method.records import Drafted, Example, Prompt, content_id, extende
 from selfevo.method.skills import CRITIQUE
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
+from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
 
 PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
@@ -55,7 +56,9 @@ class VerdictRewardTrainer:
         model, tokenizer, half = load(base, config, seed)
         rewards: list[float] = []
 
-        stops = set(Chat(tokenizer).stop_ids(model.generation_config.eos_token_id))
+        chat = Chat(tokenizer)
+        check_ids(base, model, (chat.prompt(example.turns, example.system) for example in examples))
+        stops = set(chat.stop_ids(model.generation_config.eos_token_id))
 
         def verdict(prompts: list[Any], completions: list[Any], completion_ids: list[Any], **_: Any) -> list[float]:
             # A cut text gets reward 0, because no filter would keep it.
