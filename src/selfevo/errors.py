@@ -16,6 +16,33 @@ exit code 70.
 
 from __future__ import annotations
 
+import errno
+
+# A file system's answers, and what to do about each.
+REMEDIES = {
+    errno.EACCES: "give a path that you may use, or change its permissions",
+    errno.EPERM: "give a path that you may use, or change its permissions",
+    errno.EROFS: "give a path on a file system that can be written",
+    errno.ENOSPC: "free some space or inodes, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.ENOENT: "correct the path, or make what is missing",
+    errno.ENOTDIR: "correct the path: a part of it is a file, not a folder",
+    errno.EISDIR: "give a file, not a folder",
+    errno.EEXIST: "give another path, or move what is there",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "correct the link, which leads back to itself",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the system has too many open files",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network file system",
+    errno.ENOTCONN: "check the network file system",
+    errno.ENODEV: "give another path",
+    errno.ENXIO: "give another path",
+    errno.EINVAL: "give another path",
+    errno.ETXTBSY: "end the program that uses it",
+    errno.EBUSY: "end the program that uses it",
+}
+
 
 class SelfevoError(Exception):
     """Base of every error that selfevo raises on purpose."""

@@ -65,8 +65,8 @@ def read_only(folder: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[Damage, int, str]] = {
-    "the output is a file": (a_file, 3, "out cannot be locked"),
-    "the output is in a file": (output("pool.jsonl/out"), 3, "out cannot be locked"),
+    "the output is a file": (a_file, 3, "out cannot be locked \\(File exists\\); give another path"),
+    "the output is in a file": (output("pool.jsonl/out"), 3, "a part of it is a file, not a folder"),
     "the output is a dangling link": (dangling, 3, "out cannot be locked"),
     "NUL in the output": (output("a\0b"), 2, "output: .* is no name of a directory; give another one"),
     "half a surrogate in the output": (output("a\ud800"), 2, "output: .* is no name of a directory; give another"),

@@ -49,18 +49,22 @@ TINY: dict[str, Any] = {
     "attn_layer_offset": 1,
     "tie_word_embeddings": False,
     "pad_token_id": 0,
+    "hidden_size_per_layer_input": 8,
+    "image_size": 28,
+    "patch_size": 14,
+    "mm_tokens_per_image": 4,
 }
 
 
 OWN: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64},
-    "gemma3": {"text_config": {key: value for key, value in TINY.items() if key != "is_decoder"}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "zamba2": {"layers_block_type": ["mamba", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
 }
-LARGEST = 4_000_000  # parameters
+LARGEST = 8_000_000  # parameters
+NESTED = ("text_config", "vision_config", "audio_config")
 
 
 def names() -> Iterator[str]:
@@ -84,15 +88,25 @@ def configuration(name: str, vocabulary: int, eos: int) -> Any:
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[name]
-    known = {*inspect.signature(kind.__init__).parameters, *getattr(kind, "__annotations__", {}), *dir(kind)}
-    settings = {key: value for key, value in TINY.items() if key in known}
+    return kind(**_tiny(kind, vocabulary, eos) | OWN.get(name, {}))
+
+
+def _tiny(kind: Any, vocabulary: int, eos: int) -> dict[str, Any]:
+    """Settings that make a configuration of the class `kind` tiny, and those within it."""
+    named = {*inspect.signature(kind.__init__).parameters, *getattr(kind, "__annotations__", {})}
+    fixed = {name for name, _ in inspect.getmembers(kind, lambda member: isinstance(member, property))}
+    settings = {key: value for key, value in TINY.items() if key in {*named, *dir(kind)} - fixed}
     settings |= {"vocab_size": vocabulary, "eos_token_id": eos, "bos_token_id": eos}
-    if "layer_types" in {*inspect.signature(kind.__init__).parameters, *getattr(kind, "__annotations__", {})}:
-        default = getattr(kind(), "layer_types", None)
-        if default:
-            kinds = list(dict.fromkeys(default))
-            kinds += ["full_attention"] * (kinds == ["linear_attention"])
-            settings["layer_types"] = (kinds * 4)[:4]
+    if "vocab_size_per_layer_input" in named:
+        settings["vocab_size_per_layer_input"] = vocabulary
+    if "layer_types" in named and (default := getattr(kind(), "layer_types", None)):
+        kinds = list(dict.fromkeys(default))
+        kinds += ["full_attention"] * (kinds == ["linear_attention"])
+        settings["layer_types"] = (kinds * 4)[:4]
     if "kv_lora_rank" in settings:
         settings["num_key_value_heads"] = settings["num_attention_heads"]
-    return kind(**settings | OWN.get(name, {}))
+    for part in {*NESTED} & {*getattr(kind, "sub_configs", {})}:
+        inner = type(getattr(kind(), part))
+        if inner is not type(None):
+            settings[part] = {"model_type": inner.model_type, **_tiny(inner, vocabulary, eos)}
+    return settings

@@ -31,7 +31,7 @@ from selfevo.rundir.results import load_results
 from selfevo.trainers.scripted import ScriptedTrainer
 
 GONE = object()
-OTHERS: tuple[Any, ...] = (GONE, None, "x", -7.5, [], {}, ["a"], {"a": 1}, True)
+OTHERS: tuple[Any, ...] = (GONE, None, "x", -7.5, [], {}, ["a"], {"a": 1}, True, 10**400, 12345)
 TRIES = 40  # of each file, drawn at random
 
 
@@ -97,7 +97,7 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 @pytest.mark.parametrize(
     "name",
     [
-        *("config.json", "manifest.json", "models/meta/selfevo.json", "models/round-1/selfevo.json"),
+        *("config.json", "manifest.json", "results.json", "models/meta/selfevo.json", "models/round-1/selfevo.json"),
         *("stages/round-1/respond.done.json", "stages/round-1/filter.done.json", "data/pool.done.json"),
         *("events.jsonl", "stages/round-1/respond.jsonl", "stages/round-1/judge.jsonl"),
         *("stages/round-1/filter.jsonl", "data/pool.jsonl", "data/d_meta.jsonl", "data/evaluation.jsonl"),

@@ -18,33 +18,9 @@ import typer
 from pydantic import ValidationError
 
 from selfevo.config.loading import shown, wanted
-from selfevo.errors import RunError, SelfevoError
+from selfevo.errors import REMEDIES, RunError, SelfevoError
 from selfevo.report.terminal import complain
 
-# A file system's answers, and what to do about each.
-_REMEDIES = {
-    errno.EACCES: "give a path that you may use, or change its permissions",
-    errno.EPERM: "give a path that you may use, or change its permissions",
-    errno.EROFS: "give a path on a file system that can be written",
-    errno.ENOSPC: "free some space or inodes, then run the same command again",
-    errno.EDQUOT: "free some of your quota, then run the same command again",
-    errno.ENOENT: "correct the path, or make what is missing",
-    errno.ENOTDIR: "correct the path: a part of it is a file, not a folder",
-    errno.EISDIR: "give a file, not a folder",
-    errno.EEXIST: "give another path, or move what is there",
-    errno.ENAMETOOLONG: "give a shorter path",
-    errno.ELOOP: "correct the link, which leads back to itself",
-    errno.EMFILE: "allow more open files (ulimit -n)",
-    errno.ENFILE: "close other programs: the system has too many open files",
-    errno.EIO: "check the disk",
-    errno.ESTALE: "check the network file system",
-    errno.ENOTCONN: "check the network file system",
-    errno.ENODEV: "give another path",
-    errno.ENXIO: "give another path",
-    errno.EINVAL: "give another path",
-    errno.ETXTBSY: "end the program that uses it",
-    errno.EBUSY: "end the program that uses it",
-}
 _Refused: Any = typer.BadParameter.__base__.__base__  # type: ignore[union-attr]  # typer has its own copy of click
 
 
@@ -106,7 +82,7 @@ def _refused(error: Any) -> int:
 
 
 def _file_system(error: OSError) -> int:
-    remedy = _REMEDIES.get(error.errno or 0)
+    remedy = REMEDIES.get(error.errno or 0)
     place = error.filename if error.filename2 is None else error.filename2
     if place is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         place = "standard output, or a file"

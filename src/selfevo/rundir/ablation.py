@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
+from selfevo.rundir.fields import Count
 from selfevo.rundir.results import (
     AuditCounts,
     Bits,
@@ -29,8 +30,8 @@ Voted = Literal["consistency", "both"]
 class Votes(Stored):
     """Answers that several samples voted for, compared with the refined answers to the same problems."""
 
-    gained: NonNegativeInt = Field(description="problems that only the vote gets right")
-    lost: NonNegativeInt = Field(description="problems that only the refined answer gets right")
+    gained: Count = Field(description="problems that only the vote gets right")
+    lost: Count = Field(description="problems that only the refined answer gets right")
 
 
 class Cost(Stored):
@@ -38,9 +39,9 @@ class Cost(Stored):
 
     seconds: float = Field(description="wall-clock time")
     device_seconds: float = Field(description="time in which the device generated or trained")
-    prompt_tokens: NonNegativeInt = Field(description="tokens that models and annotators read")
-    new_tokens: NonNegativeInt = Field(description="tokens that they wrote")
-    trained_tokens: NonNegativeInt = Field(description="tokens that were trained on")
+    prompt_tokens: Count = Field(description="tokens that models and annotators read")
+    new_tokens: Count = Field(description="tokens that they wrote")
+    trained_tokens: Count = Field(description="tokens that were trained on")
     dollars: float = Field(description="US dollars that annotation cost")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
-from selfevo.errors import RunError
+from selfevo.errors import REMEDIES, RunError
 from selfevo.rundir.atomic_files import HELD, check_there, hash_file, is_alive, read_marker, write_atomic
 from selfevo.rundir.layout import FORMAT, Layout
 from selfevo.rundir.ledger import write_event
@@ -146,8 +146,9 @@ def _acquire(root: Path, patience: float) -> AcquireReturnProxy[BaseFileLock]:
         elif lock.is_symlink() or (lock.exists() and not lock.is_file()):
             remedy = f"{lock} is no file; delete it"
         else:
-            remedy = "give an output directory in a writable folder"
-        raise RunError(f"{root} cannot be locked ({error}); {remedy}") from None
+            remedy = REMEDIES.get(getattr(error, "errno", None) or 0, "give another output directory")
+        what = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"{root} cannot be locked ({what}); {remedy}") from None
 
 
 def in_use(root: Path) -> bool:

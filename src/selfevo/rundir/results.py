@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from selfevo.errors import RunError
 from selfevo.method.names import META, SFT, round_number
 from selfevo.method.prompts import Verdict
 from selfevo.rundir.atomic_files import write_atomic
+from selfevo.rundir.fields import Count
 from selfevo.rundir.layout import Layout
 from selfevo.statistics import Rate, compare, wilson
 
@@ -60,9 +61,9 @@ class Transitions:
 class Verdicts(Stored):
     """A model's verdicts on its own direct answers. The remaining ones are "not qualified"."""
 
-    qualified: NonNegativeInt = Field(description="answers with the verdict qualified")
-    qualified_right: NonNegativeInt = Field(description="right answers among these")
-    unparsed: NonNegativeInt = Field(description="answers whose verdict cannot be read")
+    qualified: Count = Field(description="answers with the verdict qualified")
+    qualified_right: Count = Field(description="right answers among these")
+    unparsed: Count = Field(description="answers whose verdict cannot be read")
 
     @property
     def precision(self) -> float | None:
@@ -78,10 +79,10 @@ class Verdicts(Stored):
 class Extractors(Stored):
     """Two ways to read a number from the direct answers, compared. Counts of problems."""
 
-    agree: NonNegativeInt = Field(description="the declared answer and the last number agree")
-    declared: NonNegativeInt = Field(description="an answer is declared, as in `The answer is 5`")
-    strict: NonNegativeInt = Field(description="the declared answer is right")
-    flexible: NonNegativeInt = Field(description="the last number is right")
+    agree: Count = Field(description="the declared answer and the last number agree")
+    declared: Count = Field(description="an answer is declared, as in `The answer is 5`")
+    strict: Count = Field(description="the declared answer is right")
+    flexible: Count = Field(description="the last number is right")
 
 
 class ModelResults(Stored):
@@ -134,9 +135,9 @@ class ModelResults(Stored):
 class RowCounts(Stored):
     """The fate of rows: each is kept, rejected or quarantined."""
 
-    kept: NonNegativeInt = Field(description="rows that the filter kept for training")
-    rejected: NonNegativeInt = Field(description="rows that the filter dropped")
-    quarantined: NonNegativeInt = Field(description="rows without a usable response, feedback, refinement or verdict")
+    kept: Count = Field(description="rows that the filter kept for training")
+    rejected: Count = Field(description="rows that the filter dropped")
+    quarantined: Count = Field(description="rows without a usable response, feedback, refinement or verdict")
 
     @property
     def entered(self) -> int:
@@ -147,11 +148,11 @@ class RowCounts(Stored):
 class AuditCounts(Stored):
     """How good a filter was on rows with known answers. Counts of rows."""
 
-    judged: NonNegativeInt = Field(description="rows that reached the filter")
-    response_right: NonNegativeInt = Field(description="rows whose first response is right")
-    right: NonNegativeInt = Field(description="rows whose refinement is right")
-    kept: NonNegativeInt = Field(description="rows that the filter kept")
-    kept_right: NonNegativeInt = Field(description="kept rows whose refinement is right")
+    judged: Count = Field(description="rows that reached the filter")
+    response_right: Count = Field(description="rows whose first response is right")
+    right: Count = Field(description="rows whose refinement is right")
+    kept: Count = Field(description="rows that the filter kept")
+    kept_right: Count = Field(description="kept rows whose refinement is right")
 
     @property
     def response_share(self) -> float | None:
@@ -177,10 +178,17 @@ class AuditCounts(Stored):
 class Audit(AuditCounts):
     """The audit of one round."""
 
-    both_right: NonNegativeInt = Field(description="rows whose response and refinement are both right")
-    verdicts: dict[Verdict, tuple[int, int]] = Field(
+    both_right: Count = Field(description="rows whose response and refinement are both right")
+    verdicts: dict[Verdict, tuple[Count, Count]] = Field(
         description="for each verdict on the refinement: its rows, and how many of their refinements are right"
     )
+
+    @field_validator("verdicts")
+    @classmethod
+    def _each_verdict(cls, value: dict[Verdict, tuple[int, int]]) -> dict[Verdict, tuple[int, int]]:
+        if missing := [verdict.value for verdict in Verdict if verdict not in value]:
+            raise ValueError(f"there is no count of {' and '.join(missing)}")
+        return value
 
     @property
     def transitions(self) -> Transitions:
