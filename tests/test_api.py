@@ -130,6 +130,12 @@ def test_a_mistake_names_the_key_and_the_place(settings: RunConfig, tmp_path: Pa
         run(settings, settings, round=2)
     with pytest.raises(selfevo.ConfigError, match=r"nowhere\.yaml does not exist"):
         selfevo.run(tmp_path / "nowhere.yaml")
+    with pytest.raises(selfevo.ConfigError, match="x does not exist"):
+        selfevo.run("x" * 300)
+    with pytest.raises(selfevo.ConfigError, match="run was given 3; give a YAML file"):
+        selfevo.run(3)  # type: ignore[arg-type]
+    with pytest.raises(selfevo.ConfigError, match="seed is -1; give 0 or more"):
+        selfevo.Refiner(tmp_path, seed=-1)
     with pytest.raises(selfevo.RunError, match="is not a run directory"):
         selfevo.RunResult(str(tmp_path))  # type: ignore[arg-type]
     done = run(settings, settings, rounds=1)

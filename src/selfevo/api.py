@@ -158,8 +158,10 @@ def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Map
         given: Mapping[str, Any] = config.model_dump(mode="json", exclude_unset=True)
     elif isinstance(config, Mapping):
         given = config
-    else:
+    elif isinstance(config, str | Path):
         given = read_yaml(Path(config))
+    else:
+        raise ConfigError(f"run was given {config!r}; give a YAML file, a dict or a RunConfig")
     source = str(config) if isinstance(config, str | Path) else "the configuration"
     return parse_config(merged(given, overrides), source)
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Tag, TypeAdapter, ValidationError
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import EngineConfig
 from selfevo.errors import ConfigError
+from selfevo.rundir.atomic_files import exists
 
 Section = TypeVar("Section", bound=BaseModel)
 _BOUNDS = {
@@ -33,7 +34,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file. Raises ConfigError if it is missing or not such a file."""
-    if not path.is_file():
+    if not exists(path) or path.is_dir():
         raise ConfigError(f"configuration file {path} does not exist; `selfevo init {path}` writes one to start from")
     try:
         data = _load(path.read_text(encoding="utf-8"))

@@ -87,6 +87,8 @@ class Refiner:
                 f"temperature is {temperature}; consistency above 1 needs a finite one above 0, or all the samples are "
                 "the same"
             )
+        if seed < 0:
+            raise ConfigError(f"seed is {seed}; give 0 or more")
         self.model = resolve_model(str(model))
         self.engine = engine or build_engine()
         self.refine, self.rounds, self.consistency, self.key = refine, rounds, consistency, key
