@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.data.disjoint import check_disjoint
 from selfevo.data.loading import Loaded, load_corpus, load_prompts
-from selfevo.data.tables import BadRow, Row, read_table
+from selfevo.data.tables import BadRow, Row, Source, read_table
 from selfevo.errors import DataError
 from selfevo.method.records import Prompt, Refined
 
@@ -68,7 +67,7 @@ def test_duplicates_across_files_name_the_file(tmp_path: Path) -> None:
         (b'["prompt"]', "holds list"),
         (b"null", "holds NoneType"),
         (b'{"prompt": 7}', "holds int, not text"),
-        (b'{"prompt": ["a"]}', "holds list, not text"),
+        (b'{"prompt": ["a"]}', "message 1 is str, not an object"),
         (b'{"prompt": null}', "is missing"),
         (b'{"prompt": " "}', "is empty"),
         (b'{"question": "a"}', "is missing"),
@@ -166,9 +165,9 @@ def test_a_missing_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_kind_of_file_names_the_known_ones(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt\na\n")
-    with pytest.raises(DataError, match=r"unknown suffix '\.csv'; use one of \.jsonl"):
-        load_prompts(str(tmp_path / "a.csv"))
+    (tmp_path / "a.xlsx").write_text("prompt\na\n")
+    with pytest.raises(DataError, match=r"unknown suffix '\.xlsx'; use one of \.jsonl"):
+        load_prompts(str(tmp_path / "a.xlsx"))
 
 
 def test_a_json_list_counts_its_rows(tmp_path: Path) -> None:
@@ -208,7 +207,7 @@ def test_parquet_and_a_folder_of_files(tmp_path: Path) -> None:
 
 
 def test_damaged_parquet_and_empty_folders_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no \.jsonl or \.parquet file"):
+    with pytest.raises(DataError, match=r"holds no file of \.jsonl, "):
         load_prompts(str(tmp_path))
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match=r"a\.parquet cannot be read"):
@@ -236,25 +235,34 @@ def test_hub_data_sets_are_asked_for_by_name_and_split(monkeypatch: pytest.Monke
     datasets = pytest.importorskip("datasets")
     asked = []
 
-    def load_dataset(name: str, split: str) -> list[dict[str, str]]:
-        asked.append((name, split))
+    def load_dataset(name: str, subset: str | None, **settings: str) -> list[dict[str, str]]:
+        asked.append((name, subset, settings))
         return [{"prompt": "a"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert list(read_table("someone/some-set")) == [Row("someone/some-set", 1, {"prompt": "a"})]
     assert texts(load_prompts("some_set:test")) == ["a"]
-    assert asked == [("someone/some-set", "train"), ("some_set", "test")]
+    assert texts(load_prompts(Source("some_set:test", "test"))) == ["a"]
+    assert texts(load_prompts(Source("some_set", "test", "main", "v1.0"))) == ["a"]
+    assert asked == [
+        ("someone/some-set", None, {"split": "train"}),
+        ("some_set", None, {"split": "test"}),
+        ("some_set", None, {"split": "test"}),
+        ("some_set", "main", {"split": "test", "revision": "v1.0"}),
+    ]
 
 
 def test_an_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
 
-    def load_dataset(name: str, split: str) -> None:
+    def load_dataset(name: str, subset: str | None, **settings: str) -> None:
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataError, match=r"someone/set is not a file or folder here.*offline.*download the file"):
         load_prompts("someone/set")
+    with pytest.raises(DataError, match=r"\(split 'train', subset 'main', revision 'v1'\)"):
+        load_prompts(Source("someone/set", subset="main", revision="v1"))
 
 
 def corpus_row(**changes: str) -> dict[str, str]:
@@ -291,42 +299,6 @@ def test_a_corpus_without_any_verdict_is_an_error(tmp_path: Path) -> None:
         load_corpus(lines(tmp_path / "a.jsonl", [corpus_row(feedback="fine")] * 2), {})
 
 
-def prompts(*questions: str) -> list[Prompt]:
-    return [Prompt.of(question) for question in questions]
-
-
-@given(
-    st.text(min_size=1), st.sampled_from("\u200b\u200d\u00ad\u2060\ufeff\u3164\u115f\u2800\u034f\ufe0f\x00\x1b\u202e")
-)
-def test_what_cannot_be_seen_makes_no_set_disjoint(text: str, unseen: str) -> None:
-    with pytest.raises(DataError, match="share 1 prompt"):
-        check_disjoint(left=prompts(f"a {text}"), right=prompts(f"{unseen}a {unseen}{text}{unseen}"))
-
-
-def test_disjoint_sets_pass() -> None:
-    evaluation = iter(prompts("c"))
-    check_disjoint(pool=prompts("a", "b"), evaluation=evaluation, corpus=prompts("d"))
-    assert list(evaluation) == [], "every row was looked at"
-
-
-@pytest.mark.parametrize("twin", ["What is it?", "what  IS\n it?", "What is it\uff1f", "\u00a0What is it?"])
-def test_overlap_is_found_whatever_its_form(twin: str) -> None:
-    with pytest.raises(DataError, match="'pool' and 'evaluation' share 1 prompt, for example 'What is it"):
-        check_disjoint(pool=prompts("a", "What is it?"), corpus=prompts("b"), evaluation=prompts(twin))
-
-
-def test_an_empty_set_proves_nothing() -> None:
-    with pytest.raises(DataError, match="'evaluation' is empty"):
-        check_disjoint(pool=prompts("a"), evaluation=[])
-    check_disjoint(allow_empty=["evaluation"], pool=prompts("a"), evaluation=[])
-
-
-@given(st.text(min_size=1), st.text(alphabet=" \t\n", min_size=1))
-def test_case_and_spacing_never_hide_an_overlap(text: str, space: str) -> None:
-    with pytest.raises(DataError, match="share 1 prompt"):
-        check_disjoint(left=prompts(f"a {text}"), right=prompts(f"A{space}{text.casefold()}"))
-
-
 @pytest.mark.parametrize(
     ("row", "prompt"),
     [
@@ -344,9 +316,49 @@ def test_known_layouts_of_instruction_sets_are_read(tmp_path: Path, row: dict[st
     assert [p.prompt for p in load_prompts(str(path)).rows] == [prompt]
 
 
-@pytest.mark.parametrize("row", [{"messages": []}, {"messages": "hi"}, {"turns": []}, {"instruction": 3}, {"x": 1}])
-def test_another_layout_is_told_by_its_columns(tmp_path: Path, row: dict[str, Any]) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match="has no column 'prompt'"):
-        load_prompts(str(path))
+def test_another_layout_is_told_by_its_columns(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no column 'prompt'; it has 'x'"):
+        load_prompts(lines(tmp_path / "a.jsonl", [{"x": 1}]))
+
+
+def test_it_counts_what_is_read_and_what_is_left_off(tmp_path: Path) -> None:
+    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    rows = [{"messages": [user]}, {"messages": [{**user, "content": "c"}, assistant]}, {"messages": [user, assistant]}]
+    loaded = load_prompts(lines(tmp_path / "a.jsonl", [*rows, {"turns": ["d", "e"]}]))
+    assert texts(loaded) == ["a", "c", "d"]
+    assert loaded.layouts == {("messages", ("messages",)): 2, ("turns", ("turns",)): 1}
+    assert loaded.left_off == {"the assistant's turn at the end": 1, "the turns after the first": 1}
+    assert loaded.quarantined == [BadRow(str(tmp_path / "a.jsonl"), 3, "duplicate of line 1")]
+
+
+def test_what_cannot_be_asked_counts_as_unusable(tmp_path: Path) -> None:
+    tool = {"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}
+    assert len(load_prompts(lines(tmp_path / "a.jsonl", many([tool]))).quarantined) == 1
+    with pytest.raises(DataError, match=r"4 of 304 rows cannot be used.*column 'tools' has tools"):
+        load_prompts(lines(tmp_path / "b.jsonl", many([tool] * 4)))
+
+
+def test_a_corpus_holds_conversations(tmp_path: Path) -> None:
+    user, response = {"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}
+    system, early = {"role": "system", "content": "s"}, [{"role": "user", "content": "h"}, response]
+    rest = {"response": "r", "feedback": QUALIFIED, "refinement": "t"}
+    talk = {"prompt": "p", "system": "s", "history": ["h", "r"]}
+    rows = [
+        {"messages": [system, *early, user], **rest},
+        {"messages": [system, *early, user, response], **rest},
+        {
+            "prompt": [system, *early, user],
+            **rest,
+            "response": [response],
+            "refinement": [{**response, "content": "t"}],
+        },
+        {**talk, **rest},
+        {**{name: value for name, value in talk.items() if name != "system"}, **rest},
+    ]
+    loaded = load_corpus(lines(tmp_path / "a.jsonl", rows), {}, system="s")
+    prompt = Prompt.of("p", system="s", history=("h", "r"))
+    assert loaded.rows == [Refined(prompt.id, "p", "r", QUALIFIED, "t", system="s", history=("h", "r"))] * 5
+    assert not loaded.left_off, "the answer at the end is the response"
+    other = {"messages": [user, {"role": "assistant", "content": "another"}], **rest}
+    with pytest.raises(DataError, match="the messages end in an answer that is not in 'response'"):
+        load_corpus(lines(tmp_path / "b.jsonl", [other]), {})

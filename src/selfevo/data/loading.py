@@ -6,17 +6,20 @@ few such rows are normal. Many mean that the file is probably the wrong one, so 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from selfevo.data.tables import BadRow, Row, read_table
+from selfevo.data.conversations import PROMPT, Conversation, has_prompts, read_conversation, said, text_fault
+from selfevo.data.tables import BadRow, Row, Source, read_table
 from selfevo.errors import DataError
 from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
-from selfevo.method.records import Prompt, Refined, check_fields
+from selfevo.method.records import Prompt, Refined, as_row, check_fields
 
 MAX_BAD_SHARE = 0.01  # share of unusable rows; above it the reader raises DataError
-CORPUS_FIELDS = ("prompt", "response", "feedback", "refinement")
+CORPUS_FIELDS = ("response", "feedback", "refinement")
+DUPLICATE = "duplicate of line"
 
 
 T = TypeVar("T")
@@ -24,128 +27,143 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
-    """The content of a source: usable `rows`, in order, and `quarantined` ones with their reasons."""
+    """The content of a source: usable `rows`, in order, and `quarantined` ones with their reasons.
+
+    `layouts` counts the forms of the prompts with the columns they were read from, `left_off` what of the rows is not
+    asked.
+    """
 
     rows: list[T]
     quarantined: list[BadRow]
+    layouts: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
+    left_off: Counter[str] = field(default_factory=Counter)
+
+    def count(self, read: Conversation) -> None:
+        self.layouts[read.layout, read.columns] += 1
+        if read.left_off:
+            self.left_off[read.left_off] += 1
 
 
 def load_prompts(
-    source: str, column: str = "prompt", max_bad_share: float = MAX_BAD_SHARE, setting: str = "prompts.column=..."
+    source: str | Source,
+    column: str = PROMPT,
+    max_bad_share: float = MAX_BAD_SHARE,
+    setting: str = "prompts.column=...",
+    system: str = "",
 ) -> Loaded[Prompt]:
-    """The distinct prompts in `column`. A repeated prompt is quarantined as a duplicate.
+    """The distinct prompts in `column`, in any layout of conversations.py. A repeated prompt is quarantined.
 
-    `setting` is the name of the option that sets `column`; messages quote it. Rows without a column
-    "prompt" may have another known layout: chat `messages` (the first user message is taken),
-    Alpaca's `instruction` and `input` (Evol-Instruct's Instruction), or the `turns` of Vicuna-bench
-    (the first turn is taken).
+    `setting` is the name of the option that sets `column`; messages quote it. `system` is the system
+    prompt of rows that have none.
 
     Raises DataError if the source or the column is missing, if more than `max_bad_share` of the
     rows are unusable (duplicates do not count), or if no prompt is left.
     """
     places: dict[str, Row] = {}
+    loaded: Loaded[Prompt] = Loaded([], [])
 
-    def build(row: Row) -> Prompt | str:
-        prompt = Prompt.of(row.values[column])
-        first = places.setdefault(prompt.id, row)
-        if first is row:
-            return prompt
-        return f"duplicate of line {first.line}" + (f" of {first.file}" if first.file != row.file else "")
+    def build(row: Row) -> Prompt | BadRow | str:
+        read = read_conversation(row.values, column, system)
+        if isinstance(read, str):
+            return BadRow(row.file, row.line, read)
+        first = places.setdefault(read.prompt.id, row)
+        if first is not row:
+            return f"{DUPLICATE} {first.line}" + (f" of {first.file}" if first.file != row.file else "")
+        loaded.count(read)
+        return read.prompt
 
-    remedy = f"name the column of the prompts with {setting}"
-    return _load(source, {column: remedy}, build, "prompts", max_bad_share, instruction)
+    _load(
+        source,
+        loaded,
+        {column: f"name the column of the prompts with {setting}"},
+        column,
+        build,
+        "prompts",
+        max_bad_share,
+    )
+    return loaded
 
 
-def load_corpus(source: str, columns: Mapping[str, str], max_bad_share: float = MAX_BAD_SHARE) -> Loaded[Refined]:
+def load_corpus(
+    source: str | Source, columns: Mapping[str, str], max_bad_share: float = MAX_BAD_SHARE, system: str = ""
+) -> Loaded[Refined]:
     """Recorded trajectories (p, r, f, r^). `columns` maps a field to its column name, if they differ.
+
+    The prompt p may be a conversation, as in load_prompts; if that ends in the response, the response is taken from
+    its own column all the same.
 
     A row whose feedback has no readable verdict is quarantined, because it would teach the model
     feedback that no filter can use. Raises DataError as load_prompts does.
     """
+    column = columns.get("prompt", PROMPT)
     names = {field: columns.get(field, field) for field in CORPUS_FIELDS}
+    loaded: Loaded[Refined] = Loaded([], [])
 
-    def build(row: Row) -> Refined | str:
-        prompt, response, feedback, refinement = (row.values[names[field]].strip() for field in CORPUS_FIELDS)
+    def build(row: Row) -> Refined | BadRow | str:
+        read = read_conversation(row.values, column, system)
+        if isinstance(read, str):
+            return BadRow(row.file, row.line, read)
+        texts = {name: said(row.values.get(name)) for name in names.values()}
+        if reason := _text_fault({**row.values, **texts}, tuple(texts)):
+            return BadRow(row.file, row.line, reason)
+        response, feedback, refinement = (texts[names[field]].strip() for field in CORPUS_FIELDS)
+        if read.answer not in ("", response):
+            return BadRow(row.file, row.line, f"the messages end in an answer that is not in {names['response']!r}")
         if parse_verdict(feedback) is Verdict.UNKNOWN:
             return (
                 f"column {names['feedback']!r} has no readable verdict; its last line must be "
                 f"{verdict_line(Verdict.QUALIFIED)!r} or {verdict_line(Verdict.NOT_QUALIFIED)!r}"
             )
-        return Refined(Prompt.of(prompt).id, prompt, response, feedback, refinement)
+        loaded.count(replace(read, answer=""))
+        return Refined(**as_row(read.prompt), response=response, feedback=feedback, refinement=refinement)
 
-    remedies = {name: f"map it with corpus.columns.{field}=..." for field, name in names.items()}
-    return _load(source, remedies, build, "trajectories", max_bad_share)
-
-
-def instruction(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with a column "prompt". If it is missing, it is built from a known layout."""
-    found: Any = None
-    match {name.lower(): value for name, value in values.items()}:
-        case {"prompt": _}:
-            return values
-        case {"messages": [*messages]}:
-            found = next((m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"), None)
-        case {"instruction": str(instruction), "input": str(given)} if given.strip():
-            found = f"{instruction}\n\n{given}"
-        case {"instruction": str(instruction)}:
-            found = instruction
-        case {"turns": [first, *_]}:
-            found = first
-    return values if found is None else {**values, "prompt": found}
+    remedies = {name: f"map it with corpus.columns.{field}=..." for field, name in {"prompt": column, **names}.items()}
+    _load(source, loaded, remedies, column, build, "trajectories", max_bad_share)
+    return loaded
 
 
 def _load(
-    source: str,
-    remedies: dict[str, str],
-    build: Callable[[Row], T | str],
+    source: str | Source,
+    loaded: Loaded[T],
+    remedies: Mapping[str, str],
+    prompt: str,
+    build: Callable[[Row], T | BadRow | str],
     what: str,
     max_bad_share: float,
-    adapt: Callable[[dict[str, Any]], dict[str, Any]] = dict,
-) -> Loaded[T]:
-    """Reads rows with the text columns in `remedies`. `build` returns the record, or why it cannot."""
-    rows: list[T] = []
+) -> None:
+    """Fills `loaded`. `build` returns the record, a BadRow for one that cannot be used, or why it is set aside."""
     faulty: list[BadRow] = []
-    quarantined: list[BadRow] = []
     columns: dict[str, None] = {}  # used as an ordered set
     for row in read_table(source):
+        built = build(row) if isinstance(row, Row) else row
         if isinstance(row, Row):
-            row = Row(row.file, row.line, adapt(row.values))
             columns |= dict.fromkeys(row.values)
-            if reason := _text_fault(row, tuple(remedies)):
-                row = BadRow(row.file, row.line, reason)
-        if isinstance(row, BadRow):
-            faulty.append(row)
-            quarantined.append(row)
-            continue
-        built = build(row)
-        if isinstance(built, str):
-            quarantined.append(BadRow(row.file, row.line, built))
+        if isinstance(built, BadRow):
+            faulty.append(built)
+            loaded.quarantined.append(built)
+        elif isinstance(built, str):
+            loaded.quarantined.append(BadRow(row.file, row.line, built))
         else:
-            rows.append(built)
+            loaded.rows.append(built)
     for column, remedy in remedies.items():
-        if columns and column not in columns:
+        there = has_prompts(columns, column) if column == prompt else column in columns
+        if columns and not there:
             raise DataError(f"{source} has no column {column!r}; it has {', '.join(map(repr, columns))}; {remedy}")
-    total = len(rows) + len(quarantined)
+    total = len(loaded.rows) + len(loaded.quarantined)
     if len(faulty) > max_bad_share * total:
         raise DataError(
             f"{source}: {len(faulty)} of {total} rows cannot be used, more than {max_bad_share:.1%}; correct or remove "
             f"them, or raise max_bad_share: {_listed(faulty)}"
         )
-    if not rows:
-        why = f"; all {total} rows are quarantined: {_listed(quarantined)}" if total else "; it is empty"
+    if not loaded.rows:
+        why = f"; all {total} rows are quarantined: {_listed(loaded.quarantined)}" if total else "; it is empty"
         raise DataError(f"{source} holds no {what}{why}")
-    return Loaded(rows, quarantined)
 
 
-def _text_fault(row: Row, columns: tuple[str, ...]) -> str | None:
-    if reason := check_fields(row.values, columns):
+def _text_fault(values: Mapping[str, Any], columns: tuple[str, ...]) -> str | None:
+    if reason := check_fields(values, columns):
         return reason
-    for column in columns:
-        if "\0" in row.values[column]:
-            return f"column {column!r} holds a NUL character"
-        if any("\ud800" <= character <= "\udfff" for character in row.values[column]):
-            return f"column {column!r} holds half a surrogate pair, which cannot be written as UTF-8"
-    return None
+    return next((f"column {name!r} {fault}" for name in columns if (fault := text_fault(values[name]))), None)
 
 
 def _listed(rows: list[BadRow]) -> str:

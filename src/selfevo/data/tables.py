@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,13 @@ MAX_LINE = 2**25  # bytes of one JSON line; a longer line is not read into memor
 _LINES = (".jsonl", ".ndjson")
 
 
-_FILES = (*_LINES, ".json", ".parquet")
+_TABLES = (".csv", ".tsv")
+
+
+_FILES = (*_LINES, ".json", ".parquet", *_TABLES)
+
+
+_ABOUT = ("dataset_info.json", "dataset_infos.json")  # what `datasets` writes beside the files of a set
 
 
 _HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
@@ -42,33 +49,64 @@ class BadRow:
     reason: str
 
 
-def read_table(source: str) -> Iterator[Row | BadRow]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where rows come from: a file, a folder or a hub data set.
+
+    `split` is a part of a hub data set or of a folder saved by `datasets`. `subset` (its configuration, by the name of
+    `datasets`) and `revision` (a branch, tag or commit) belong to a hub data set alone.
+    """
+
+    path: str
+    split: str = ""
+    subset: str = ""
+    revision: str = ""
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def read_table(source: str | Source) -> Iterator[Row | BadRow]:
     """Every row of `source`, in order. A line that is not a JSON object becomes a BadRow.
 
-    `source` is a .jsonl, .json or .parquet file, a folder of .jsonl and .parquet files, a folder
-    saved by `datasets.save_to_disk`, or a hub data set. For the last two, `source:split` selects a
-    split. Raises DataError if `source` does not exist or cannot be read at all.
+    `source` is a .jsonl, .json, .parquet, .csv or .tsv file, a folder of such files, a folder saved
+    by `datasets.save_to_disk`, or a hub data set. For the last two, `path:split` selects a split
+    too. Raises DataError if `source` does not exist or cannot be read at all.
     """
-    path, split = locate(source)
+    path, asked = locate(source)
     if not exists(path):
-        yield from _read_hub(source, source.removesuffix(f":{split}"), split or "train")
+        yield from _read_hub(asked)
     elif path.is_dir():
-        yield from _read_folder(path, split)
+        yield from _read_folder(path, asked.split)
     else:
         yield from _read_file(path)
 
 
-def locate(source: str) -> tuple[Path, str]:
-    """The path and the split of `source`. Raises DataError if it is no file or folder here and no hub data set."""
-    path, split = from_user(source), ""
+def locate(source: str | Source) -> tuple[Path, Source]:
+    """The path of `source`, and the source with its split apart from the path.
+
+    Raises DataError if it is no file or folder here and no hub data set, or if one here is asked for what only another
+    kind has.
+    """
+    asked = source if isinstance(source, Source) else Source(source)
+    path = from_user(asked.path)
     if not exists(path):
-        name, _, split = source.rpartition(":")
-        path = from_user(name or source)
-        split = split if name else ""
-    here = exists(path) and (path.is_dir() or (path.is_file() and not split))
-    if not here and (path.suffix in _FILES or not _HUB_ID.fullmatch(source.removesuffix(f":{split}"))):
+        name, _, split = asked.path.rpartition(":")
+        if name and asked.split not in ("", split):
+            raise DataError(f"{asked} names the split {split!r}, and the setting is {asked.split!r}; give one of them")
+        if name:
+            asked, path = replace(asked, path=name, split=split), from_user(name)
+    here = exists(path) and (path.is_dir() or path.is_file())
+    if here and path.is_file() and asked.path != str(source):
+        here = False  # a.jsonl:train
+    if not here and (path.suffix in _FILES or not _HUB_ID.fullmatch(asked.path)):
         raise DataError(f"{source} does not exist; correct the path, or create the file")
-    return path, split
+    for name in ("subset", "revision") if here else ():
+        if getattr(asked, name):
+            raise DataError(f"{source} is here, and only a hub data set has a {name}; remove {name}, or give its name")
+    if here and path.is_file() and asked.split:
+        raise DataError(f"{source} is a file, which has no splits; remove split, or give the file of {asked.split!r}")
+    return path, asked
 
 
 def _read_file(path: Path) -> Iterator[Row | BadRow]:
@@ -78,13 +116,15 @@ def _read_file(path: Path) -> Iterator[Row | BadRow]:
         elif path.suffix == ".json" and (text := path.read_text(encoding="utf-8-sig").lstrip()).startswith("["):
             for number, value in enumerate(json.loads(text), start=1):
                 yield _row(path, number, value)
+        elif path.suffix in _TABLES:
+            yield from _read_csv(path)
         elif path.suffix in _FILES:
             yield from _read_lines(path)
         else:
             raise DataError(f"{path} has the unknown suffix {path.suffix!r}; use one of {', '.join(_FILES)}")
     except RecursionError:
         raise DataError(f"{path} cannot be read: it nests too deep; write one flat row per line as .jsonl") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {_short(error)}; correct it or write it again") from None
 
 
@@ -127,6 +167,46 @@ def _row(path: Path, number: int, value: Any) -> Row | BadRow:
     return BadRow(str(path), number, reason)
 
 
+def _read_csv(path: Path) -> Iterator[Row | BadRow]:
+    """Rows under a header. What stands most often in the header parts the cells: a comma, a semicolon or a tab."""
+    csv.field_size_limit(MAX_LINE)
+    # Bytes that are not UTF-8 become half surrogates, so that they cost their own row only.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        header = file.readline(MAX_LINE)
+        if _not_utf8(header):
+            raise DataError(f"{path} is not UTF-8; save it again as CSV in UTF-8")
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
+        names = next(reader, [])
+        if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+            raise DataError(f"{path} has the column {twice[0]!r} twice; rename one of them")
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "end of data" in str(error):  # the cell has all lines to the end of the file in it
+                    raise DataError(
+                        f"{path} line {line} opens a quotation mark that is never closed; close it, or double it"
+                    ) from None
+                yield BadRow(str(path), line, f"is not CSV: {error}")
+                continue
+            if not cells:
+                continue
+            if any(map(_not_utf8, cells)):
+                yield BadRow(str(path), line, "is not UTF-8")
+            elif len(cells) != len(names):
+                yield BadRow(str(path), line, f"has {len(cells)} cells, and the header has {len(names)}")
+            else:
+                yield Row(str(path), line, dict(zip(names, cells, strict=True)))
+
+
+def _not_utf8(text: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
 def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet  # slow to import, and JSONL does not need it
 
@@ -144,9 +224,11 @@ def _read_folder(path: Path, split: str) -> Iterator[Row | BadRow]:
         return
     if split:
         raise DataError(f"{path} was not saved by datasets, so it has no split {split!r}; give the file of the split")
-    files = sorted(file for file in path.iterdir() if file.suffix in (*_LINES, ".parquet"))
+    files = sorted(file for file in path.iterdir() if file.suffix in _FILES and file.name not in _ABOUT)
     if not files:
-        raise DataError(f"{path} holds no .jsonl or .parquet file and was not saved by datasets; give another folder")
+        raise DataError(
+            f"{path} holds no file of {', '.join(_FILES)} and was not saved by datasets; give another folder"
+        )
     for file in files:
         yield from _read_file(file)
 
@@ -171,18 +253,22 @@ def _read_saved(path: Path, split: str) -> Iterator[Row]:
         yield Row(str(path), number, dict(values))
 
 
-def _read_hub(source: str, name: str, split: str) -> Iterator[Row]:
+def _read_hub(source: Source) -> Iterator[Row]:
     import datasets
 
+    split = source.split or "train"
+    chosen = {"revision": source.revision} if source.revision else {}
     try:
-        rows = datasets.load_dataset(name, split=split)
-    except Exception as error:  # network, unknown name or split: many types
+        rows = datasets.load_dataset(source.path, source.subset or None, split=split, **chosen)
+    except Exception as error:  # network, unknown name, subset or split: many types
+        parts = [f"split {split!r}"]
+        parts += [f"{name} {value!r}" for name in ("subset", "revision") if (value := getattr(source, name))]
         raise DataError(
-            f"{source} is not a file or folder here, and cannot be loaded as a hub data set (split {split!r}): "
+            f"{source} is not a file or folder here, and cannot be loaded as a hub data set ({', '.join(parts)}): "
             f"{_short(error)}; correct the path, choose a split with name:split, or download the file and give its path"
         ) from error
     for number, values in enumerate(rows, start=1):
-        yield Row(source, number, dict(values))
+        yield Row(str(source), number, dict(values))
 
 
 def _short(error: BaseException) -> str:

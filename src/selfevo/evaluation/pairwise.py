@@ -7,6 +7,7 @@ prefer long answers, so the preference is modelled by length too, and read off a
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from selfevo.data.loading import instruction
+from selfevo.data.conversations import read_prompt
 from selfevo.data.tables import BadRow, read_table
 from selfevo.errors import DataError, EngineError
 from selfevo.method.normal_form import plain_characters, without_thinking
 from selfevo.method.protocols import Engine, Generation, Request, Sampling, generate_all
-from selfevo.method.records import Prompt, check_fields, content_id
+from selfevo.method.records import Prompt, content_id
+from selfevo.models.chat_template import messages
 from selfevo.statistics import natural, wilson
 
 BY = ("category", "difficulty")
@@ -145,20 +147,22 @@ class _Row:
     values: Mapping[str, Any]
 
     def text(self, column: str) -> tuple[str, str]:
-        """The prompt as it stands in the file, and the answer."""
+        """The prompt as the judge sees it, and the answer."""
         if not isinstance(self.values.get(column), str):
             raise DataError(f"{self.place}: no text in column {column!r}; name it with --column")
-        return self.values["prompt"], self.values[column]
+        asked = self.prompt
+        said = messages(asked.conversation[1:], asked.system)
+        return json.dumps(said, ensure_ascii=False) if len(said) > 1 else asked.prompt, self.values[column]
 
 
 def _rows(source: str) -> Iterator[_Row]:
     for row in read_table(source):
         if isinstance(row, BadRow):
             raise DataError(f"{row.file} line {row.line}: {row.reason}; repair or remove it")
-        values, place = instruction(row.values), f"{row.file} line {row.line}"
-        if reason := check_fields(values, ("prompt",)):
-            raise DataError(f"{place}: {reason}")
-        yield _Row(Prompt.of(values["prompt"]), place, values)
+        prompt, place = read_prompt(row.values), f"{row.file} line {row.line}"
+        if isinstance(prompt, str):
+            raise DataError(f"{place}: {prompt}")
+        yield _Row(prompt, place, row.values)
 
 
 def question(prompt: str, first: str, second: str) -> str:
