@@ -130,7 +130,10 @@ def test_filters_in_a_configuration(written: Any, filters: Any) -> None:
         ({"prompts": {"path": "p", "colum": "x"}}, "unknown key 'prompts.colum'; did you mean 'column'?"),
         ({"prompts": 3}, "prompts is 3; give keys and values"),
         ({"corpus": {"path": "c", **DEMO}}, "exactly one of path, prompts and task; path and task are given"),
-        ({"corpus": {"path": "c", "share": 0.5}}, "'corpus.share'; known here: path, columns, max_bad_share"),
+        (
+            {"corpus": {"path": "c", "share": 0.5}},
+            "'corpus.share'; known here: path, split, subset, revision, columns, max_bad_share",
+        ),
         ({"corpus": {"path": "c", "labels": 3}}, "unknown key 'corpus.labels'"),
         ({"corpus": {"prompts": "p"}}, "'corpus.annotator' is missing; add it"),
         ({"corpus": {"prompts": "p", "annotator": {"modl": "m"}}}, "'corpus.annotator.modl'; did you mean 'model'?"),

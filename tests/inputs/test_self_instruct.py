@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from runs import MODEL, open_run, results, small_demo, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sources import SelfInstructConfig
+from selfevo.config.sources import FilePrompts, SelfInstructConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.decontamination import Decontaminator, normal
@@ -330,7 +330,7 @@ def test_no_label_is_used_that_an_evaluation_set_knows(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
     known, *others = draw_splits(config).labelled
     (tmp_path / "held.jsonl").write_text(json.dumps({"prompt": f"  {known.prompt.prompt.upper()}!"}) + "\n")
-    sets = draw_splits(config.model_copy(update={"decontaminate": (str(tmp_path / "held.jsonl"),)}))
+    sets = draw_splits(config.model_copy(update={"decontaminate": (FilePrompts(path=str(tmp_path / "held.jsonl")),)}))
     assert sets.labelled == others
     assert ("labels", 1, "decontaminated: in an evaluation set") in [
         (row.file, row.line, row.reason) for row in sets.quarantined

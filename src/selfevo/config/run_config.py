@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from selfevo.config.base import Positive, Strict
 from selfevo.config.sections import (
@@ -24,7 +24,17 @@ from selfevo.config.sections import (
     TransformersSettings,
     VLLMSettings,
 )
-from selfevo.config.sources import CorpusConfig, GateConfig, PromptsConfig, Rounds, TaskCorpus, TaskPrompts
+from selfevo.config.sources import (
+    CorpusConfig,
+    FilePrompts,
+    GateConfig,
+    PromptsConfig,
+    Rounds,
+    TaskCorpus,
+    TaskPrompts,
+    as_path,
+)
+from selfevo.data.conversations import text_fault
 from selfevo.method.filters import ByVerdict
 
 
@@ -34,6 +44,7 @@ class RunConfig(Strict):
     model: str = Field(description="the base model: a folder or a hub id")
     output: Path = Field(description="the run directory; give the same one to resume")
     seed: int = Field(0, ge=0, lt=2**32, description="draws problems, sampling and the order of training")
+    system: str = Field("", description="system prompt of every prompt that has none: pool, D_meta, problems, gate")
     prompts: PromptsConfig | None = Field(None, description="the pool of unlabelled prompts")
     corpus: CorpusConfig = Field(description="D_meta, which teaches the two meta-skills")
     evaluation: EvaluationConfig | None = Field(
@@ -44,8 +55,9 @@ class RunConfig(Strict):
         description="number of rounds, which share the prompts evenly; or a list with the source of each round, and "
         "then no prompts",
     )
-    decontaminate: tuple[str, ...] = Field(
-        (), description="further evaluation sets (file, folder, data set) whose prompts are removed from every pool"
+    decontaminate: tuple[Annotated[FilePrompts, BeforeValidator(as_path)], ...] = Field(
+        (),
+        description="further evaluation sets whose prompts are removed from every pool; a text is short for its path",
     )
     policy: Literal["restart", "continual-mixed", "continual-latest"] = Field(
         "restart",
@@ -71,6 +83,13 @@ class RunConfig(Strict):
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
+
+    @field_validator("system")
+    @classmethod
+    def _a_text(cls, value: str) -> str:
+        if value.strip() and (fault := text_fault(value)):
+            raise ValueError(f"{fault}; correct it")
+        return value.strip()
 
     @field_validator("output")
     @classmethod

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from selfevo.config.base import Positive, Share, Strict, check_source, exactly_one, source_of
 from selfevo.config.sections import AnnotatorConfig, TaskConfig
 from selfevo.data.loading import MAX_BAD_SHARE
+from selfevo.data.tables import Source
+
+Split = Annotated[
+    str | None, Field(description="part of a hub data set (default: train) or of a folder saved by datasets")
+]
+Subset = Annotated[str | None, Field(description="configuration of a hub data set")]
+Revision = Annotated[str | None, Field(description="branch, tag or commit of a hub data set")]
 
 
 class FilePrompts(Strict):
-    """Unlabelled prompts from a file or data set."""
+    """Prompts from a file or data set: texts or conversations, docs/guides/data.md."""
 
-    path: str = Field(description="JSONL, parquet, a folder saved by datasets, or a hub data set")
-    column: str = Field("prompt", description="the text column")
+    path: str = Field(description="JSONL, JSON, parquet or CSV, a folder, or a hub data set")
+    split: Split = None
+    subset: Subset = None
+    revision: Revision = None
+    column: str = Field("prompt", description="the column of the prompts; other layouts are found without it")
     max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
     count: Positive | None = Field(None, description="number of prompts; default: all")
 
@@ -25,6 +35,11 @@ class TaskPrompts(Strict):
 
     task: TaskConfig
     count: Positive | None = Field(None, description="number of prompts; default: 300 per round")
+
+
+def as_path(value: Any) -> Any:
+    """A text is short for {path: text}."""
+    return {"path": value} if isinstance(value, str) else value
 
 
 PromptsConfig = Annotated[
@@ -55,13 +70,10 @@ class SelfInstructConfig(Strict):
 class RoundConfig(Strict):
     """The source of one round's prompts. Give exactly one of the keys."""
 
-    prompts: PromptsConfig | None = Field(None, description="as `prompts` of the run; a text is short for its path")
+    prompts: Annotated[PromptsConfig | None, BeforeValidator(as_path)] = Field(
+        None, description="as `prompts` of the run; a text is short for its path"
+    )
     self_instruct: SelfInstructConfig | None = None
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -89,6 +101,9 @@ class FileCorpus(Strict):
     """D_meta as recorded trajectories in a file."""
 
     path: str = Field(description="source of rows with prompt, response, feedback, refinement")
+    split: Split = None
+    subset: Subset = None
+    revision: Revision = None
     columns: ColumnsConfig = Field(ColumnsConfig(), description="your names of the four columns")
     max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
 
@@ -115,9 +130,12 @@ class TaskCorpus(Strict):
 class PromptsCorpus(Strict):
     """D_meta from prompts without answers: the model answers, an annotator criticises and refines."""
 
-    prompts: str = Field(description="file, folder saved by datasets, or hub data set")
+    prompts: str = Field(description="file, folder or hub data set")
+    split: Split = None
+    subset: Subset = None
+    revision: Revision = None
     annotator: AnnotatorConfig = Field(description="a model that annotates")
-    column: str = Field("prompt", description="the text column")
+    column: str = Field("prompt", description="the column of the prompts")
     max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
     labels: Positive = Field(240, description="number of annotated prompts")
     temperature: float = Field(0.8, ge=0, description="sampling temperature of the criticised responses")
@@ -153,11 +171,21 @@ class PromptsGate(_Gate):
     It is a weak substitute for a dev set, because a model can become sure of wrong answers.
     """
 
-    prompts: str = Field(description="file, folder saved by datasets, or hub data set")
-    column: str = Field("prompt", description="the text column")
+    prompts: str = Field(description="file, folder or hub data set")
+    split: Split = None
+    subset: Subset = None
+    revision: Revision = None
+    column: str = Field("prompt", description="the column of the prompts")
+    max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
     count: Positive = Field(200, description="number of prompts, the same for every model")
     samples: Positive = Field(5, description="number of responses whose agreement is measured")
     temperature: float = Field(0.7, gt=0, description="sampling temperature")
+
+
+def source_in(section: FilePrompts | FileCorpus | PromptsCorpus | PromptsGate) -> Source:
+    """Where the rows of a section come from."""
+    path = section.path if isinstance(section, FilePrompts | FileCorpus) else section.prompts
+    return Source(path, section.split, section.subset, section.revision)
 
 
 GateConfig = Annotated[

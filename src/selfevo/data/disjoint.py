@@ -30,7 +30,11 @@ def check_disjoint(*, allow_empty: Collection[str] = (), **sets: Iterable[Prompt
             )
 
 
-def _content(prompt: Prompt) -> str:
-    """The turns as they are seen, NFKC, case folded, white space collapsed: what makes prompts the same question."""
-    text = without_unseen("\n".join(prompt.conversation[1:]))
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+def _content(prompt: Prompt) -> tuple[str, ...]:
+    """System prompt and turns as they are seen, NFKC, case folded, white space collapsed: what makes two the same."""
+    return tuple(map(_seen, prompt.conversation))
+
+
+def _seen(text: str) -> str:
+    text = unicodedata.normalize("NFKC", without_unseen(text)).casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).split())

@@ -58,9 +58,9 @@ class Source:
     """
 
     path: str
-    split: str = ""
-    subset: str = ""
-    revision: str = ""
+    split: str | None = None
+    subset: str | None = None
+    revision: str | None = None
 
     def __str__(self) -> str:
         return self.path
@@ -92,7 +92,7 @@ def locate(source: str | Source) -> tuple[Path, Source]:
     path = from_user(asked.path)
     if not exists(path):
         name, _, split = asked.path.rpartition(":")
-        if name and asked.split not in ("", split):
+        if name and asked.split and asked.split != split:
             raise DataError(f"{asked} names the split {split!r}, and the setting is {asked.split!r}; give one of them")
         if name:
             asked, path = replace(asked, path=name, split=split), from_user(name)
@@ -218,7 +218,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 yield Row(str(path), number, values)
 
 
-def _read_folder(path: Path, split: str) -> Iterator[Row | BadRow]:
+def _read_folder(path: Path, split: str | None) -> Iterator[Row | BadRow]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         yield from _read_saved(path, split)
         return
@@ -233,7 +233,7 @@ def _read_folder(path: Path, split: str) -> Iterator[Row | BadRow]:
         yield from _read_file(file)
 
 
-def _read_saved(path: Path, split: str) -> Iterator[Row]:
+def _read_saved(path: Path, split: str | None) -> Iterator[Row]:
     import datasets  # slow to import
 
     try:
@@ -259,7 +259,7 @@ def _read_hub(source: Source) -> Iterator[Row]:
     split = source.split or "train"
     chosen = {"revision": source.revision} if source.revision else {}
     try:
-        rows = datasets.load_dataset(source.path, source.subset or None, split=split, **chosen)
+        rows = datasets.load_dataset(source.path, source.subset, split=split, **chosen)
     except Exception as error:  # network, unknown name, subset or split: many types
         parts = [f"split {split!r}"]
         parts += [f"{name} {value!r}" for name in ("subset", "revision") if (value := getattr(source, name))]

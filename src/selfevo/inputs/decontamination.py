@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import regex
 
 from selfevo.method.normal_form import without_unseen
+from selfevo.method.records import Prompt
 
 GRAM = 13  # words that two texts may not share in a row (Brown et al. 2020, appendix C)
 # The same in scripts without spaces: a word is some two signs of Chinese, and some four letters of Thai.
@@ -57,6 +58,11 @@ class Decontaminator:
         if any(whole in joined for whole in self._short):
             return "contains a prompt of an evaluation set"
         return None
+
+
+def as_text(prompt: Prompt) -> str:
+    """What is compared of a prompt: all its turns. A system prompt is often the same for all, and says nothing."""
+    return "\n".join((*prompt.history, prompt.prompt))
 
 
 def normal(text: str) -> list[str]:

@@ -68,9 +68,16 @@ def _propose(
     path: Path,
 ) -> None:
     dice = random.Random(content_id(workspace.seed, name, model.id))
-    shown = min(config.examples, len(seeds))
-    tries = config.tries or 2 * config.count
-    requests = {(p := Prompt.of(request(dice.sample(seeds, shown)))).id: p for _ in range(tries)}
+    alike: dict[str, list[Prompt]] = {}  # examples have one system prompt, and the new prompt is asked under it too
+    for seed in seeds:
+        alike.setdefault(seed.system, []).append(seed)
+    requests: dict[str, Prompt] = {}
+    systems: dict[str, str] = {}
+    for _ in range(config.tries or 2 * config.count):
+        system = dice.choice(seeds).system if len(alike) > 1 else seeds[0].system
+        asked = Prompt.of(request(dice.sample(alike[system], min(config.examples, len(alike[system])))))
+        asked = replace(asked, id=content_id(asked.id, system)) if system else asked
+        requests[asked.id], systems[asked.id] = asked, system
     sampling = replace(workspace.sampling[RESPOND.name], temperature=config.temperature)
     drafted = workspace.runner(name, model, {RESPOND.name: sampling}).generate(RESPOND, list(requests.values()))
     accept = Acceptance(config, seeds, blocked)
@@ -78,8 +85,10 @@ def _propose(
 
     def lines() -> Iterator[str]:
         for draft in drafted:
-            prompt = Prompt.of(first_instruction(draft.response))
-            reason = "not needed any more" if counts["kept"] == config.count else accept.reason(prompt.prompt)
+            prompt = Prompt.of(first_instruction(draft.response), system=systems[draft.id])
+            reason = (
+                "not needed any more" if counts["kept"] == config.count else accept.reason(prompt.prompt, prompt.system)
+            )
             counts["in"] += 1
             counts["rejected" if reason else "kept"] += 1
             yield json.dumps({**as_row(prompt), "kept": reason is None, "reason": reason}, ensure_ascii=False)
@@ -87,9 +96,14 @@ def _propose(
     write_done(path, lines(), lambda: {"rows": counts})
 
 
+def opening(prompt: Prompt) -> str:
+    """The first user turn: a task that can be read without the turns before it."""
+    return (*prompt.history, prompt.prompt)[0]
+
+
 def request(examples: Sequence[Prompt]) -> str:
     """What the model is asked with."""
-    listed = "\n".join(f"{number}. {example.prompt}" for number, example in enumerate(examples, start=1))
+    listed = "\n".join(f"{number}. {opening(example)}" for number, example in enumerate(examples, start=1))
     return f"Here are {len(examples)} tasks:\n{listed}\nWrite one new task of the same kind. Write only the task."
 
 
@@ -143,7 +157,7 @@ class Acceptance:
     config: SelfInstructConfig
     seeds: Sequence[Prompt]
     blocked: Decontaminator
-    _seen: set[str] = field(init=False)
+    _seen: set[tuple[str, str]] = field(init=False)  # system prompt and text
     _scripts: frozenset[str] = field(init=False)
     _index: Any = field(init=False)
 
@@ -154,14 +168,14 @@ class Acceptance:
             raise MissingExtraError(
                 "self_instruct finds near duplicates with datasketch; run: pip install 'selfevo[self-instruct]'"
             ) from None
-        self._seen, self._scripts = set(), frozenset[str]()
+        self._seen, self._scripts = set(), frozenset()
         self._index = MinHashLSH(threshold=self.config.max_similarity, num_perm=_PERMUTATIONS)
         for seed in self.seeds:
-            self._take(seed.prompt)
-            self._scripts |= scripts(seed.prompt)
+            self._take(opening(seed), seed.system)
+            self._scripts |= scripts(opening(seed))
 
-    def reason(self, text: str) -> str | None:
-        """Why `text` is not taken; None if it is."""
+    def reason(self, text: str, system: str = "") -> str | None:
+        """Why `text` is not taken; None if it is. Under another system prompt it is another prompt."""
         words = count_words(text)
         if not any(character.isalnum() for character in text):
             return "no instruction"
@@ -169,13 +183,13 @@ class Acceptance:
             return "too short" if words < self.config.min_words else "too long"
         if foreign := self._foreign(text):
             return f"another script: {min(foreign)}"
-        if " ".join(normal(text)) in self._seen:
+        if (system, " ".join(normal(text))) in self._seen:
             return "duplicate"
-        if self._index.query(_minhash(text)):
+        if any(other == system for other, _ in self._index.query(_minhash(text))):
             return "near duplicate"
         if reason := self.blocked.reason(text):
             return reason
-        self._take(text)
+        self._take(text, system)
         return None
 
     def _foreign(self, text: str) -> frozenset[str]:
@@ -188,8 +202,8 @@ class Acceptance:
                 foreign -= {"LATIN"}
         return foreign
 
-    def _take(self, text: str) -> None:
-        key = " ".join(normal(text))
+    def _take(self, text: str, system: str) -> None:
+        key = (system, " ".join(normal(text)))
         if key not in self._seen:
             self._seen.add(key)
             self._index.insert(key, _minhash(text), check_duplication=False)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from selfevo.config.sections import TaskConfig
-from selfevo.config.sources import FileCorpus, FilePrompts, PromptsCorpus, PromptsGate
+from selfevo.config.sources import FileCorpus, FilePrompts, PromptsCorpus, PromptsGate, source_in
 from selfevo.data.tables import locate
 from selfevo.tasks import load_checked_task
 
@@ -21,17 +21,11 @@ def check_sources(section: Any) -> None:
                 load_checked_task(section)
             if section.path is not None:
                 locate(str(section.path))
-        case FilePrompts() | FileCorpus():
-            locate(section.path)
-        case PromptsCorpus() | PromptsGate():
-            locate(section.prompts)
+        case FilePrompts() | FileCorpus() | PromptsCorpus() | PromptsGate():
+            locate(source_in(section))
     if isinstance(section, BaseModel):
         for field in type(section).model_fields:
-            if field == "decontaminate":
-                for source in getattr(section, field):
-                    locate(source)
-            else:
-                check_sources(getattr(section, field))
+            check_sources(getattr(section, field))
     elif isinstance(section, list | tuple):
         for each in section:
             check_sources(each)

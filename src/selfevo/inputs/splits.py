@@ -9,18 +9,20 @@ from typing import Any, TypeVar
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import (
     FileCorpus,
+    FilePrompts,
     PromptsConfig,
     PromptsCorpus,
     PromptsGate,
     TaskCorpus,
     TaskGate,
     TaskPrompts,
+    source_in,
 )
 from selfevo.data.disjoint import check_disjoint
 from selfevo.data.loading import Loaded, load_corpus, load_prompts
 from selfevo.data.tables import BadRow
 from selfevo.errors import DataError
-from selfevo.inputs.decontamination import Decontaminator
+from selfevo.inputs.decontamination import Decontaminator, as_text
 from selfevo.inputs.self_instruct import grow
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, Refined, as_row, content_id, from_row
@@ -49,6 +51,7 @@ class Splits:
     audit: list[Problem]
     sft: list[Problem]  # further labels of the supervised baseline, beyond those of D_meta
     quarantined: list[BadRow]
+    left_off: list[str]  # what of the rows of files is not asked
     blocked: Decontaminator
 
     @property
@@ -67,6 +70,12 @@ class Splits:
         first, count = self.quarantined[0], len(self.quarantined)
         rows = "row was" if count == 1 else "rows were"
         return f"{count} {rows} set aside, the first is line {first.line} of {first.file}: {first.reason}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the files, a line for each."""
+        left_off = f"not asked: {'; '.join(self.left_off)}" if self.left_off else ""
+        return [line for line in (self.set_aside, left_off) if line]
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
         named: dict[str, Sequence[Any]] = {
@@ -103,7 +112,10 @@ def draw_splits(config: RunConfig) -> Splits:
         audit=audit,
         sft=sft,
         quarantined=draws.quarantined,
-        blocked=_held_out(config, [*evaluation, *dev, *audit], dev_prompts),
+        left_off=draws.left_off,
+        blocked=Decontaminator(
+            map(as_text, [*(problem.prompt for problem in [*evaluation, *dev, *audit]), *dev_prompts, *draws.known()])
+        ),
     )
     if config.decontaminate:
         splits = _without_known(splits)
@@ -119,6 +131,7 @@ class _Draws:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.quarantined: list[BadRow] = []
+        self.left_off: list[str] = []
         self.pool_answers: dict[str, Problem] = {}
         self.pool_tasks: dict[str, Task] = {}
         self._taken: frozenset[str] = frozenset()  # ids of the prompts drawn so far
@@ -135,14 +148,14 @@ class _Draws:
         corpus = self.config.corpus
         if not isinstance(corpus, PromptsCorpus):
             return []
-        found = load_prompts(corpus.prompts, corpus.column, corpus.max_bad_share, "corpus.column=...")
-        return self._read(found)[: corpus.labels]
+        return self._prompts(corpus, "corpus.column=...")[: corpus.labels]
 
     def d_meta(self) -> list[Refined]:
         corpus = self.config.corpus
         if not isinstance(corpus, FileCorpus):
             return []
-        return self._read(load_corpus(corpus.path, corpus.columns.model_dump(), corpus.max_bad_share))
+        columns, system = corpus.columns.model_dump(), self.config.system
+        return self._read(corpus.path, load_corpus(source_in(corpus), columns, corpus.max_bad_share, system))
 
     def pools(self) -> list[list[Prompt]]:
         """The pool of each round. If rounds is a number: one pool for all rounds."""
@@ -160,7 +173,7 @@ class _Draws:
             return [p.prompt for p in problems]
         if source is None:
             return []  # the model writes its prompts
-        return self._read(load_prompts(source.path, source.column, source.max_bad_share))[: source.count]
+        return self._prompts(source, "prompts.column=...")[: source.count]
 
     def dev(self) -> list[Problem]:
         gate = self.config.gate
@@ -170,13 +183,19 @@ class _Draws:
         gate = self.config.gate
         if not isinstance(gate, PromptsGate):
             return []
-        prompts = load_prompts(gate.prompts, gate.column, setting="gate.column=...").rows[: gate.count]
+        prompts = self._prompts(gate, "gate.column=...")[: gate.count]
         if len(prompts) < gate.count:
             raise DataError(
                 f"gate: {gate.prompts} has {len(prompts)} prompts and gate.count is {gate.count}; add prompts, or "
                 "lower gate.count, but then only a larger gain is significant"
             )
         return prompts
+
+    def known(self) -> list[Prompt]:
+        """The prompts of further evaluation sets."""
+        return [
+            row for source in self.config.decontaminate for row in self._prompts(source, "decontaminate.column=...")
+        ]
 
     def audit(self) -> list[Problem]:
         audit = self.config.audit
@@ -192,20 +211,17 @@ class _Draws:
     def _draw(self, task: Task, count: int, stream: int) -> list[Problem]:
         problems = task.problems(count, 1000 * self.config.seed + stream, self._taken)
         self._taken |= {problem.prompt.id for problem in problems}
-        return problems
+        return [problem.under(self.config.system) for problem in problems]
 
-    def _read(self, loaded: Loaded[Read]) -> list[Read]:
+    def _prompts(self, section: FilePrompts | PromptsCorpus | PromptsGate, setting: str) -> list[Prompt]:
+        source = source_in(section)
+        found = load_prompts(source, section.column, section.max_bad_share, setting, self.config.system)
+        return self._read(source.path, found)
+
+    def _read(self, path: str, loaded: Loaded[Read]) -> list[Read]:
         self.quarantined += loaded.quarantined
+        self.left_off += [f"{what} of {count} rows of {path}" for what, count in loaded.left_off.items()]
         return loaded.rows
-
-
-def _held_out(config: RunConfig, problems: Sequence[Problem], prompts: Sequence[Prompt]) -> Decontaminator:
-    """Finds prompts of the pool that are also in an evaluation set."""
-    return Decontaminator(
-        [problem.prompt.prompt for problem in problems]
-        + [prompt.prompt for prompt in prompts]
-        + [row.prompt for path in config.decontaminate for row in load_prompts(path).rows]
-    )
 
 
 def _without_known(splits: Splits) -> Splits:
@@ -249,7 +265,7 @@ def decontaminated(rows: Sequence[Row], place: str, blocked: Decontaminator, qua
     """
     clean = []
     for line, row in enumerate(rows, start=1):
-        reason = blocked.reason(row.prompt.prompt if isinstance(row, Problem) else row.prompt)
+        reason = blocked.reason(as_text(row.prompt if isinstance(row, Problem) else row))
         if reason is None:
             clean.append(row)
         else:

@@ -13,6 +13,7 @@ from typing import Any
 
 from selfevo.errors import RunError
 from selfevo.method.names import META, round_number
+from selfevo.method.records import Prompt
 from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
     added_files,
@@ -220,14 +221,20 @@ def run_settings(model: Path) -> dict[str, Any]:
 
 
 def prompts_seen(model: Path) -> frozenset[str]:
-    """Ids of the prompts that a model's run could learn from; empty if no run made the model."""
+    """Ids of the prompts that a model's run could learn from, with and without a system prompt; empty if no run made
+    the model."""
     root = model.resolve().parent.parent
     if not is_run(root):
         return frozenset()
     paths = (Layout(root).data(name) for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
     rows = (row for path in paths if path.is_file() for row in read_rows(path))
-    # A problem holds its prompt, a prompt or trajectory is one.
-    return frozenset((row["prompt"] if isinstance(row.get("prompt"), dict) else row)["id"] for row in rows)
+    seen = set[str]()
+    for row in rows:
+        prompt = row["prompt"] if isinstance(row.get("prompt"), dict) else row  # a problem holds its prompt
+        seen.add(prompt["id"])
+        if prompt.get("system"):
+            seen.add(Prompt.of(prompt["prompt"], history=tuple(prompt.get("history", ()))).id)
+    return frozenset(seen)
 
 
 def kept_models(root: Path) -> list[Path]:

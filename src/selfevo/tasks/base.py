@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from selfevo.method.records import Prompt
@@ -19,6 +19,19 @@ class Problem:
     answer: str
     kind: str
     difficulty: str = ""
+
+    @property
+    def question_id(self) -> str:
+        """The id of the prompt without its system prompt, which a run may have added."""
+        asked = self.prompt
+        return Prompt.of(asked.prompt, history=asked.history).id if asked.system else asked.id
+
+    def under(self, system: str) -> Problem:
+        """The problem with a system prompt, if it has none."""
+        asked = self.prompt
+        if asked.system or not system:
+            return self
+        return replace(self, prompt=Prompt.of(asked.prompt, system=system, history=asked.history))
 
 
 class Checker(Protocol):

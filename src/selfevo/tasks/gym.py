@@ -122,12 +122,12 @@ class GymTask:
         return f"{finding}\n{verdict_line(Verdict.QUALIFIED if correct else Verdict.NOT_QUALIFIED)}"
 
     def _entry(self, problem: Problem) -> dict[str, Any]:
-        if (self.name, problem.prompt.id) not in _DRAWN:
+        if (self.name, problem.question_id) not in _DRAWN:
             raise DataError(
                 f"{self.name} did not draw the problem {problem.prompt.prompt[:60]!r} in this process; first call "
                 f"problems() with the arguments that gave it"
             )
-        return _DRAWN[self.name, problem.prompt.id]
+        return _DRAWN[self.name, problem.question_id]
 
     def _dataset(self, seed: int, size: int) -> Any:
         gym = _reasoning_gym()

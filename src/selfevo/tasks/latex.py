@@ -54,7 +54,7 @@ class LatexProblems:
         return any(same_answer(problem.answer, given, _algebra) for given in _readings(response, problem.answer))
 
     def solution(self, problem: Problem, response: str = "") -> str:
-        return self._rows[problem.prompt.id][1]
+        return self._rows[problem.question_id][1]
 
     def explain(self, problem: Problem, response: str) -> str:
         given = final_answer(response)[:200]

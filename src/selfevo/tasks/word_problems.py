@@ -140,9 +140,9 @@ class WordProblems:
 
     def solution(self, problem: Problem, response: str = "") -> str:
         """The worked gold solution, ending in a line "#### answer"; for supervised labels."""
-        if problem.prompt.id not in self._rows:
+        if problem.question_id not in self._rows:
             raise DataError(f"problem {problem.prompt.prompt[:60]!r} is not in {self.path}; use the file it came from")
-        return self._rows[problem.prompt.id][1]
+        return self._rows[problem.question_id][1]
 
     def explain(self, problem: Problem, response: str) -> str:
         """What an annotator who holds the gold answer says of `response`, ending in the verdict."""
