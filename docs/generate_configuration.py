@@ -137,7 +137,7 @@ def _type_names(annotation: Any) -> Iterator[str]:
 
 
 def show(value: Any) -> str:
-    if value is None or value is PydanticUndefined:
+    if value in (None, "") or value is PydanticUndefined:
         return "none"
     if isinstance(value, tuple):
         return ", ".join(show(each) for each in value) or "none"

@@ -123,6 +123,7 @@ def evaluate(
     seed: int = 0,
     consistency: int = 1,
     max_new_tokens: int | None = None,
+    system: str | None = None,
     output: str | Path | None = None,
     progress: bool | Progress = True,
     engine: Engine | Mapping[str, Any] | None = None,
@@ -132,7 +133,8 @@ def evaluate(
     `model` is a folder, a hub id, or a run directory (its best model). `task` is a name, as in
     `selfevo eval --task`, or a section as in a configuration. With `consistency` above 1, that many
     samples also vote. Each skill is limited to `max_new_tokens`, by default to the limit of the run
-    that made the model. With `output`, every row is kept in that folder, and the same call resumes.
+    that made the model. `system` is the system prompt of problems that have none, by default that of
+    the same run. With `output`, every row is kept in that folder, and the same call resumes.
 
     Raises ConfigError if there is no such model or task, DataError if there are not enough
     problems.
@@ -145,6 +147,7 @@ def evaluate(
         "seed": seed,
         "consistency": consistency,
         "max_new_tokens": max_new_tokens,
+        "system": system,
         **({"engine": section} if section else {}),
     }
     measure = parse(MeasureConfig, asked, "evaluate")

@@ -133,10 +133,10 @@ def memory(config: RunConfig, parameters: int) -> Check:
 
 
 def rows(splits: Splits) -> Check:
-    """The rows of files that cannot be used."""
+    """The rows of files that cannot be used, and what is left off of others."""
     if not splits.set_aside:
-        return Check("rows", "pass", "every row of every file can be used")
-    return Check("rows", "warn", splits.set_aside, "mend these rows, or go on without them")
+        return Check("rows", "pass", "; ".join(["every row of every file can be used", *splits.notes]))
+    return Check("rows", "warn", "; ".join(splits.notes), "mend these rows, or go on without them")
 
 
 def verdicts(splits: Splits) -> Check:
@@ -202,8 +202,9 @@ def _untrained_stops(chat: Chat, example: Example) -> int:
 def unknown_tokens(chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Check:
     """Whether the tokenizer knows every character. What it does not know, the model neither reads nor learns."""
     name, unknown = "unknown tokens", chat.tokenizer.unk_token_id
-    texts = [text for row in d_meta for text in (row.prompt, row.response, row.feedback, row.refinement)]
-    texts += [prompt.prompt for prompt in splits.unlabelled]
+    texts = [text for row in d_meta for text in (*row.conversation, row.response, row.feedback, row.refinement)]
+    texts += [text for prompt in splits.unlabelled for text in prompt.conversation]
+    texts = [text for text in texts if text]  # most prompts have no system prompt
     lost = [text for text in texts if unknown is not None and unknown in chat.words(text)]
     if not lost:
         return Check(name, "pass", f"every character of {len(texts)} texts has a token")

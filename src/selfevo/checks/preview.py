@@ -21,7 +21,7 @@ from selfevo.errors import ConfigError
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.names import META, SFT, round_name
 from selfevo.method.prompts import Verdict, verdict_line
-from selfevo.method.records import Drafted, Example, Refined, as_row
+from selfevo.method.records import Drafted, Example, Refined, as_row, extended
 from selfevo.method.skills import SKILLS
 from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.models.chat_template import Chat
@@ -45,8 +45,8 @@ def preview(config: RunConfig, console: Console) -> None:
     chat = Chat(load_tokenizer(folder))
     splits = draw_splits(config)
     d_meta = lessons_of(config, splits)
-    if splits.set_aside:
-        console.print(f"{splits.set_aside}\n", style="yellow")
+    for note in splits.notes:
+        console.print(f"{note}\n", style="yellow")
     if isinstance(config.corpus, TaskCorpus):
         console.print("D_meta is written during the run; here the response is the gold answer.\n", style="yellow")
     elif splits.unlabelled:
@@ -96,7 +96,8 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in splits.labelled})
     # The responses are not known yet, so the greatest length counts.
-    asks = [teacher.ask(Drafted(p.id, p.prompt, "x" * 4 * config.skills.respond.max_new_tokens)) for p in prompts]
+    longest = "x" * 4 * config.skills.respond.max_new_tokens
+    asks = [teacher.ask(extended(Drafted, prompt, longest)) for prompt in prompts]
     read, written = (sum(most(ask)[i] for ask in asks) * calls // len(asks) for i in (0, 1))
     cost = price(annotator, read, written)
     shown = f"${cost:.2f}" if cost is not None else "price unknown, give input_price and output_price"
@@ -104,7 +105,7 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     if cost and annotator.max_dollars and cost > annotator.max_dollars:
         console.print(f"max_dollars={annotator.max_dollars} could stop the annotation before its end", style="yellow")
     console.rule("the first call", align="left")
-    first = teacher.ask(Drafted(prompts[0].id, prompts[0].prompt, "(the model's response)"))
+    first = teacher.ask(extended(Drafted, prompts[0], "(the model's response)"))
     for message in first.messages:
         console.print(Text(message["role"], "dim"), message["content"], soft_wrap=True)
 
@@ -123,7 +124,7 @@ def solved(task: AnnotatedTask, problems: Sequence[Problem]) -> list[Refined]:
     """The trajectories of a model whose direct answers are right."""
     answers = [(problem, task.solution(problem)) for problem in problems]
     return [
-        Refined(problem.prompt.id, problem.prompt.prompt, answer, task.explain(problem, answer), answer)
+        Refined(**as_row(problem.prompt), response=answer, feedback=task.explain(problem, answer), refinement=answer)
         for problem, answer in answers
     ]
 

@@ -14,6 +14,7 @@ import typer
 import yaml
 
 import selfevo.config
+from selfevo.cli.data import app as data_commands
 from selfevo.cli.ending import StoppedError, end
 from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
@@ -31,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_commands)
 app.add_typer(model_commands)
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,7 @@ from selfevo.config.base import OwnPart
 from selfevo.config.loading import parse, parse_engine
 from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig, TransformersSettings
 from selfevo.errors import ConfigError
+from selfevo.method.records import Prompt, as_row
 from selfevo.report.progress import Live
 from selfevo.report.terminal import complain, console
 
@@ -29,6 +29,7 @@ _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud80
 
 BaseUrl = Annotated[str | None, typer.Option(help="Address of a server with the model (OpenAI protocol).")]
 LIMIT = "Token limit of each text; default: that of the run that made the model."
+SYSTEM = "System prompt of prompts that have none; default: that of the run that made the model."
 KeyName = Annotated[str | None, typer.Option(help="With --base-url: the environment variable with the key.")]
 
 
@@ -62,6 +63,7 @@ def evaluate(
     count: Annotated[int, typer.Option(min=1, help="Number of problems.")] = 300,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the problems.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
+    system: Annotated[str | None, typer.Option(help=SYSTEM)] = None,
     consistency: Annotated[
         int, typer.Option(min=1, help="Above 1: this many samples vote, as well as the greedy answer.")
     ] = 1,
@@ -113,6 +115,7 @@ def evaluate(
         seed=seed,
         consistency=consistency,
         max_new_tokens=max_new_tokens,
+        system=system,
         engine=settings,
         endpoint=_endpoint(model, base_url, api_key_env) if base_url else None,
     )
@@ -130,13 +133,16 @@ def evaluate(
 def answer(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
     prompt: Annotated[str | None, typer.Argument(help="The prompt; default, or -: standard input.")] = None,
-    file: Annotated[str | None, typer.Option(help="Several prompts: JSONL, parquet, a folder or a data set.")] = None,
-    column: Annotated[str, typer.Option(help="With --file: the text column.")] = "prompt",
+    file: Annotated[
+        str | None, typer.Option(help="Several prompts or conversations: JSONL, CSV, parquet, a folder or a data set.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="With --file: the column of the prompts.")] = "prompt",
     refine: Annotated[str, typer.Option(help="never, if-judged-wrong or always.")] = "if-judged-wrong",
     rounds: Annotated[int, typer.Option(min=1, help="Most refinements in a row.")] = 1,
     consistency: Annotated[int, typer.Option(min=1, help="Samples whose majority is the answer.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="With --consistency: sampling temperature.")] = 0.7,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
+    system: Annotated[str | None, typer.Option(help=SYSTEM)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the samples.")] = 0,
     engine: Annotated[str, typer.Option(help="transformers, vllm, or your own, package.module:Name.")] = "transformers",
     show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
@@ -151,16 +157,21 @@ def answer(
         raise ConfigError(f"both a prompt and --file {file} are given; give one of them")
     if file is not None:
         loaded = load_prompts(file, column, setting="--column")
-        prompts = [row.prompt for row in loaded.rows]
+        prompts = loaded.rows
         if loaded.quarantined:
             first = loaded.quarantined[0]
             complain(f"{len(loaded.quarantined)} rows are left out; the first is line {first.line}: {first.reason}")
+        for what, count in loaded.left_off.items():
+            complain(f"{what} of {count} rows is not asked")
     else:
-        prompts = [_read_input() if prompt is None or prompt == "-" else prompt]
-    if any("\ud800" <= character <= "\udfff" for text in prompts for character in text):
-        raise ConfigError("the prompt is not UTF-8; give it in that encoding")
-    if not all(text.strip() for text in prompts):
-        raise ConfigError("the prompt is empty; give one as an argument or on standard input, or several with --file")
+        text = _read_input() if prompt is None or prompt == "-" else prompt
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError("the prompt is not UTF-8; give it in that encoding")
+        if not text.strip():
+            raise ConfigError(
+                "the prompt is empty; give one as an argument or on standard input, or several with --file"
+            )
+        prompts = [Prompt.of(text)]
     settings = _engine(engine)
     refiner = Refiner(
         model,
@@ -169,6 +180,7 @@ def answer(
         consistency=consistency,
         temperature=temperature,
         max_new_tokens=max_new_tokens,
+        system=system,
         seed=seed,
         # Refiner makes this one when it has found the model, because it is slow to import.
         engine=None if isinstance(settings, TransformersSettings) else build_engine(settings),
@@ -176,7 +188,7 @@ def answer(
     for start in range(0, len(prompts), refiner.engine.batch_size):
         for answer in refiner.answer(prompts[start : start + refiner.engine.batch_size]):
             if as_json:
-                line = json.dumps(asdict(answer), ensure_ascii=False, default=lambda verdict: verdict.value)
+                line = json.dumps(as_row(answer), ensure_ascii=False, default=lambda verdict: verdict.value)
                 print(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line))
             else:
                 _print_answer(answer, show_work, alone=len(prompts) == 1)

@@ -320,6 +320,9 @@ class MeasureConfig(Strict):
     max_new_tokens: Positive | None = Field(
         None, description="token limit of each text; default: that of the run that made the model"
     )
+    system: str | None = Field(
+        None, description="system prompt of problems that have none; default: that of the run that made the model"
+    )
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     endpoint: EndpointConfig | None = Field(None, description="the server with the model, instead of engine")
 

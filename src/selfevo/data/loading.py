@@ -29,14 +29,28 @@ T = TypeVar("T")
 class Loaded(Generic[T]):
     """The content of a source: usable `rows`, in order, and `quarantined` ones with their reasons.
 
-    `layouts` counts the forms of the prompts with the columns they were read from, `left_off` what of the rows is not
-    asked.
+    `unusable` are those of them that are no mere duplicates. `layouts` counts the forms of the prompts with the columns
+    they were read from, `left_off` what of the rows is not asked.
     """
 
     rows: list[T]
     quarantined: list[BadRow]
+    unusable: list[BadRow] = field(default_factory=list)
     layouts: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
     left_off: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        return len(self.rows) + len(self.quarantined)
+
+    def fault(self, max_bad_share: float) -> str:
+        """Why a run does not take the source: too many rows cannot be used. "" if it does."""
+        if len(self.unusable) <= max_bad_share * self.total:
+            return ""
+        return (
+            f"{len(self.unusable)} of {self.total} rows cannot be used, more than {max_bad_share:.1%}; correct or "
+            f"remove them, or raise max_bad_share: {_listed(self.unusable)}"
+        )
 
     def count(self, read: Conversation) -> None:
         self.layouts[read.layout, read.columns] += 1
@@ -132,14 +146,13 @@ def _load(
     max_bad_share: float,
 ) -> None:
     """Fills `loaded`. `build` returns the record, a BadRow for one that cannot be used, or why it is set aside."""
-    faulty: list[BadRow] = []
     columns: dict[str, None] = {}  # used as an ordered set
     for row in read_table(source):
         built = build(row) if isinstance(row, Row) else row
         if isinstance(row, Row):
             columns |= dict.fromkeys(row.values)
         if isinstance(built, BadRow):
-            faulty.append(built)
+            loaded.unusable.append(built)
             loaded.quarantined.append(built)
         elif isinstance(built, str):
             loaded.quarantined.append(BadRow(row.file, row.line, built))
@@ -149,13 +162,10 @@ def _load(
         there = has_prompts(columns, column) if column == prompt else column in columns
         if columns and not there:
             raise DataError(f"{source} has no column {column!r}; it has {', '.join(map(repr, columns))}; {remedy}")
-    total = len(loaded.rows) + len(loaded.quarantined)
-    if len(faulty) > max_bad_share * total:
-        raise DataError(
-            f"{source}: {len(faulty)} of {total} rows cannot be used, more than {max_bad_share:.1%}; correct or remove "
-            f"them, or raise max_bad_share: {_listed(faulty)}"
-        )
+    if fault := loaded.fault(max_bad_share):
+        raise DataError(f"{source}: {fault}")
     if not loaded.rows:
+        total = loaded.total
         why = f"; all {total} rows are quarantined: {_listed(loaded.quarantined)}" if total else "; it is empty"
         raise DataError(f"{source} holds no {what}{why}")
 

@@ -115,6 +115,11 @@ class Example:
     system: str = ""
 
 
+def under(prompt: Prompt, system: str) -> Prompt:
+    """The prompt with a system prompt, if it has none."""
+    return prompt if prompt.system or not system else Prompt.of(prompt.prompt, system=system, history=prompt.history)
+
+
 def extended(record: type[Record], row: Prompt, text: str) -> Record:
     """`row` as a `record`, a type with one more field. That field gets `text`."""
     values = {own.name: getattr(row, own.name) for own in fields(row)}

@@ -145,6 +145,11 @@ def describe_platform() -> dict[str, str]:
     return {**here, **device, **versions}
 
 
+def run_system(model: Path) -> str:
+    """The system prompt with which the run that made `model` asked prompts without one; "" if there was none."""
+    return str(run_settings(model).get("system", ""))
+
+
 def build_sampling(model: Path, max_new_tokens: int | None = None) -> dict[str, Sampling]:
     """Greedy sampling settings for each skill.
 

@@ -13,7 +13,7 @@ from selfevo.evaluation.evaluate import extract, group, measure, summarise_outco
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
 from selfevo.models.resolve import resolve_model
-from selfevo.pipeline.build import build_engine, build_sampling, describe_platform
+from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system
 from selfevo.rundir.atomic_files import hash_model
 from selfevo.rundir.inspect import prompts_seen
 from selfevo.rundir.ledger import Ledger
@@ -45,7 +45,8 @@ def evaluate_model(
         subject = Model("model", folder, hash_model(folder))
         seen = prompts_seen(folder)
     task = load_checked_task(config.task)
-    problems = task.problems(config.count, 1000 * config.seed + 1, seen)
+    system = run_system(subject.path) if config.system is None else config.system
+    problems = [each.under(system) for each in task.problems(config.count, 1000 * config.seed + 1, seen)]
     sampling = build_sampling(subject.path, config.max_new_tokens)
     with tempfile.TemporaryDirectory() as scratch:
         root = output or Path(scratch)
@@ -53,6 +54,7 @@ def evaluate_model(
             settings = {
                 "model": model,
                 **config.model_dump(mode="json", exclude={"endpoint"}),
+                "system": system,
                 "max_new_tokens": {name: limits.max_new_tokens for name, limits in sampling.items()},
                 "base_url": endpoint.base_url if endpoint else None,
             }

@@ -160,6 +160,8 @@ def open_run(
         base = Model(BASE, base_path, hash_model(base_path))
         if splits.set_aside:
             complain(f"{splits.set_aside}; each is in {workspace.layout.data('quarantined')}")
+        if splits.left_off:
+            complain(splits.notes[-1])
         for name, rows in splits.everything():
             workspace.save_rows(name, rows)
         yield workspace, base, splits

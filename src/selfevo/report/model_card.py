@@ -75,6 +75,8 @@ def write_card(root: Path, name: str) -> None:
             f"- {count} examples: {TERMS.get(term) or literal(term)}" for term, count in marker["examples"].items()
         ),
     ]
+    if system := config.get("system"):
+        parts.append(f"## System prompt\n\nPrompts without one of their own were asked under: {literal(system)}")
     if measured:
         parts.append(f"## Results\n\n{_results(task, measured)}")
     parts.append(f"## Cost\n\n{_cost(costs(root), name)}")

@@ -39,6 +39,7 @@ STEPS = {
     "refinement": ("r̂", "refinement"),
     "judgement": ("v", "feedback on r̂, which decides"),
 }
+CONTEXT = ("system", "history", "prompt")
 FINISHES = {
     "length": "cut at max_new_tokens",
     "overlong": "the conversation does not fit the context",
@@ -197,12 +198,12 @@ def _with_history(run: Path, folder: Path, rows: list[dict[str, Any]]) -> list[d
     history: dict[str, dict[str, Any]] = {row["id"]: {} for row in rows}
     if not history:
         return []
-    pool = ((path, ("prompt",)) for path in sorted(run.glob("data/*.jsonl")) if path.is_file())
-    skills = ((folder / f"{skill}.jsonl", tuple(STEPS)) for skill in (each.name for each in SKILLS))
+    pool = ((path, CONTEXT) for path in sorted(run.glob("data/*.jsonl")) if path.is_file())
+    skills = ((folder / f"{skill}.jsonl", (*CONTEXT, *STEPS)) for skill in (each.name for each in SKILLS))
     for path, names in (*pool, *skills):
         for row in _rows(path):
             if row.get("id") in history:
-                history[row["id"]] |= {name: row[name] for name in names if isinstance(row.get(name), str)}
+                history[row["id"]] |= {name: row[name] for name in names if isinstance(row.get(name), str | list)}
     return [history[row["id"]] | row for row in rows]
 
 
@@ -221,7 +222,10 @@ def _rows(path: Path, **kinds: type) -> Iterator[dict[str, Any]]:
 
 
 def _trajectory(group: str, row: Mapping[str, Any], reason: str | None) -> Trajectory:
-    steps = [_step(*STEPS[name], row[name], judges=name in ("feedback", "judgement")) for name in STEPS if name in row]
+    steps = [_step("", "system prompt", row["system"], judges=False)] if row.get("system") else []
+    for i, turn in enumerate(row.get("history", ())):
+        steps.append(_step("", "assistant, earlier" if i % 2 else "user, earlier", turn, judges=False))
+    steps += [_step(*STEPS[name], row[name], judges=name in ("feedback", "judgement")) for name in STEPS if name in row]
     prompt = " ".join(str(row.get("prompt", row["id"])).split())
     return Trajectory(group, prompt[:160] + "…" * (len(prompt) > 160), reason, steps)
 
@@ -243,10 +247,10 @@ def _step(symbol: str, label: str, text: str, *, judges: bool) -> Step:
 
 def _read_corpus(path: Path) -> dict[str, Any]:
     """The size of D_meta, the counts of its verdicts, and two of its rows."""
-    prompts, verdicts = set[str](), Counter[str]()
+    prompts, verdicts = set[tuple[str, ...]](), Counter[str]()
     picked: list[dict[str, Any]] = []
     for row in _rows(path, id=str, prompt=str, response=str, feedback=str):
-        prompts.add(row["prompt"])
+        prompts.add((row.get("system", ""), *row.get("history", ()), row["prompt"]))
         verdicts[parse_verdict(row["feedback"]).value] += 1
         picked = sorted([*picked, row], key=lambda r: (str(r["id"]), r["response"]))[:2]
     return {

@@ -48,6 +48,7 @@ class MarkerFields(TypedDict, total=False):
     evaluation: Object | None
     ablation: Object
     skills: Object
+    system: str
 
 
 class _GenerationFields(TypedDict, total=False):

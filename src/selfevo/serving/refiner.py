@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from selfevo.errors import ConfigError
+from selfevo.data.conversations import read_prompt
+from selfevo.errors import ConfigError, DataError
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.inference import Draft, When, answer, criticise, elect
 from selfevo.method.prompts import Verdict
 from selfevo.method.protocols import Engine, Generation, generate_all
-from selfevo.method.records import Prompt, content_id
+from selfevo.method.records import Prompt, Turns, content_id, under
 from selfevo.method.skills import RESPOND, Skill
 from selfevo.models.resolve import resolve_model
-from selfevo.pipeline.build import build_engine, build_sampling
+from selfevo.pipeline.build import build_engine, build_sampling, run_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Answer:
     verdict: Verdict
     votes: int
     work: tuple[tuple[Step, ...], ...]
+    system: str = ""
+    history: Turns = ()
 
 
 class Refiner:
@@ -59,6 +62,9 @@ class Refiner:
     verdicts. Texts with the same `key` are the same answer. With consistency 1 decoding is greedy,
     else responses are sampled at `temperature`.
 
+    `system` is the system prompt of prompts that have none; by default that of the run that made the
+    model.
+
     `max_new_tokens` limits each text. By default each skill has the limit of the run that made the
     model, or of `selfevo run`.
 
@@ -74,6 +80,7 @@ class Refiner:
         consistency: int = 1,
         temperature: float = 0.7,
         max_new_tokens: int | None = None,
+        system: str | None = None,
         seed: int = 0,
         key: Callable[[str], str] = answer_key,
         engine: Engine | None = None,
@@ -94,12 +101,17 @@ class Refiner:
         self.refine, self.rounds, self.consistency, self.key = refine, rounds, consistency, key
         self.temperature, self.seed = temperature, seed
         self.sampling = build_sampling(self.model, max_new_tokens)
+        self.system = run_system(self.model) if system is None else system
 
-    def answer(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
-        """One answer per prompt, in order. A prompt is a text, or a `Prompt` with a conversation."""
+    def answer(self, prompts: Sequence[str | Prompt | Sequence[Mapping[str, Any]]]) -> list[Answer]:
+        """One answer per prompt, in order. A prompt is a text, a conversation as a list of messages
+        ({"role": ..., "content": ...}), or a `Prompt`.
+
+        Raises DataError for a conversation that cannot be asked.
+        """
         if isinstance(prompts, str):
             raise ConfigError(f"prompts is the text {prompts[:40]!r}; give a list of prompts, [{prompts[:10]!r}...]")
-        asked = [Prompt.of(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+        asked = [under(_prompt(prompt, place), self.system) for place, prompt in enumerate(prompts, start=1)]
         samples = self._samples(asked)
         elected = elect(self._ask, asked, [[drafts[-1] for drafts in several] for several in samples], self.key)
         if self.refine != "never":  # an answer with feedback also has a verdict
@@ -130,8 +142,9 @@ class Refiner:
         keys = [self.key(drafts[-1].text) for drafts in samples]
         work = [[_step(each) for each in drafts] for drafts in samples]
         work[position][-1] = _step(draft)
+        votes = keys.count(keys[position])
         return Answer(
-            prompt.prompt, draft.text, draft.verdict, keys.count(keys[position]), tuple(tuple(steps) for steps in work)
+            prompt.prompt, draft.text, draft.verdict, votes, tuple(map(tuple, work)), prompt.system, prompt.history
         )
 
     def _ask(self, skill: Skill[Any, Any], rows: Sequence[Any]) -> list[Generation]:
@@ -140,6 +153,19 @@ class Refiner:
             sampling = replace(sampling, temperature=self.temperature)
         requests = [skill.request(row, int(content_id(self.seed, skill.name, row.id), 16)) for row in rows]
         return generate_all(self.engine, self.model, requests, sampling)
+
+
+def _prompt(given: str | Prompt | Sequence[Mapping[str, Any]], place: int) -> Prompt:
+    if isinstance(given, str):
+        return Prompt.of(given)
+    if isinstance(given, Prompt):
+        return given
+    if isinstance(given, Mapping):
+        raise ConfigError("prompts is one conversation; give a list of conversations, [[{...}, {...}]]")
+    read = read_prompt({"messages": list(given)})
+    if isinstance(read, str):
+        raise DataError(f"prompt {place}: {read}")
+    return read
 
 
 def _step(draft: Draft) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from selfevo.method.records import Prompt
+from selfevo.method.records import Prompt, under
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,7 @@ class Problem:
 
     def under(self, system: str) -> Problem:
         """The problem with a system prompt, if it has none."""
-        asked = self.prompt
-        if asked.system or not system:
-            return self
-        return replace(self, prompt=Prompt.of(asked.prompt, system=system, history=asked.history))
+        return replace(self, prompt=under(self.prompt, system))
 
 
 class Checker(Protocol):

@@ -52,14 +52,16 @@ class OpenAITeacher:
 
     def _messages(self, draft: Drafted) -> list[dict[str, str]]:
         content: dict[str, Any] = {"instruction": draft.prompt, "response": draft.response}
+        told = INSTRUCTION
         if draft.system or draft.history:
             content = {"conversation_before": messages(draft.history, draft.system), **content}
+            told = f"{INSTRUCTION}\n{IN_CONVERSATION}"
         if (problem := self.problems.get(draft.id)) is not None:
             assert self.task is not None
             content["correct_answer"] = self.task.solution(problem)
         # As JSON, so that nothing in a response can pass for a part of the request.
         asked = json.dumps(content, ensure_ascii=False)
-        return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
+        return [{"role": "system", "content": told}, {"role": "user", "content": asked}]
 
     def _annotation(self, draft: Drafted, reply: Reply) -> Annotation:
         feedback, refinement, reason = self._read(draft, reply)
@@ -108,3 +110,6 @@ correct answer. Do not state the verdict here.
 "refinement": the improved response that follows from the feedback, complete, as the model should have written it, in
 the form of the response and, where a correct answer is given, ending as that does. If the verdict is "qualified",
 repeat the response."""
+IN_CONVERSATION = """\
+The instruction ends a conversation: "conversation_before" has the turns before it, and the system prompt if there is
+one. The response has to follow the system prompt and fit the turns."""
