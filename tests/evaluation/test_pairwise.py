@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,6 +227,31 @@ def test_results_are_split_by_columns_of_the_file_that_was_asked(tmp_path: Path)
     assert summary.by == {"skill": {"s0": 5 / 6, "s1": 1.0}}
     with pytest.raises(DataError, match=r"asked.jsonl has no column 'level'; it has difficulty, instruction, "):
         read_pairs(a, b, "text", questions, ["level"])
+
+
+def test_the_judge_sees_the_whole_conversation(tmp_path: Path) -> None:
+    """As `answer --json` writes it; the file that was asked has no system prompt, which came from --system."""
+    talk = {"prompt": "And now?", "system": "Be kind.", "history": ["Hi.", "Hello."]}
+    asked = [{"prompt": "And now?", "history": ["Hi.", "Hello."], "category": "talk"}, {"prompt": "p", "category": "c"}]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "asked": asked,
+        "a": [{**talk, "text": "x"}, {"prompt": "p", "text": "x"}],
+        "b": [{**talk, "text": "y"}],
+    }
+    rows["b"] += [{**talk, "system": "Be brief.", "text": "z"}, {"prompt": "p", "text": "y"}]
+    for name, lines in rows.items():
+        (tmp_path / name).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    a, b, questions = (str(tmp_path / f"{name}.jsonl") for name in ("a", "b", "asked"))
+    (first, second), left_out = read_pairs(a, b, "text", questions)
+    assert left_out == 1, "under another system prompt it is another prompt"
+    assert json.loads(first.prompt) == [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "And now?"},
+    ]
+    assert (first.a, first.b, first.groups) == ("x", "y", {"category": "talk"})
+    assert (second.prompt, second.groups) == ("p", {"category": "c"})
 
 
 # --- length control ---------------------------------------------------------------------------------------------------

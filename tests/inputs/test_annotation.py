@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -13,13 +14,16 @@ import pytest
 from tenacity import wait_none
 
 from annotator import CANARY, annotation, asked, build, configured, engine, good, rows_of
+from selfevo.checks.preview import preview_annotation
 from selfevo.config.loading import parse_config
 from selfevo.errors import DataError, EngineError
 from selfevo.inputs.annotation import balance
 from selfevo.models import endpoint
 from selfevo.pipeline.run import build_d_meta, run_loop
 from selfevo.report.progress import Silent
+from selfevo.report.terminal import PlainConsole
 from selfevo.rundir.atomic_files import read_rows
+from selfevo.teachers.openai import INSTRUCTION
 from selfevo.trainers.scripted import ScriptedTrainer
 from server import Answer, completion, error, serving
 
@@ -52,6 +56,34 @@ def test_every_response_becomes_a_row_of_d_meta_and_a_second_call_asks_nobody(tm
     assert set(asked(call)) == {"instruction", "response"}
     run_loop(config, Silent(), engine(), ScriptedTrainer())
     assert len(server.calls) == 20, "a run goes on from what was annotated"
+
+
+def test_the_annotator_sees_the_system_prompt_and_the_earlier_turns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "ask 0"}, {"prompt": "ask 0", "system": "Rhyme.", "history": ["first", "then"]}]
+    with serving(good) as server:
+        config = configured(tmp_path, server.url, 2)
+        (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        d_meta = build(config)
+        calls = sorted(server.calls, key=lambda call: len(asked(call)))
+        plain, talk = calls
+        preview_annotation(config, PlainConsole(width=1000))
+    assert [(row.system, row.history) for row in d_meta] == [("", ()), ("Rhyme.", ("first", "then"))]
+    assert plain["messages"][0] == {"role": "system", "content": INSTRUCTION}
+    assert set(asked(plain)) == {"instruction", "response"}
+    before: Any = asked(talk)["conversation_before"]
+    assert before == [
+        {"role": "system", "content": "Rhyme."},
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "then"},
+    ]
+    assert talk["messages"][0]["content"].endswith("has to follow the system prompt and fit the turns.")
+    first = capsys.readouterr().out
+    assert "2 prompts" in first and "conversation_before" not in first, "the first prompt has none"
+    config = config.model_copy(update={"system": "Sing."})
+    preview_annotation(config, PlainConsole(width=1000))
+    assert '"conversation_before": [{"role": "system", "content": "Sing."}]' in capsys.readouterr().out
 
 
 def test_what_was_annotated_is_a_corpus_for_any_other_run(tmp_path: Path) -> None:

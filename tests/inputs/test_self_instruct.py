@@ -265,6 +265,33 @@ def test_proposals_stay_on_disk_with_their_reasons_and_a_resume_asks_nothing(roo
     assert again.calls == []
 
 
+def test_a_new_prompt_is_asked_under_the_system_prompt_of_its_examples(root: Path) -> None:
+    talks = [
+        Prompt.of(f"And now? {i}", system=system, history=(seed.prompt, "Done."))
+        for i, seed in enumerate(SEEDS)
+        for system in ("", "Rhyme.", "Sing.")
+    ]
+    config, blocked = SelfInstructConfig(count=20, tries=30, examples=2), Decontaminator([])
+    engine = ScriptedEngine(writer)
+    grown = list(grow(open_run(root, engine), "self-instruct-2", MODEL, talks, blocked, config))
+    assert {prompt.system for prompt in grown} == {"", "Rhyme.", "Sing."}
+    assert all(not prompt.history for prompt in grown)
+    assert all("And now?" not in request.turns[0] for _, request in engine.calls), "a turn says little by itself"
+    assert {request.system for _, request in engine.calls} == {""}
+    again = ScriptedEngine(writer)
+    assert list(grow(open_run(root, again), "self-instruct-2", MODEL, talks, blocked, config)) == grown
+
+
+def test_one_text_under_two_system_prompts_is_two_prompts() -> None:
+    seeds = [Prompt.of("Name three rivers of Europe.", system=system) for system in ("Rhyme.", "Sing.")]
+    accept = Acceptance(SelfInstructConfig(count=5), seeds, NOTHING)
+    assert accept.reason("Name three rivers of Europe") is None
+    assert accept.reason("name three rivers of Europe!") == "duplicate"
+    assert accept.reason("Name three rivers of Europe", "Sing.") == "duplicate"
+    assert accept.reason("Name three rivers of Europe, please.", "Rhyme.") == "near duplicate"
+    assert accept.reason("Name three rivers of Europe", "Hum.") is None
+
+
 def test_a_model_that_only_repeats_is_named(root: Path) -> None:
     parrot = ScriptedEngine(lambda path, turns: turns[0].split("\n")[1])
     for _ in range(2):  # a resume says it again, instead of going on with no prompt

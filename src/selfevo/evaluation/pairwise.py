@@ -118,16 +118,20 @@ def read_pairs(a: str, b: str, column: str, questions: str = "", by: Sequence[st
         raise DataError(f"{questions or a} has no column {unknown[0]!r}; it has {', '.join(sorted(columns))}")
     both = [key for key in first if key in second]
     if not both:
-        raise DataError(f"{a} and {b} answer no prompt in common; have both models answer the same file")
+        raise DataError(
+            f"{a} and {b} answer no prompt in common; have both models answer the same file, with the same --system"
+        )
     pairs = []
     for key in both:
-        found = {name.lower(): value for name, value in asked[key].values.items()} if key in asked else {}
+        prompt, answer = first[key]
+        row = asked.get(key) or asked.get(Prompt.of(prompt.prompt, history=prompt.history).id)  # --system added one
+        found = {name.lower(): value for name, value in row.values.items()} if row else {}
         groups = {name: str(found[name.lower()]) for name in by or BY if found.get(name.lower()) not in (None, "")}
-        pairs.append(Pair(first[key][0], first[key][1], second[key][1], groups))
+        pairs.append(Pair(_shown(prompt), answer, second[key][1], groups))
     return pairs, len(first.keys() ^ second.keys())
 
 
-def _answers(source: str, column: str) -> dict[str, tuple[str, str]]:
+def _answers(source: str, column: str) -> dict[str, tuple[Prompt, str]]:
     """Prompt and answer of each row, by the id of the prompt."""
     rows: dict[str, _Row] = {}
     for row in _rows(source):
@@ -137,7 +141,13 @@ def _answers(source: str, column: str) -> dict[str, tuple[str, str]]:
                 f"{row.place} answers the same prompt as {first.place}: {row.prompt.prompt[:60]!r} stands twice in the "
                 "file; keep one of its answers"
             )
-    return {key: row.text(column) for key, row in rows.items()}
+    return {key: (row.prompt, row.text(column)) for key, row in rows.items()}
+
+
+def _shown(prompt: Prompt) -> str:
+    """The prompt as the judge sees it: its text, or the whole conversation as JSON."""
+    said = messages(prompt.conversation[1:], prompt.system)
+    return json.dumps(said, ensure_ascii=False) if len(said) > 1 else prompt.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +156,12 @@ class _Row:
     place: str
     values: Mapping[str, Any]
 
-    def text(self, column: str) -> tuple[str, str]:
-        """The prompt as the judge sees it, and the answer."""
+    def text(self, column: str) -> str:
+        """The answer."""
         if not isinstance(self.values.get(column), str):
             raise DataError(f"{self.place}: no text in column {column!r}; name it with --column")
-        asked = self.prompt
-        said = messages(asked.conversation[1:], asked.system)
-        return json.dumps(said, ensure_ascii=False) if len(said) > 1 else asked.prompt, self.values[column]
+        text: str = self.values[column]
+        return text
 
 
 def _rows(source: str) -> Iterator[_Row]:

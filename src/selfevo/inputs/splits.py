@@ -220,7 +220,9 @@ class _Draws:
 
     def _read(self, path: str, loaded: Loaded[Read]) -> list[Read]:
         self.quarantined += loaded.quarantined
-        self.left_off += [f"{what} of {count} rows of {path}" for what, count in loaded.left_off.items()]
+        self.left_off += [
+            f"{what} of {count} row{'s' * (count > 1)} of {path}" for what, count in loaded.left_off.items()
+        ]
         return loaded.rows
 
 
