@@ -41,6 +41,13 @@ def test_a_model_is_measured_by_the_harness_and_by_us(tiny_model: Path, problems
     assert json.loads((tmp_path / "harness.json").read_text())["gsm8k"] == asdict(found)
 
 
+def test_the_harness_asks_under_a_system_prompt(tiny_model: Path, problems: Path, tmp_path: Path) -> None:
+    limits = {"limit": 1, "num_fewshot": 0, "max_new_tokens": 4}
+    run_harness(tiny_model, ["gsm8k"], path=problems, system="Be brief.", engine=ENGINE, output=tmp_path, **limits)
+    sample = json.loads((tmp_path / "samples_gsm8k.jsonl").read_text().splitlines()[0])
+    assert sample["arguments"][0][0].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQuestion:")
+
+
 # What models write, and what the harness's rule "flexible-extract" (the last number) makes of it.
 TEXTS = [
     ("It is 3 + 3 = 6.\n#### 6", True),

@@ -232,7 +232,10 @@ def test_results_are_split_by_columns_of_the_file_that_was_asked(tmp_path: Path)
 def test_the_judge_sees_the_whole_conversation(tmp_path: Path) -> None:
     """As `answer --json` writes it; the file that was asked has no system prompt, which came from --system."""
     talk = {"prompt": "And now?", "system": "Be kind.", "history": ["Hi.", "Hello."]}
-    asked = [{"prompt": "And now?", "history": ["Hi.", "Hello."], "category": "talk"}, {"prompt": "p", "category": "c"}]
+    asked: list[dict[str, Any]] = [
+        {"prompt": "And now?", "history": ["Hi.", "Hello."], "category": "talk"},
+        {"prompt": "p", "category": "c"},
+    ]
     rows: dict[str, list[dict[str, Any]]] = {
         "asked": asked,
         "a": [{**talk, "text": "x"}, {"prompt": "p", "text": "x"}],

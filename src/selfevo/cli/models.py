@@ -93,7 +93,7 @@ def evaluate(
                 "the server"
             )
         from selfevo.evaluation.lm_eval_harness import run_harness
-        from selfevo.pipeline.build import build_sampling
+        from selfevo.pipeline.build import build_sampling, run_system
 
         folder = resolve_model(model)
         figures = run_harness(
@@ -103,6 +103,7 @@ def evaluate(
             limit=count,
             num_fewshot=num_fewshot,
             max_new_tokens=build_sampling(folder, max_new_tokens)["respond"].max_new_tokens,
+            system=run_system(folder) if system is None else system,
             engine=settings,
             output=output,
         )

@@ -45,15 +45,16 @@ def run_harness(
     limit: int | None = None,
     num_fewshot: int | None = None,
     max_new_tokens: int = 256,
+    system: str = "",
     engine: TransformersSettings | VLLMSettings = TransformersSettings(),  # noqa: B008  (frozen)
     output: Path | None = None,
 ) -> dict[str, HarnessScores]:
     """Runs tasks of lm-evaluation-harness on a model folder, on the first `limit` documents of each.
 
-    The prompts use the model's chat template. `path` is a JSONL file that replaces the hub data set
-    of a single task; few-shot examples then come from the same file, without the document itself.
-    Returns the scores by task. With `output`, scores go to harness.json in that folder, with every
-    sample beside it.
+    The prompts use the model's chat template, and `system` as the system prompt if there is one.
+    `path` is a JSONL file that replaces the hub data set of a single task; few-shot examples then
+    come from the same file, without the document itself. Returns the scores by task. With `output`,
+    scores go to harness.json in that folder, with every sample beside it.
 
     Raises MissingExtraError without the package, ConfigError for an unknown task, DataError if its
     data cannot be loaded.
@@ -89,6 +90,7 @@ def run_harness(
             device=str(pick_device("auto" if isinstance(engine, VLLMSettings) else engine.device)),
             limit=limit,
             apply_chat_template=True,
+            system_instruction=system or None,
             gen_kwargs={"max_gen_toks": max_new_tokens},
             task_manager=manager,
         )
