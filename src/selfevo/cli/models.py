@@ -12,7 +12,7 @@ import typer
 
 from selfevo.cli.files import check_target
 from selfevo.config.base import OwnPart
-from selfevo.config.loading import parse, parse_engine
+from selfevo.config.loading import explained, parse, parse_engine
 from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig, TransformersSettings
 from selfevo.errors import ConfigError
 from selfevo.method.records import Prompt, as_row
@@ -110,16 +110,19 @@ def evaluate(
         print_harness(console, figures)
         return
     assert task is not None
-    measure = MeasureConfig(
-        task=parse(TaskConfig, {"name": task, "path": path}, "--task"),
-        count=count,
-        seed=seed,
-        consistency=consistency,
-        max_new_tokens=max_new_tokens,
-        system=system,
-        engine=settings,
-        endpoint=_endpoint(model, base_url, api_key_env) if base_url else None,
-    )
+    problems = parse(TaskConfig, {"name": task, "path": path}, "--task")
+    endpoint = _endpoint(model, base_url, api_key_env) if base_url else None
+    with explained(MeasureConfig, "selfevo eval"):
+        measure = MeasureConfig(
+            task=problems,
+            count=count,
+            seed=seed,
+            consistency=consistency,
+            max_new_tokens=max_new_tokens,
+            system=system,
+            engine=settings,
+            endpoint=endpoint,
+        )
     results = evaluate_model(model, measure, output=output, progress=Live(console))
     print_results(console, results)
     if check_extractors:

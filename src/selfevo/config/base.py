@@ -6,10 +6,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from selfevo.data.conversations import text_fault
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+
+
+def _readable(text: str) -> str:
+    if text.strip() and (fault := text_fault(text)):
+        raise ValueError(f"{fault}; correct it")
+    return text.strip()
+
+
+SystemPrompt = Annotated[str, AfterValidator(_readable)]
 OWN, BUILT_IN = "<own>", "<built-in>"  # tags of the two members of a union by kind
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from selfevo.config.base import Positive, Strict
+from selfevo.config.base import Positive, Strict, SystemPrompt
 from selfevo.config.sections import (
     AblationConfig,
     AuditConfig,
@@ -34,7 +34,6 @@ from selfevo.config.sources import (
     TaskPrompts,
     as_path,
 )
-from selfevo.data.conversations import text_fault
 from selfevo.method.filters import ByVerdict
 
 
@@ -44,7 +43,9 @@ class RunConfig(Strict):
     model: str = Field(description="the base model: a folder or a hub id")
     output: Path = Field(description="the run directory; give the same one to resume")
     seed: int = Field(0, ge=0, lt=2**32, description="draws problems, sampling and the order of training")
-    system: str = Field("", description="system prompt of every prompt that has none: pool, D_meta, problems, gate")
+    system: SystemPrompt = Field(
+        "", description="system prompt of every prompt that has none: pool, D_meta, problems, gate"
+    )
     prompts: PromptsConfig | None = Field(None, description="the pool of unlabelled prompts")
     corpus: CorpusConfig = Field(description="D_meta, which teaches the two meta-skills")
     evaluation: EvaluationConfig | None = Field(
@@ -83,13 +84,6 @@ class RunConfig(Strict):
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
-
-    @field_validator("system")
-    @classmethod
-    def _a_text(cls, value: str) -> str:
-        if value.strip() and (fault := text_fault(value)):
-            raise ValueError(f"{fault}; correct it")
-        return value.strip()
 
     @field_validator("output")
     @classmethod

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Discriminator, Field, HttpUrl, Tag, field_validator, model_validator
 
-from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, kind_or, own_or_built_in
+from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, SystemPrompt, kind_or, own_or_built_in
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
 from selfevo.method.protocols import Sampling
 
@@ -320,7 +320,7 @@ class MeasureConfig(Strict):
     max_new_tokens: Positive | None = Field(
         None, description="token limit of each text; default: that of the run that made the model"
     )
-    system: str | None = Field(
+    system: SystemPrompt | None = Field(
         None, description="system prompt of problems that have none; default: that of the run that made the model"
     )
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")

@@ -111,17 +111,18 @@ def _read(values: Mapping[str, Any], column: str, default: str) -> Conversation:
             raise _UnreadableError(f"column {place!r} holds text, not a list of messages")
         layout, asked = "text", _text(found, f"column {place!r}")
         if place.lower() == "instruction":
-            layout, given = "Alpaca", _beside(values, ("input",), used)
+            layout, given = "Alpaca", _beside(values, ("input", "context"), used)  # Dolly has a context
             asked = f"{asked}\n\n{given}" if given else asked
         history = _history(values, used)
     elif not isinstance(found, list | tuple):
         raise _UnreadableError(f"column {place!r} holds {type(found).__name__}, not text or a list of messages")
     elif not found:
         raise _UnreadableError(f"column {place!r} is empty")
-    elif place.lower() == "turns" and all(isinstance(turn, str) for turn in found):
-        layout, asked, further = "turns", _text(found[0], "turn 1"), len(found) - 1
+    elif place.lower() == "turns" and not any(_is_message(turn) for turn in found):
+        first = found[0].get("content") if isinstance(found[0], Mapping) else found[0]  # Arena-Hard has objects
+        layout, asked, further = "turns", _text(first, "turn 1"), len(found) - 1
     else:
-        layout = "ShareGPT" if any(isinstance(each, Mapping) and "from" in each for each in found) else "messages"
+        layout = "ShareGPT" if isinstance(found[0], Mapping) and found[0].get("from") is not None else "messages"
         system, (*history_, asked), answer = _conversation(found)
         history = tuple(history_)
     if own := _beside(values, _SYSTEM_COLUMNS, used):
@@ -157,7 +158,9 @@ def _beside(values: Mapping[str, Any], names: Sequence[str], used: list[str]) ->
 def _listed(value: Any) -> Any:
     """Messages written as JSON, as in a CSV file, or in columns of lists (of a data set), become a list of messages."""
     if isinstance(value, Mapping) and value and all(isinstance(each, list) for each in value.values()):
-        return [dict(zip(value, each, strict=False)) for each in zip(*value.values(), strict=False)]
+        if len({len(each) for each in value.values()}) > 1:
+            raise _UnreadableError(f"the lists {', '.join(value)} of the messages differ in length")
+        return [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
     if not (isinstance(value, str) and (text := value.strip()).startswith("[") and text.endswith("]")):
         return value
     try:
@@ -166,11 +169,11 @@ def _listed(value: Any) -> Any:
         if text.startswith(("[{'role'", "[{'content'", "[{'from'", "[{'value'")):
             raise _UnreadableError("messages are written in Python's form; write them as JSON") from None
         return value
-    return listed if listed and all(isinstance(each, dict) and _is_message(each) for each in listed) else value
+    return listed if listed and all(map(_is_message, listed)) else value
 
 
-def _is_message(value: Mapping[str, Any]) -> bool:
-    return {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
 
 
 def _role(message: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from selfevo.data.conversations import read_prompt
+from selfevo.data.conversations import read_prompt, text_fault
 from selfevo.errors import ConfigError, DataError
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.inference import Draft, When, answer, criticise, elect
@@ -96,6 +96,8 @@ class Refiner:
             )
         if seed < 0:
             raise ConfigError(f"seed is {seed}; give 0 or more")
+        if system and system.strip() and (fault := text_fault(system)):
+            raise ConfigError(f"system {fault}; correct it, or leave it out")
         self.model = resolve_model(str(model))
         self.engine = engine or build_engine()
         self.refine, self.rounds, self.consistency, self.key = refine, rounds, consistency, key
@@ -162,7 +164,7 @@ def _prompt(given: str | Prompt | Sequence[Mapping[str, Any]], place: int) -> Pr
         return given
     if isinstance(given, Mapping):
         raise ConfigError("prompts is one conversation; give a list of conversations, [[{...}, {...}]]")
-    read = read_prompt({"messages": list(given)})
+    read = read_prompt({"messages": given})
     if isinstance(read, str):
         raise DataError(f"prompt {place}: {read}")
     return read

@@ -169,7 +169,9 @@ def test_what_a_run_learnt_from_is_not_measured_under_another_system_prompt(tmp_
         evaluate_model(model, MeasureConfig(task=task, count=7), output=None, progress=Silent(), engine=engine)
 
 
-@pytest.mark.parametrize("prompts", ["hi", [{"role": "user", "content": "hi"}], [[{"role": "user"}]], [[]]])
+@pytest.mark.parametrize(
+    "prompts", ["hi", [{"role": "user", "content": "hi"}], [[{"role": "user"}]], [[]], [7], [None]]
+)
 def test_what_is_no_list_of_prompts_is_told(
     run: tuple[RunConfig, ScriptedEngine, ScriptedTrainer], prompts: Any
 ) -> None:
@@ -270,3 +272,11 @@ def test_the_key_of_the_template_is_the_key_of_the_configuration(tmp_path: Path)
 def test_a_system_prompt_that_cannot_be_written_is_a_mistake(tmp_path: Path, system: str) -> None:
     with pytest.raises(ConfigError, match="system: holds"):
         configuration(tmp_path, system=system)
+
+
+@pytest.mark.parametrize("system", ["a\0b", "a\ud800"])
+def test_a_system_prompt_that_cannot_be_asked_is_told_to_python_too(
+    run: tuple[RunConfig, ScriptedEngine, ScriptedTrainer], system: str
+) -> None:
+    with pytest.raises(ConfigError, match="system holds"):
+        Refiner(run[0].output, engine=run[1], system=system)
