@@ -24,6 +24,7 @@ from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.splits import draw_splits
 from selfevo.method.records import Refined
 from selfevo.models.chat_template import Chat
+from selfevo.models.device import load_tokenizer
 
 ROW = Refined("1", "Sort: 3 2", "3 2", "Wrong order.\nVerdict: not qualified", "2 3")
 
@@ -71,6 +72,7 @@ def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model:
         "memory": "pass",
         "rows": "pass",
         "verdicts": "pass",
+        "conversations": "pass",
         "chat template": "pass",
         "unknown tokens": "pass",
         "stop token trained": "pass",
@@ -94,6 +96,24 @@ def test_a_template_that_changes_earlier_turns_fails(tiny_model: Path, tmp_path:
     checks = examine(configuration(changed(tiny_model, tmp_path, template), tmp_path))
     assert found(checks)["chat template"] == "fail"
     assert "training and inference differ from token" in finding(checks, "chat template")
+
+
+def test_a_template_without_a_place_for_a_system_prompt_fails_before_a_run_asks_one(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Far behind in the pool, where nothing that is tried comes to it."""
+    path = tmp_path / "more.jsonl"
+    rows = [{"prompt": f"Sort: {i} 1"} for i in range(90)] + [{"prompt": "Sort: 1 0", "history": ["a", "b"]}]
+    config, chat = configuration(tiny_model, tmp_path, prompts={"path": str(path)}), Chat(load_tokenizer(tiny_model))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    check = doctor.conversations(chat, draw_splits(config))
+    assert check.finding == "of 92 prompts 0 have a system prompt and 1 have earlier turns"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "Sort: 1 0", "system": "s"}]))
+    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace(
+        "{% for message in messages %}", "{% for message in messages if message['role'] != 'system' %}"
+    )
+    check = doctor.conversations(chat, draw_splits(config))
+    assert check.status == "fail" and "a system prompt" in check.finding
 
 
 def test_what_a_run_would_raise_is_raised(tiny_model: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from selfevo.checks.preview import count_parameters, estimate, lessons_of, skele
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
+from selfevo.errors import DataError
 from selfevo.inputs.annotation import balance
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
@@ -68,6 +69,7 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         memory(config, parameters),
         rows(splits),
         verdicts(splits),
+        conversations(chat, splits),
         template(chat, d_meta),
         stop_token(chat, d_meta),
         unknown_tokens(chat, splits, d_meta),
@@ -146,6 +148,20 @@ def verdicts(splits: Splits) -> Check:
     if len(counts) == 1 and counts.total() > 1:
         return Check("verdicts", "warn", f"all of D_meta: {finding}", "add rows with the other verdict to D_meta")
     return Check("verdicts", "pass", finding)
+
+
+def conversations(chat: Chat, splits: Splits) -> Check:
+    """Whether the template has a place for every system prompt and all earlier turns, also those of later rounds."""
+    problems = [problem.prompt for problem in (*splits.evaluation, *splits.dev, *splits.audit, *splits.labelled)]
+    asked = [*splits.pool, *splits.unlabelled, *splits.d_meta, *splits.dev_prompts, *problems]
+    for prompt in {(bool(prompt.system), len(prompt.history)): prompt for prompt in asked}.values():
+        try:
+            chat.prompt(RESPOND.turns(prompt), prompt.system)
+        except DataError as error:
+            return Check("conversations", "fail", str(error), "or leave such prompts out of the files")
+    systems, longer = sum(bool(prompt.system) for prompt in asked), sum(bool(prompt.history) for prompt in asked)
+    finding = f"of {len(asked)} prompts {systems} have a system prompt and {longer} have earlier turns"
+    return Check("conversations", "pass", finding)
 
 
 def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
