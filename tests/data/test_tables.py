@@ -38,8 +38,8 @@ def test_a_bad_row_of_a_csv_file_costs_only_itself(tmp_path: Path) -> None:
     rows = list(read_table(source))
     assert [(row.line, row.reason) for row in rows if isinstance(row, BadRow)] == [
         (3, "is not CSV: ',' expected after '\"'"),
-        (4, "has 1 cells, and the header has 2"),
-        (5, "has 3 cells, and the header has 2"),
+        (4, "has 1 cells, and the header has 2; put quotation marks around a cell with a comma in it"),
+        (5, "has 3 cells, and the header has 2; put quotation marks around a cell with a comma in it"),
         (6, "is not UTF-8"),
     ]
     loaded = load_prompts(source, max_bad_share=0.9)
@@ -61,6 +61,19 @@ def test_a_bad_row_of_a_csv_file_costs_only_itself(tmp_path: Path) -> None:
 def test_a_csv_file_that_cannot_be_read_says_why(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_prompts(written(tmp_path / "a.csv", content))
+
+
+def test_spaces_in_a_header_and_capitals_in_a_suffix_hide_nothing(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.CSV", 'prompt, system\na, "b, c"\n')
+    assert [row.values for row in read_table(source) if isinstance(row, Row)] == [{"prompt": "a", "system": "b, c"}]
+    written(tmp_path / "b.JSONL", '{"prompt": "d"}\n')
+    assert [prompt.prompt for prompt in load_prompts(str(tmp_path)).rows] == ["a", "d"]
+
+
+def test_one_json_object_over_several_lines_is_no_table(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.json", json.dumps({"data": [{"prompt": "a"}]}, indent=1))
+    with pytest.raises(DataError, match=r"a.json is one JSON object; write the rows as a list, \[{...}, {...}\], or"):
+        load_prompts(source)
 
 
 @given(st.lists(st.binary(max_size=30)))

@@ -194,14 +194,18 @@ def _conversation(messages: Sequence[Any]) -> tuple[str, list[str], str]:
     read = [_message(message, f"message {i}") for i, message in enumerate(messages, start=1)]
     if read[-1] == ("assistant", ""):
         read.pop()  # a place that is left for the answer
-    for i, (side, text) in enumerate(read, start=1):
+    first = 1
+    if read and read[0] == ("system", ""):
+        del read[0]
+        first = 2
+    for i, (side, text) in enumerate(read, start=first):
         if not text:
             raise _UnreadableError(f"message {i} is empty")
-        if side == "system" and i > 1:
+        if side == "system" and i > first:
             raise _UnreadableError(f"message {i} is a system prompt; only the first message can be one")
     system = read[0][1] if read and read[0][0] == "system" else ""
-    first = 2 if system else 1
-    turns = read[first - 1 :]
+    turns = read[1:] if system else read
+    first += bool(system)
     if turns and turns[0][0] == "assistant":
         raise _UnreadableError(f"message {first} is the assistant's; a conversation begins with the user")
     for i, ((side, _), (other, _)) in enumerate(pairwise(turns), start=first):

@@ -25,6 +25,9 @@ _TABLES = (".csv", ".tsv")
 _FILES = (*_LINES, ".json", ".parquet", *_TABLES)
 
 
+_MARKS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+
 _ABOUT = ("dataset_info.json", "dataset_infos.json")  # what `datasets` writes beside the files of a set
 
 
@@ -99,7 +102,7 @@ def locate(source: str | Source) -> tuple[Path, Source]:
     here = exists(path) and (path.is_dir() or path.is_file())
     if here and path.is_file() and asked.path != str(source):
         here = False  # a.jsonl:train
-    if not here and (path.suffix in _FILES or not _HUB_ID.fullmatch(asked.path)):
+    if not here and (path.suffix.lower() in _FILES or not _HUB_ID.fullmatch(asked.path)):
         raise DataError(f"{source} does not exist; correct the path, or create the file")
     for name in ("subset", "revision") if here else ():
         if getattr(asked, name):
@@ -110,15 +113,16 @@ def locate(source: str | Source) -> tuple[Path, Source]:
 
 
 def _read_file(path: Path) -> Iterator[Row | BadRow]:
+    kind = path.suffix.lower()
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             yield from _read_parquet(path)
-        elif path.suffix == ".json" and (text := path.read_text(encoding="utf-8-sig").lstrip()).startswith("["):
-            for number, value in enumerate(json.loads(text), start=1):
+        elif kind == ".json" and (rows := _listed(path)) is not None:
+            for number, value in enumerate(rows, start=1):
                 yield _row(path, number, value)
-        elif path.suffix in _TABLES:
+        elif kind in _TABLES:
             yield from _read_csv(path)
-        elif path.suffix in _FILES:
+        elif kind in _FILES:
             yield from _read_lines(path)
         else:
             raise DataError(f"{path} has the unknown suffix {path.suffix!r}; use one of {', '.join(_FILES)}")
@@ -126,6 +130,17 @@ def _read_file(path: Path) -> Iterator[Row | BadRow]:
         raise DataError(f"{path} cannot be read: it nests too deep; write one flat row per line as .jsonl") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {_short(error)}; correct it or write it again") from None
+
+
+def _listed(path: Path) -> list[Any] | None:
+    """The values of a JSON list. None for JSON lines under the name .json."""
+    text = path.read_text(encoding="utf-8-sig").strip()
+    if text.startswith("["):
+        values: list[Any] = json.loads(text)
+        return values
+    if text.startswith("{\n") or text.startswith("{\r\n"):  # no row on one line begins so
+        raise DataError(f"{path} is one JSON object; write the rows as a list, [{{...}}, {{...}}], or one a line")
+    return None
 
 
 def _read_lines(path: Path) -> Iterator[Row | BadRow]:
@@ -176,8 +191,8 @@ def _read_csv(path: Path) -> Iterator[Row | BadRow]:
         if _not_utf8(header):
             raise DataError(f"{path} is not UTF-8; save it again as CSV in UTF-8")
         file.seek(0)
-        reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
-        names = next(reader, [])
+        reader = csv.reader(file, delimiter=max(_MARKS, key=header.count), strict=True, skipinitialspace=True)
+        names = [name.strip() for name in next(reader, [])]
         if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
             raise DataError(f"{path} has the column {twice[0]!r} twice; rename one of them")
         while True:
@@ -198,7 +213,8 @@ def _read_csv(path: Path) -> Iterator[Row | BadRow]:
             if any(map(_not_utf8, cells)):
                 yield BadRow(str(path), line, "is not UTF-8")
             elif len(cells) != len(names):
-                yield BadRow(str(path), line, f"has {len(cells)} cells, and the header has {len(names)}")
+                reason = f"has {len(cells)} cells, and the header has {len(names)}; put quotation marks around a cell"
+                yield BadRow(str(path), line, f"{reason} with a {_MARKS[reader.dialect.delimiter]} in it")
             else:
                 yield Row(str(path), line, dict(zip(names, cells, strict=True)))
 
@@ -224,7 +240,7 @@ def _read_folder(path: Path, split: str | None) -> Iterator[Row | BadRow]:
         return
     if split:
         raise DataError(f"{path} was not saved by datasets, so it has no split {split!r}; give the file of the split")
-    files = sorted(file for file in path.iterdir() if file.suffix in _FILES and file.name not in _ABOUT)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _FILES and file.name not in _ABOUT)
     if not files:
         raise DataError(
             f"{path} holds no file of {', '.join(_FILES)} and was not saved by datasets; give another folder"
