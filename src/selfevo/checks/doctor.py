@@ -25,10 +25,11 @@ from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
 from selfevo.errors import DataError
-from selfevo.inputs.annotation import balance
+from selfevo.inputs.corpus_check import count, doubt, imbalance, listed
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
 from selfevo.method.names import SFT
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.method.records import Example, Refined
 from selfevo.method.skills import RESPOND
@@ -68,10 +69,10 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         disk(config, folder, parameters),
         memory(config, parameters),
         rows(splits),
-        verdicts(splits),
-        conversations(chat, splits),
-        template(chat, d_meta),
-        stop_token(chat, d_meta),
+        *corpus(config, splits),
+        conversations(chat, splits, config.wording),
+        template(chat, d_meta, config.wording),
+        stop_token(chat, d_meta, config.wording),
         unknown_tokens(chat, splits, d_meta),
         lengths(config, found.lengths),
         context(config, folder, chat, d_meta),
@@ -141,22 +142,32 @@ def rows(splits: Splits) -> Check:
     return Check("rows", "warn", "; ".join(splits.notes), "mend these rows, or go on without them")
 
 
-def verdicts(splits: Splits) -> Check:
-    """Recorded trajectories have to show both verdicts, else the critic learns to always give one."""
-    counts = balance(splits.d_meta)
-    finding = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "written during the run"
-    if len(counts) == 1 and counts.total() > 1:
-        return Check("verdicts", "warn", f"all of D_meta: {finding}", "add rows with the other verdict to D_meta")
-    return Check("verdicts", "pass", finding)
+def corpus(config: RunConfig, splits: Splits) -> list[Check]:
+    """Recorded trajectories: do they show both verdicts, and do verdict and refinement agree?"""
+    counts = count(splits.d_meta, config.wording, splits.corpus_reasons)
+    if not counts.rows:
+        return [Check(name, "pass", "written during the run") for name in ("verdicts", "D_meta")]
+    finding, remedy = listed(counts.verdicts), "add rows with the other verdict to D_meta"
+    if (fault := imbalance(counts, config.corpus)) is not None:
+        verdicts = Check("verdicts", "fail", *fault.split("; ", 1))
+    elif len(counts.verdicts) == 1 and counts.rows > 1:
+        verdicts = Check("verdicts", "warn", f"all of D_meta: {finding}", remedy)
+    else:
+        verdicts = Check("verdicts", "pass", finding)
+    if (fault := doubt(counts, config.corpus)) is not None:
+        return [verdicts, Check("D_meta", "fail", *fault.split("; ", 1))]
+    if counts.doubtful or counts.quarantined:
+        return [verdicts, Check("D_meta", "warn", str(counts), "correct these rows, or go on with them")]
+    return [verdicts, Check("D_meta", "pass", f"verdict and refinement agree in all of {counts.rows} rows")]
 
 
-def conversations(chat: Chat, splits: Splits) -> Check:
+def conversations(chat: Chat, splits: Splits, wording: Wording = ENGLISH) -> Check:
     """Whether the template has a place for every system prompt and all earlier turns, also those of later rounds."""
     problems = [problem.prompt for problem in (*splits.evaluation, *splits.dev, *splits.audit, *splits.labelled)]
     asked = [*splits.pool, *splits.unlabelled, *splits.d_meta, *splits.dev_prompts, *problems]
     for prompt in {(bool(prompt.system), len(prompt.history)): prompt for prompt in asked}.values():
         try:
-            chat.prompt(RESPOND.turns(prompt), prompt.system)
+            chat.prompt(RESPOND.turns(prompt, wording), prompt.system)
         except DataError as error:
             return Check("conversations", "fail", str(error), "or leave such prompts out of the files")
     systems, longer = sum(bool(prompt.system) for prompt in asked), sum(bool(prompt.history) for prompt in asked)
@@ -164,11 +175,11 @@ def conversations(chat: Chat, splits: Splits) -> Check:
     return Check("conversations", "pass", finding)
 
 
-def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+def template(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH) -> Check:
     """Whether a skill's prompt has the same tokens in training and inference."""
     name = "chat template"
     for row in d_meta[:PROMPTS]:
-        turns = (*prompts.refine(row, row.response, row.feedback), row.refinement)
+        turns = (*prompts.refine(row, row.response, row.feedback, wording), row.refinement)
         trained, _ = chat.sequence(turns, (0.0,) * (len(turns) // 2), row.system)
         for asked in (turns[:-5], turns[:-3], turns[:-1]):
             ids = chat.prompt(asked, row.system)
@@ -195,10 +206,10 @@ def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
     return Check(name, "pass", f"training and inference agree token by token on {3 * rows} conversations")
 
 
-def stop_token(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+def stop_token(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH) -> Check:
     """Whether every labelled turn ends in the stop token, with a weight in the loss."""
     shown = repr(chat.tokenizer.decode([chat.stop_id]))
-    for example in meta_examples(d_meta[:PROMPTS], 1.0):
+    for example in meta_examples(d_meta[:PROMPTS], 1.0, wording):
         if untrained := _untrained_stops(chat, example):
             return Check(
                 "stop token trained",
@@ -254,7 +265,7 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
         return Check("context", "pass", "the model states no limit")
     over = 0
     for row in d_meta:
-        turns = prompts.refine(row, row.response, row.feedback)
+        turns = prompts.refine(row, row.response, row.feedback, config.wording)
         asked = (
             (config.skills.respond, turns[:-4]),
             (config.skills.critique, turns[:-2]),
@@ -271,7 +282,7 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
 def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engine: Engine) -> list[Check]:
     """Runs the engine on prompts of the run. Do they fit and end, with the text of transformers?"""
     asked = [*splits.pool, *splits.to_annotate(), *splits.d_meta][:PROMPTS]
-    requests = [RESPOND.request(prompt, 0) for prompt in asked]
+    requests = [RESPOND.request(prompt, 0, config.wording) for prompt in asked]
     generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
     engine.release()
     checks = []

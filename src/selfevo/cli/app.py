@@ -165,13 +165,15 @@ def annotate(
 
         preview_annotation(settings, console)
         return
-    from selfevo.inputs.annotation import balance
+    from selfevo.inputs.corpus_check import count, doubt, imbalance
     from selfevo.pipeline.run import build_d_meta
     from selfevo.report.progress import Live
 
     path, rows = build_d_meta(settings, Live(console))
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(balance(rows).items()))
+    counts = count(rows, settings.wording)
     console.print(f"{path}: {len(rows)} rows, responses judged: {counts}")
+    for fault in filter(None, (doubt(counts, settings.corpus), imbalance(counts, settings.corpus))):
+        complain(fault)
 
 
 @app.command(

@@ -91,7 +91,7 @@ class Observer:
         """Monitors the filtered rows of a round. False if an alarm stops the run."""
         monitors = self.config.monitors
         layout = self.workspace.layout
-        figures = round_figures(layout.stages / name)
+        figures = round_figures(layout.stages / name, self.config.wording)
         found = alarms(figures, monitors)
         start = read_counts(done(layout.stage(name, RESPOND.name)))["in"]
         judged = read_counts(done(layout.filtered(name)))
@@ -159,7 +159,8 @@ class Observer:
         known = [(row, kept) for row, kept in judged if row.prompt_id in problems]
         if not known:
             return None
-        return audit(self._answers, problems, [row for row, _ in known], [kept for _, kept in known])
+        rows_known, kept = [row for row, _ in known], [kept for _, kept in known]
+        return audit(self._answers, problems, rows_known, kept, self.config.wording)
 
 
 def _extent(results: Results) -> int:

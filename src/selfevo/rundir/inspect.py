@@ -13,6 +13,7 @@ from typing import Any
 
 from selfevo.errors import RunError
 from selfevo.method.names import META, round_number
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Prompt
 from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
@@ -218,6 +219,24 @@ def run_settings(model: Path) -> dict[str, Any]:
     """The configuration of the run that made the folder `model`; empty if no run made it."""
     root = model.resolve().parent.parent
     return read_marker(Layout(root).config) if is_run(root) else {}
+
+
+def wording_of(model: Path) -> Wording:
+    """The words that the model in a folder was trained with; the default for a model that no run made.
+
+    They are in the folder itself, so that they go where it goes.
+    """
+    marker = model / MODEL_MARKER
+    return read_wording(marker) if marker.is_file() else ENGLISH
+
+
+def read_wording(path: Path) -> Wording:
+    """The wording in a selfevo.json or config.json. Raises RunError if it is damaged."""
+    said = read_marker(path).get("wording", {})
+    try:
+        return Wording.model_validate(said)
+    except ValueError:
+        raise RunError(f"{path} is damaged: its wording is {json.dumps(said)[:80]}; restore it") from None
 
 
 def prompts_seen(model: Path) -> frozenset[str]:
