@@ -24,6 +24,7 @@ from selfevo.pipeline.run import build_d_meta, run_loop
 from selfevo.report.progress import Silent
 from selfevo.report.terminal import PlainConsole
 from selfevo.rundir.atomic_files import read_rows
+from selfevo.teachers.openai import instruction
 from selfevo.trainers.scripted import ScriptedTrainer
 from server import Answer, completion, error, serving
 
