@@ -13,19 +13,21 @@ import pytest
 from rich.console import Console
 
 import selfevo
+from annotator import CANARY, annotation, asked, build, configured
 from selfevo.checks.doctor import examine
 from selfevo.checks.preview import preview
 from selfevo.cli import app as cli
-from selfevo.config.loading import load_config
+from selfevo.config.loading import load_config, parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import OpenAIAnnotator
+from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
+from selfevo.data.loading import load_corpus
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.method.answer_extraction import extract_answer
-from selfevo.method.prompts import ENGLISH
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Turns
 from selfevo.method.verdicts import Verdict
-from selfevo.pipeline.run import run_loop
+from selfevo.pipeline.run import build_d_meta, run_loop
 from selfevo.report.page import write_report
 from selfevo.report.progress import Silent
 from selfevo.rundir.atomic_files import read_marker, read_rows
@@ -34,7 +36,10 @@ from selfevo.rundir.results import load_results
 from selfevo.serving.refiner import Refiner
 from selfevo.tasks.word_problems import check_equations
 from selfevo.teachers.openai import instruction
+from selfevo.teachers.written import read_written
+from selfevo.trainers.grpo import VerdictRewardTrainer
 from selfevo.trainers.scripted import ScriptedTrainer
+from server import Answer, completion, serving
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path("examples/japanese")
@@ -145,13 +150,108 @@ def test_other_words_are_another_run(config: RunConfig) -> None:
     assert lineages[0] != lineages[1], "the words are a part of what a model is, even where it was not asked in them"
 
 
-def test_the_annotator_is_told_in_japanese(config: RunConfig) -> None:
-    told = instruction(config.wording)
+def test_an_annotator_behind_a_server_is_told_and_read_in_japanese(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: RunConfig
+) -> None:
+    monkeypatch.setenv("TEST_API_KEY", CANARY)
+    replies = [("単位がない。", "不合格", "答えは14個です。"), ("正しい。", "合格", "-"), ("?", "not qualified", "x")]
+
+    def annotate(body: dict[str, Any]) -> Answer:
+        return completion(annotation(*replies[int(asked(body)["instruction"].split()[1])]))
+
+    with serving(annotate) as server:
+        settings = configured(tmp_path, server.url, count=3).model_dump(mode="json", exclude_unset=True)
+        d_meta = build(parse_config({**settings, "wording": config.wording.model_dump()}, "test"))
+        call = server.calls[0]
+    assert [(row.feedback, row.refinement) for row in d_meta] == [
+        ("単位がない。\n判定：不合格", "答えは14個です。"),
+        ("正しい。\n判定：合格", "response to ask 1"),
+    ]
+    stage = read_rows(tmp_path / "run/stages/d_meta/annotate.jsonl")
+    assert [row["reason"] for row in stage] == ["", "", "the reply is not the JSON asked for"]
+    told = call["messages"][0]["content"]
     assert told.startswith("あなたは、")
     assert told.endswith(config.wording.rubric)
+    schema = call["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["verdict"]["enum"] == ["合格", "不合格"]
     english = instruction(config.wording.model_copy(update={"annotator": ""}))
     assert '"verdict": "合格" if the response' in english
-    assert OpenAIAnnotator(model="m").kind == "openai"
+
+
+@pytest.mark.parametrize("verdict", ["不合格", "判定：不合格", "**不合格**", " 不合格。", "「不合格」"])
+def test_the_verdict_of_an_annotator_is_read_as_a_person_reads_it(verdict: str, config: RunConfig) -> None:
+    written = read_written(annotation("誤り。", verdict, "正"), config.wording)
+    assert written is not None
+    assert written.verdict is Verdict.NOT_QUALIFIED
+    hyphens = Wording(qualified="non-defective", not_qualified="defective")
+    for said in ("non-defective", "non_defective", "Non-Defective."):
+        read = read_written(annotation("f", said, "r"), hyphens)
+        assert read is not None, said
+        assert read.verdict is Verdict.QUALIFIED
+
+
+def test_tasks_annotate_with_the_verdict_of_the_run(config: RunConfig, tmp_path: Path) -> None:
+    settings = config.model_dump(mode="json")
+    settings["corpus"] = {"task": {"name": "demo"}, "labels": 4, "warmup_share": 0, "samples_per_prompt": 1}
+    path, d_meta = build_d_meta(parse_config(settings, "test"), Silent(), ScriptedEngine(lambda *_: "1 2 3"))
+    assert {config.wording.parse(row.feedback) for row in d_meta} == {Verdict.QUALIFIED, Verdict.NOT_QUALIFIED}
+    assert all(ENGLISH.parse(row.feedback) is Verdict.UNKNOWN for row in d_meta)
+    lessons = load_corpus(str(path), {}, wording=config.wording)
+    assert len(lessons.rows) == len(d_meta)
+
+
+def test_grpo_asks_and_reads_in_the_words_of_the_run(config: RunConfig) -> None:
+    def key(wording: Wording) -> str:
+        judge = ScriptedEngine(lambda *_: YES)
+        return VerdictRewardTrainer(TrainerConfig(), GRPOObjective(), SkillsConfig(), lambda: judge, wording).key()
+
+    assert key(Wording()) != key(config.wording)
+    judge = ScriptedEngine(lambda model, turns: YES if turns[-1] == config.wording.feedback_request else "?")
+    trainer = VerdictRewardTrainer(TrainerConfig(), GRPOObjective(), SkillsConfig(), lambda: judge, config.wording)
+    prompt, completion = [{"role": "user", "content": "問"}], [{"role": "assistant", "content": "答"}]
+    assert trainer._rewards(judge, Path("base"), [prompt], [completion], [True], 0) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["data", f"{FOLDER}/d_meta.jsonl", "--wording", f"{FOLDER}/config.yaml"], ""),
+        (["data", f"{FOLDER}/d_meta.jsonl"], "all 12 rows are quarantined"),
+        (["data", f"{FOLDER}/d_meta.jsonl", "--wording", "nowhere.yaml"], "nowhere.yaml does not exist"),
+    ],
+)
+def test_files_are_shown_in_the_words_of_a_configuration(
+    command: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["selfevo", *command])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code in (0, None)) == (not words)
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_answer_and_eval_can_be_told_the_words(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ["--wording", str(FOLDER / "config.yaml"), "--max-new-tokens", "4"]
+    evaluation = [
+        "--task",
+        "gsm8k",
+        "--path",
+        str(FOLDER / "eval.jsonl"),
+        "--count",
+        "2",
+        "--output",
+        str(tmp_path / "e"),
+    ]
+    for command in (["answer", str(tiny_model), "問", *words], ["eval", str(tiny_model), *evaluation, *words]):
+        monkeypatch.setattr("sys.argv", ["selfevo", *command])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code in (0, None), capsys.readouterr().err
+    assert read_marker(tmp_path / "e/config.json")["wording"]["qualified"] == "合格"
 
 
 def test_the_dry_run_and_the_doctor_read_it(tiny_model: Path, config: RunConfig, tmp_path: Path) -> None:

@@ -82,11 +82,14 @@ def _written(value: Mapping[str, Any], wording: Wording) -> Written | None:
 
 def _read(verdict: str, wording: Wording) -> Verdict:
     """The verdict in a field of its own, where people write not_qualified as well."""
-    words = re.sub(f"^{re.escape(wording.verdict)}[:：]", "", verdict)
-    spaced = re.sub("[_-]", " ", words)
-    forms = (re.sub(" +", " ", form.strip(_MARKS)) for form in (words, spaced))
-    said = [wording.parse(f"{wording.verdict}: {form}") for form in forms]
-    return next((each for each in said if each is not Verdict.UNKNOWN), Verdict.UNKNOWN)
+    said = _spaced(re.sub(f"^{re.escape(wording.verdict)}[:：]", "", verdict.strip()))
+    words = {wording.qualified: Verdict.QUALIFIED, wording.not_qualified: Verdict.NOT_QUALIFIED}
+    as_written = {_spaced(word).lower(): word for word in words}
+    return wording.parse(f"{wording.verdict}: {as_written.get(said.lower(), said)}")
+
+
+def _spaced(words: str) -> str:
+    return re.sub(" +", " ", re.sub("[_-]", " ", words).strip(_MARKS))
 
 
 def _as_meant(text: str) -> str:
@@ -106,7 +109,7 @@ def _doubled(match: re.Match[str]) -> str:
 
 
 _TRIES = 200  # of a text that is full of braces
-_MARKS = "*\"'`.! \t\n"  # around a verdict
+_MARKS = "*\"'`.!“”„「」『』。！ \t\n"  # around a verdict
 _TAGS = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad)"
 _THINKS = re.compile(rf"<{_TAGS}\b[^<>]*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
 _THOUGHT = re.compile(
