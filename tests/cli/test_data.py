@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from commands import Selfevo, one_line
-from commands import selfevo as selfevo  # a fixture
+from commands import Selfevo, configuration, one_line
+from commands import scripted as scripted  # fixtures
+from commands import selfevo as selfevo
 from selfevo.cli.app import TEMPLATE
 from selfevo.data.loading import load_prompts
 from selfevo.data.tables import Row, read_table
+from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.records import Prompt
 
 LAYOUTS = Path(__file__).parents[2] / "examples" / "layouts"
@@ -149,6 +151,25 @@ def test_d_meta_is_shown_as_such(selfevo: Selfevo) -> None:
     assert (code, found["read_as"], found["kept"], found["with_system"]) == (0, "D_meta", 2, 2)
     assert [each["role"] for each in found["first"]] == ["system", "user", "response", "feedback", "refinement"]
     assert "2 trajectories of D_meta" in selfevo("data", "a.jsonl")[1]
+
+
+def test_answer_and_eval_take_conversations_and_a_system_prompt(selfevo: Selfevo, scripted: ScriptedEngine) -> None:
+    configuration(Path())
+    code, out, err = selfevo("answer", "base", "--file", LAYOUTS / "messages.jsonl", "--refine", "never", "--json")
+    assert code == 0
+    assert one_line(err) == "selfevo: the assistant's turn at the end of 3 rows is not asked"
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [(a["prompt"], a["system"]) for a in answers] == [(p.prompt, SYSTEM) for p in PROMPTS]
+    assert [a.get("history", []) for a in answers] == [[], [], list(EARLIER)]
+    assert [request.turns for _, request in scripted.calls] == [(*p.history, p.prompt) for p in PROMPTS]
+    scripted.calls.clear()
+    assert selfevo("answer", "base", "p", "--system", "Sing.", "--refine", "never")[0] == 0
+    assert selfevo("eval", "base", "--task", "add-to-each", "--count", 2, "--system", "Sing.")[0] == 0
+    assert {request.system for _, request in scripted.calls} == {"Sing."}
+    for command in (("answer", "base", "p"), ("eval", "base", "--task", "demo", "--count", 1)):
+        code, out, err = selfevo(*command, "--system", "a\0b")
+        assert (code, out) == (2, "")
+        assert "system" in one_line(err) and "holds a NUL character; correct it" in err
 
 
 def test_the_template_of_init_names_the_command() -> None:
