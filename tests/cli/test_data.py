@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from commands import Selfevo, configuration, one_line
 from commands import scripted as scripted  # fixtures
 from commands import selfevo as selfevo
 from selfevo.cli.app import TEMPLATE
-from selfevo.data.loading import load_prompts
+from selfevo.data.conversations import COLUMNS
+from selfevo.data.loading import load_corpus, load_prompts
 from selfevo.data.tables import Row, read_table
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.records import Prompt
@@ -151,6 +153,17 @@ def test_d_meta_is_shown_as_such(selfevo: Selfevo) -> None:
     assert (code, found["read_as"], found["kept"], found["with_system"]) == (0, "D_meta", 2, 2)
     assert [each["role"] for each in found["first"]] == ["system", "user", "response", "feedback", "refinement"]
     assert "2 trajectories of D_meta" in selfevo("data", "a.jsonl")[1]
+
+
+def test_the_guide_shows_rows_that_are_read_and_every_file_of_the_examples(tmp_path: Path) -> None:
+    guide = (LAYOUTS.parents[1] / "docs" / "guides" / "data.md").read_text(encoding="utf-8")
+    [row] = re.findall(r"^```json\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    (tmp_path / "a.jsonl").write_text(row)
+    [read] = load_corpus(str(tmp_path / "a.jsonl"), {}).rows
+    assert Prompt(read.id, read.prompt, system=read.system) == PROMPTS[1]
+    assert [name for name in FILES if f"`{name}`" not in guide] == []
+    columns = [*COLUMNS, "system", "system_prompt", "history", "input", "context", "tools"]
+    assert [name for name in columns if f"`{name}`" not in guide] == []
 
 
 def test_answer_and_eval_take_conversations_and_a_system_prompt(selfevo: Selfevo, scripted: ScriptedEngine) -> None:
