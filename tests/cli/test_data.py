@@ -103,9 +103,8 @@ def test_it_prints_counts_reasons_places_and_the_first_conversation(selfevo: Sel
     code, out, err = selfevo("data", written([*rows, tools, {"prompt": ""}, tools]))
     assert (code, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert lines[:9] == [
-        "read as 701 prompts",
-        "rows 705",
+    assert lines[:8] == [
+        "read as prompts, 701 of 705 rows",
         "layout text, from prompt, history, system: 701",
         "with system prompt 1",
         "with earlier turns 1",
@@ -114,7 +113,7 @@ def test_it_prints_counts_reasons_places_and_the_first_conversation(selfevo: Sel
         "2: column 'tools' has tools, which are not asked here; remove it to ask without (lines 703, 705 of a.jsonl)",
         "1: column 'prompt' is empty (line 704 of a.jsonl)",
     ]
-    assert lines[10:] == ["system", "Be [red]brief[/red].\\x1b[2J", "user", "u", "assistant", "a", "user", "p"]
+    assert lines[9:] == ["system", "Be [red]brief[/red].\\x1b[2J", "user", "u", "assistant", "a", "user", "p"]
 
 
 def test_a_file_that_a_run_would_not_take_is_shown_and_then_an_error(selfevo: Selfevo) -> None:
@@ -152,7 +151,7 @@ def test_d_meta_is_shown_as_such(selfevo: Selfevo) -> None:
     found = json.loads(out)
     assert (code, found["read_as"], found["kept"], found["with_system"]) == (0, "D_meta", 2, 2)
     assert [each["role"] for each in found["first"]] == ["system", "user", "response", "feedback", "refinement"]
-    assert "2 trajectories of D_meta" in selfevo("data", "a.jsonl")[1]
+    assert "D_meta, 2 of 2 rows" in selfevo("data", "a.jsonl")[1]
 
 
 def test_the_guide_shows_rows_that_are_read_and_every_file_of_the_examples(tmp_path: Path) -> None:
