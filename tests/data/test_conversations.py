@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.data.conversations import Conversation, read_conversation, read_prompt
-from selfevo.method.records import Prompt
+from selfevo.method.records import Prompt, as_row
 
 TALK = Prompt.of("And in Spanish?", system="Be brief.", history=("Say hello in French.", "Bonjour."))
 PLAIN = Prompt.of("Say hello in French.")
@@ -236,6 +236,12 @@ def test_any_row_is_a_prompt_or_a_reason(row: dict[str, Any]) -> None:
         return
     assert found.prompt == Prompt.of(found.prompt.prompt, system=found.prompt.system, history=found.prompt.history)
     assert all(text.strip() for text in (*found.prompt.history, found.prompt.prompt))
+
+
+@given(TEXT, st.one_of(st.just(""), TEXT), st.lists(st.tuples(TEXT, TEXT), max_size=3))
+def test_what_a_run_writes_is_read_as_the_same_prompt(text: str, system: str, pairs: list[tuple[str, str]]) -> None:
+    prompt = Prompt.of(text, system=system, history=tuple(turn.strip() for pair in pairs for turn in pair))
+    assert read_prompt(json.loads(json.dumps(as_row(prompt)))) == prompt
 
 
 @given(st.lists(TEXT, min_size=1, max_size=6), st.one_of(st.just(""), TEXT))
