@@ -279,6 +279,7 @@ def _read_hub(source: Source) -> Iterator[Row]:
     import datasets
 
     split = source.split or "train"
+    place = f"{source}:{source.split}" if source.split else str(source)
     chosen = {"revision": source.revision} if source.revision else {}
     try:
         rows = datasets.load_dataset(source.path, source.subset, split=split, **chosen)
@@ -290,7 +291,7 @@ def _read_hub(source: Source) -> Iterator[Row]:
             f"{_short(error)}; correct the path, choose a split with name:split, or download the file and give its path"
         ) from error
     for number, values in enumerate(rows, start=1):
-        yield Row(str(source), number, dict(values))
+        yield Row(place, number, dict(values))
 
 
 def _short(error: BaseException) -> str:
