@@ -241,7 +241,7 @@ def test_hub_data_sets_are_asked_for_by_name_and_split(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert list(read_table("someone/some-set")) == [Row("someone/some-set", 1, {"prompt": "a"})]
-    assert texts(load_prompts("some_set:test")) == ["a"]
+    assert list(read_table("some_set:test")) == [Row("some_set:test", 1, {"prompt": "a"})]
     assert texts(load_prompts(Source("some_set:test", "test"))) == ["a"]
     assert texts(load_prompts(Source("some_set", "test", "main", "v1.0"))) == ["a"]
     assert asked == [

@@ -117,8 +117,7 @@ def _by_reason(rows: Iterable[BadRow]) -> list[dict[str, Any]]:
 def _print(summary: dict[str, Any]) -> None:
     kept = summary["kept"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("read as", f"{kept} {'trajectories of D_meta' if summary['read_as'] == 'D_meta' else 'prompts'}")
-    table.add_row("rows", str(summary["rows"]))
+    table.add_row("read as", f"{summary['read_as']}, {kept} of {summary['rows']} rows")
     for each in summary["layouts"]:
         table.add_row("layout", f"{each['layout']}, from {', '.join(each['columns'])}: {each['rows']}")
     table.add_row("with system prompt", str(summary["with_system"]))

@@ -205,10 +205,13 @@ class _Draws:
         return prompts
 
     def known(self) -> list[Prompt]:
-        """The prompts of further evaluation sets."""
-        return [
-            row for source in self.config.decontaminate for row in self._prompts(source, "decontaminate.column=...")
-        ]
+        """The prompts of further evaluation sets, which are asked of nobody."""
+        rows = []
+        for each in self.config.decontaminate:
+            found = load_prompts(source_in(each), each.column, each.max_bad_share, "decontaminate.column=...")
+            self.quarantined += found.unusable  # a duplicate is no loss here
+            rows += found.rows
+        return rows
 
     def audit(self) -> list[Problem]:
         audit = self.config.audit
