@@ -87,15 +87,30 @@ def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_template_that_changes_earlier_turns_fails(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_template_that_changes_earlier_turns_makes_more_sequences(tiny_model: Path, tmp_path: Path) -> None:
     """Like those that leave out earlier reasoning, this one marks the last turn alone."""
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ('!' if loop.last else '') + '\n' + m['content'] + "
         "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     checks = examine(configuration(changed(tiny_model, tmp_path, template), tmp_path))
+    assert found(checks)["chat template"] == "pass"
+    assert "a trajectory is 2 sequences" in finding(checks, "chat template")
+
+
+def test_a_turn_that_is_not_trained_behind_its_prompt_fails(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Chat.sequences
+
+    def shifted(self: Chat, turns: Any, weights: Any, system: str = "") -> list[tuple[list[int], list[float]]]:
+        found = whole(self, turns, weights, system)
+        return [([*ids[:-9], 5, *ids[-9:]], [*loss[:-9], 0.0, *loss[-9:]]) for ids, loss in found]
+
+    monkeypatch.setattr(Chat, "sequences", shifted)
+    checks = examine(configuration(tiny_model, tmp_path))
     assert found(checks)["chat template"] == "fail"
-    assert "training and inference differ from token" in finding(checks, "chat template")
+    assert "training and inference differ in front of turn" in finding(checks, "chat template")
 
 
 def test_a_template_without_a_place_for_a_system_prompt_fails_before_a_run_asks_one(
@@ -130,13 +145,15 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
 
     chat = Chat(AutoTokenizer.from_pretrained(tiny_model))
     assert doctor.stop_token(chat, [ROW]).status == "pass"
-    whole = Chat.sequence
+    whole = Chat.sequences
 
-    def careless(self: Chat, turns: Any, weights: Any, system: str) -> tuple[list[int], list[float]]:
-        ids, loss = whole(self, turns, weights, system)
-        return ids, [0.0 if token == self.stop_id else weight for token, weight in zip(ids, loss, strict=True)]
+    def careless(self: Chat, turns: Any, weights: Any, system: str) -> list[tuple[list[int], list[float]]]:
+        return [
+            (ids, [0.0 if token == self.stop_id else weight for token, weight in zip(ids, loss, strict=True)])
+            for ids, loss in whole(self, turns, weights, system)
+        ]
 
-    monkeypatch.setattr(Chat, "sequence", careless)
+    monkeypatch.setattr(Chat, "sequences", careless)
     check = doctor.stop_token(chat, [ROW])
     assert check.status == "fail"
     assert "has no weight in the loss after 2 labelled turns" in check.finding
@@ -158,7 +175,9 @@ def test_characters_without_a_token_are_said(tiny_model: Path, tmp_path: Path) -
     """A tokenizer of whole words, without an alphabet to fall back on."""
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "<|im_end|>": 1, "Sort": 2, ":": 3, "9": 4, "8": 5}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", chat_template="is not used"))
+    template = "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    names = {"unk_token": "[UNK]", "eos_token": "<|im_end|>"}
+    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template, **names))
     row = replace(ROW, prompt="Sort: 9 8", response="9 8", feedback="9 ð 8", refinement="8 9")
     splits = draw_splits(configuration(tiny_model, tmp_path))
     check = doctor.unknown_tokens(chat, replace(splits, unlabelled=[]), [row])

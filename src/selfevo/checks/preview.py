@@ -137,12 +137,15 @@ def show(console: Console, title: str, rows: Sequence[object], render: Callable[
 
 
 def masked(chat: Chat, example: Example) -> Text:
-    ids, weights = chat.sequence(example.turns, example.weights, example.system)
-    text = Text()
-    for token, weight in zip(ids, weights, strict=True):
-        text.append(visible(chat, [token]), style="green" if weight > 0 else "dim")
-    labelled = sum(weight > 0 for weight in weights)
-    return text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan")
+    """The training sequences of an example: one, or more where the template writes a past turn otherwise."""
+    shown = []
+    for ids, weights in chat.sequences(example.turns, example.weights, example.system):
+        text = Text()
+        for token, weight in zip(ids, weights, strict=True):
+            text.append(visible(chat, [token]), style="green" if weight > 0 else "dim")
+        labelled = sum(weight > 0 for weight in weights)
+        shown.append(text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan"))
+    return Text("\n").join(shown)
 
 
 def visible(chat: Chat, ids: list[int]) -> str:
@@ -172,7 +175,8 @@ class Estimate:
 
 
 def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Estimate:
-    lengths = [len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta)]
+    examples = meta_examples(d_meta, config.beta)
+    lengths = [len(ids) for e in examples for ids, _ in chat.sequences(e.turns, e.weights, e.system)]
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
     pool = len(splits.pool) * config.samples_per_prompt

@@ -20,9 +20,10 @@ import numpy as np
 from selfevo.data.conversations import read_prompt
 from selfevo.data.tables import BadRow, read_table
 from selfevo.errors import DataError, EngineError
-from selfevo.method.normal_form import plain_characters, without_thinking
+from selfevo.method.normal_form import plain_characters
 from selfevo.method.protocols import Engine, Generation, Request, Sampling, generate_all
 from selfevo.method.records import Prompt, content_id
+from selfevo.method.thinking import without_thinking
 from selfevo.models.chat_template import messages
 from selfevo.statistics import natural, wilson
 

@@ -17,6 +17,7 @@ from enum import Enum
 
 from selfevo.method.normal_form import without_unseen
 from selfevo.method.records import Prompt, Turns
+from selfevo.method.thinking import spoken
 
 CRITIQUE = "Check this answer: name each error, then give your verdict."
 REFINE = "Write the improved answer."
@@ -59,7 +60,7 @@ def parse_verdict(feedback: str) -> Verdict:
     cannot be read. Anything else, text after it included, is UNKNOWN. To be an announcement a line need only look like
     one: characters that cannot be seen, that break lines or that look like other letters do not hide it.
     """
-    feedback = _THINKING.sub("", feedback.replace("\r\n", "\n")).rstrip()
+    feedback = spoken(feedback.replace("\r\n", "\n")).rstrip()
     lines = feedback.splitlines()
     while lines and _FRAME.fullmatch(_line(lines[-1])):
         lines.pop()
@@ -73,7 +74,7 @@ def parse_verdict(feedback: str) -> Verdict:
 
 def without_verdict(feedback: str) -> str:
     """The words of a feedback, without the lines that give its verdict and without fences and rules at its end."""
-    lines = [line for line in _THINKING.sub("", feedback).splitlines() if _read(line) is Verdict.UNKNOWN]
+    lines = [line for line in spoken(feedback).splitlines() if _read(line) is Verdict.UNKNOWN]
     while lines and _FRAME.fullmatch(_line(lines[-1])):
         lines.pop()
     return "\n".join(lines)
@@ -82,7 +83,6 @@ def without_verdict(feedback: str) -> str:
 _VERDICTS = {v.value: v for v in (Verdict.QUALIFIED, Verdict.NOT_QUALIFIED)}
 _LABEL = "(?:(?:the|my) )?(?:(?:final|overall) )?verdict"
 _VERDICT = re.compile(rf"{_LABEL} ?: ?(not qualified|qualified)[.!]?", re.IGNORECASE | re.ASCII)
-_THINKING = re.compile(r"\A\s*<(think(?:ing)?)>.*?</\1>", re.DOTALL)
 _FRAME = re.compile(r"(?:`{3,}|~{3,}|[-*_=]{3,})?")
 _BREAKS = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _MARK = re.compile(r"\A(?:#{1,6} |[-*+\u2022\u2023] |[0-9]{1,3}[.)] )+")  # of a heading or a list
