@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import AddedToken
 
 CHATML = (
@@ -134,3 +136,18 @@ def with_template(tokenizer: Any, template: str) -> Any:
     made.add_tokens([AddedToken(each, special=each not in _PLAIN, normalized=False) for each in _CONTROL])
     made.chat_template = template
     return made
+
+
+def model_with_template(base: Path, folder: Path, template: str) -> Path:
+    """The model of `base` in `folder` with this chat template, and with embeddings for its control tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = with_template(AutoTokenizer.from_pretrained(base), template)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.4)
+    torch.nn.init.normal_(model.get_output_embeddings().weight, std=0.4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
