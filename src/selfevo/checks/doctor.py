@@ -36,7 +36,7 @@ from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import load_model
-from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import build_engine
 from selfevo.trainers.adapters import check_targets
 
@@ -56,7 +56,7 @@ class Check:
 
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
     """All checks of a configuration. Writes no files. Raises if model, data or layers for adapters are missing."""
-    folder, splits = resolve_model(config.model), draw_splits(config)
+    folder, splits = base_of(config), draw_splits(config)
     model = skeleton(folder)  # first, because it gives the clearest error for an unknown model
     if config.trainer.lora:
         check_targets(config.trainer.lora.target_modules, model)

@@ -26,7 +26,7 @@ from selfevo.method.skills import SKILLS
 from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
-from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import trainer_of
 from selfevo.report.terminal import printable
 from selfevo.tasks import load_task
@@ -41,7 +41,7 @@ _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 def preview(config: RunConfig, console: Console) -> None:
     """Prints three samples per kind of sequence with the loss mask, token counts, and estimated time."""
-    folder = resolve_model(config.model)
+    folder = base_of(config)
     chat = Chat(load_tokenizer(folder))
     splits = draw_splits(config)
     d_meta = lessons_of(config, splits)

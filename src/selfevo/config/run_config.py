@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -35,12 +36,27 @@ from selfevo.config.sources import (
     as_path,
 )
 from selfevo.method.filters import ByVerdict
+from selfevo.method.thinking import Thinking
 
 
 class RunConfig(Strict):
     """One run of the SELF loop."""
 
     model: str = Field(description="the base model: a folder or a hub id")
+    chat_template: str | None = Field(
+        None, description="a Jinja template, or a file with one, for every model of the run; default: the model's"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="variables of the chat template, such as enable_thinking: false; saved with every model"
+    )
+    eos_token: str | None = Field(
+        None, description="the token that ends an assistant turn; default: the one that the chat template writes"
+    )
+    thinking: Thinking = Field(
+        "drop",
+        description="what becomes of <think>...</think> at the start of the model's texts: left out, kept in what is "
+        "trained on (no verdict, critic or judge sees it), or shown to the critic as a part of the answer",
+    )
     output: Path = Field(description="the run directory; give the same one to resume")
     seed: int = Field(0, ge=0, lt=2**32, description="draws problems, sampling and the order of training")
     system: SystemPrompt = Field(
@@ -93,6 +109,14 @@ class RunConfig(Strict):
             raise ValueError(f"{str(value)!r} is no name of a directory; give another one")
         if longest := [part for part in value.parts if len(part.encode()) > 255]:
             raise ValueError(f"{longest[0][:40]}... has {len(longest[0].encode())} bytes; a name has at most 255")
+        return value
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in ("messages", "add_generation_prompt"):
+                raise ValueError(f"{name!r} is no variable that can be set; remove it")
         return value
 
     @property
