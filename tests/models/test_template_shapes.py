@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 import chat_templates as shapes
 from chat_templates import with_template
 from selfevo.errors import DataError
 from selfevo.method.records import Example
+from selfevo.method.thinking import is_open, spoken
 from selfevo.models.chat_template import ENDS_WITH_EOS, Chat
 from selfevo.trainers.dpo import pairs
 from selfevo.trainers.sft import tokenise
@@ -178,3 +180,47 @@ def test_tokens_of_the_frame_are_plain_text_in_content(tokenizer: Any, name: str
     assert chat.tokenizer.decode(chat.words(text)) == text.strip()
     plain, marked = chat.prompt(("x",)), chat.prompt((text,))
     assert [id for id in plain if id in control] == [id for id in marked if id in control]
+
+
+@pytest.mark.parametrize("name", ["Qwen3", "Qwen3 without thinking", "Qwen3 thinking 2507", "DeepSeek R1 distill"])
+@pytest.mark.parametrize("thought", ["Hm, 1 + 1.", "", "a\n\nb <think> <|im_start|> c"])
+def test_thinking_that_is_kept_is_trained_as_the_model_wrote_it(tokenizer: Any, name: str, thought: str) -> None:
+    chat = chat_of(tokenizer, KNOWN[name][0])
+    tags = chat.tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    written = [
+        *([] if chat.opening else [tags[0], *chat._written("\n")]),
+        *chat._written(f"{thought}\n"),
+        tags[1],
+        *chat._written("\n\nThe answer."),
+    ]
+    text = chat.text(written)
+    assert text == f"<think>\n{thought}\n</think>\n\nThe answer."
+    assert chat.answer(text) == [*written, chat.stop_id]
+    [(ids, loss)] = chat.sequences(("p", text), (1.0,))
+    assert ids == [*chat.prompt(("p",)), *written, chat.stop_id]
+    assert loss == [0.0] * len(chat.prompt(("p",))) + [1.0] * (len(written) + 1)
+    assert chat.prompt(("p", text, "q")) == chat.prompt(("p", "The answer.", "q")), "no later turn sees it"
+
+
+def test_an_answer_without_thinking_comes_back_from_a_prompt_that_opens_it(tokenizer: Any) -> None:
+    for name in ("Qwen3 thinking 2507", "DeepSeek R1 distill"):
+        chat = chat_of(tokenizer, KNOWN[name][0])
+        assert spoken(chat.text(chat.answer("The answer.")[:-1])) == "The answer."
+        assert is_open(chat.text(chat.words("It goes on and on")))
+
+
+def test_channels_of_special_tokens_are_thinking_too(tokenizer: Any) -> None:
+    """What gpt-oss writes before its final channel, and tags that are special tokens."""
+    chat = chat_of(tokenizer, shapes.GPT_OSS)
+    read = chat.tokenizer(
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>The answer.",
+        add_special_tokens=False,
+    )["input_ids"]
+    assert spoken(chat.text(read)) == "The answer."
+    assert chat.text(chat.words("The answer.")) == "The answer."
+    made = with_template(tokenizer, shapes.CHATML)
+    made.add_tokens([AddedToken("[THINK]", special=True), AddedToken("[/THINK]", special=True)], special_tokens=True)
+    chat = Chat(made)
+    read = made("[THINK]Hm.[/THINK]The answer.<|im_end|>", add_special_tokens=False)["input_ids"]
+    assert chat.text(read) == "[THINK]Hm.[/THINK]The answer."
+    assert chat.answer(chat.text(read)) == read

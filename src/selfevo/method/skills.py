@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from selfevo.method import prompts
 from selfevo.method.protocols import Request
 from selfevo.method.records import Critiqued, Drafted, Judged, Prompt, Refined, Turns, extended
+from selfevo.method.thinking import heard
 
 In = TypeVar("In", bound=Prompt)
 Out = TypeVar("Out", bound=Prompt)
@@ -31,7 +32,7 @@ class Skill(Generic[In, Out]):
 
     def request(self, row: In, seed: int) -> Request:
         """What an engine is asked with for `row`."""
-        return Request(self.turns(row), seed, row.system, opening=len(row.history) + 1)
+        return Request(heard(self.turns(row)), seed, row.system, opening=len(row.history) + 1)
 
     @property
     def column(self) -> str:
@@ -56,8 +57,8 @@ def continued(skill: Skill[In, Out], row: In) -> tuple[Skill[Any, Any], str] | N
     This happens when a refinement repeats the response: judging it is the same request as the
     critique before. Greedy decoding gives the same text again.
     """
-    turns = skill.turns(row)
+    turns = heard(skill.turns(row))
     for earlier in SKILLS[: SKILLS.index(skill)]:
-        if earlier.turns(row) == turns:
+        if heard(earlier.turns(row)) == turns:
             return earlier, getattr(row, earlier.column)
     return None

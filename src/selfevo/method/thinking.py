@@ -30,6 +30,11 @@ def spoken(text: str) -> str:
     return text[block.end() :].lstrip() if block else text
 
 
+def heard(turns: tuple[str, ...]) -> tuple[str, ...]:
+    """A conversation without what the assistant thought before its turns: whoever goes on with it does not see that."""
+    return tuple(spoken(turn) if i % 2 else turn for i, turn in enumerate(turns))
+
+
 def divided(text: str) -> tuple[str, str, str, str] | None:
     """Opening tag, thought, closing tag and the rest of a text that opens with closed thinking."""
     block = _BLOCK.match(text)

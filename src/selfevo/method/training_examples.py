@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from selfevo.method import prompts
 from selfevo.method.records import Example, Judged, Prompt, Refined, Turns, content_id
+from selfevo.method.thinking import spoken
 
 
 def meta_examples(d_meta: Iterable[Refined], beta: float) -> list[Example]:
@@ -53,7 +54,7 @@ def preference_examples(kept: Iterable[Judged]) -> list[Example]:
             row.system,
         )
         for row in kept
-        if row.refinement.strip() != row.response.strip()
+        if spoken(row.refinement).strip() != spoken(row.response).strip()
     ]
 
 

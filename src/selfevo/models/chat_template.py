@@ -22,7 +22,7 @@ from tokenizers import AddedToken
 
 from selfevo.errors import DataError
 from selfevo.method.records import Turns
-from selfevo.method.thinking import closing, divided, is_tag, opening, spoken
+from selfevo.method.thinking import closing, divided, heard, is_tag, opening
 
 # Private-use characters: no template trims them, and no tokenizer merges them with other text.
 _SLOT = "\ue000{}\ue001"
@@ -63,7 +63,8 @@ class Chat:
         goes_on = first[:-2] == asked[:-1] and first[-2].startswith(asked[-1])
         self.between = first[-2].removeprefix(asked[-1]) if goes_on else ""
         self.opening = opening(asked[-1])
-        special, added = set(self.tokenizer.all_special_ids), self.tokenizer.added_tokens_decoder
+        added = self.tokenizer.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
         control = special | {id for id, token in added.items() if token.content.strip()}
         self.stop_id = self._stop(first[-1], control)
         between = self._framed(self.between)
@@ -90,7 +91,7 @@ class Chat:
         is not tokenised, because that takes minutes for megabytes. Then the result is a list of
         zeros, as long as a lower bound of the number of tokens.
         """
-        turns = _heard(turns)
+        turns = heard(turns)
         least = sum(map(len, (system, *turns))) // self._longest()
         if room is not None and least > room:
             return [0] * least
@@ -132,7 +133,7 @@ class Chat:
         if parts and (self.opening or len(self._framed(parts[0])) == 1):
             opened, thought, closed, said = parts
             ids = [] if self.opening else self._framed(opened)
-            ids += self._written(thought.lstrip() if self.opening.endswith("\n") else thought)
+            ids += self._written(thought.removeprefix(self.opening.removeprefix(opened)))
             ids += self._framed(closed) + self._written(said.rstrip())
         else:  # thinking that the prompt opened is closed first
             ids = self._framed(self.skipped) + self.words(text)
@@ -259,10 +260,5 @@ class Chat:
 
 def messages(turns: Turns, system: str = "") -> list[dict[str, str]]:
     """A conversation as chat templates and servers expect it: `role` and `content` of each text."""
-    said = [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(_heard(turns))]
+    said = [{"role": "assistant" if i % 2 else "user", "content": turn} for i, turn in enumerate(heard(turns))]
     return [{"role": "system", "content": system}, *said] if system else said
-
-
-def _heard(turns: Turns) -> Turns:
-    """Turns without what the assistant thought before them: whoever answers does not see it."""
-    return tuple(spoken(turn) if i % 2 else turn for i, turn in enumerate(turns))
