@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import chat_templates as shapes
+from chat_templates import model_with_template
 from selfevo.checks import doctor
 from selfevo.checks.doctor import Check, examine
+from selfevo.checks.preview import preview
 from selfevo.cli import app as cli
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
@@ -266,3 +270,41 @@ def test_adapters_for_no_layer_are_found_before_a_run(tiny_model: Path, tmp_path
     trainer = {"device": "cpu", "dtype": "float32", "lora": {"target_modules": ["nope"]}}
     with pytest.raises(ConfigError, match=r"trainer\.lora\.target_modules: 'nope' means no layer"):
         examine(configuration(tiny_model, tmp_path, trainer=trainer))
+
+
+def shaped(model: Path, folder: Path, template: str) -> Path:
+    return model_with_template(model, folder / "shaped", template)
+
+
+@pytest.mark.parametrize(
+    ("template", "status", "said"),
+    [
+        (
+            shapes.QWEN3,
+            "warn",
+            r"the template itself writes '<think>\n\n</think>\n\n' between a prompt and its last answer",
+        ),
+        ("{% set enable_thinking = false %}" + shapes.QWEN3, "pass", "a trajectory is 2 sequences, because"),
+        (shapes.GPT_OSS, "warn", "the template itself writes '<|channel|>final<|message|>' between"),
+        (shapes.DEEPSEEK_R1, "warn", r"each prompt opens thinking with '<think>\n'; '</think>\n\n' stands between it"),
+        (shapes.GEMMA3, "pass", "agree token by token on 3 conversations"),
+    ],
+)
+def test_it_says_which_tokens_stand_between_a_prompt_and_its_answer(
+    tiny_model: Path, tmp_path: Path, template: str, status: str, said: str
+) -> None:
+    chat = Chat(load_tokenizer(shaped(tiny_model, tmp_path, template)))
+    check = doctor.template(chat, [ROW])
+    assert (check.status, said in check.finding) == (status, True), check.finding
+    wanted = "chat_template_kwargs: {enable_thinking: false}" if "enable_thinking" in template else ""
+    assert wanted in check.remedy or status == "pass"
+
+
+def test_the_dry_run_shows_each_sequence_of_a_trajectory(tiny_model: Path, tmp_path: Path) -> None:
+    template = "{% set enable_thinking = false %}" + shapes.QWEN3
+    config = configuration(shaped(tiny_model, tmp_path, template), tmp_path)
+    console = Console(record=True, width=200)
+    preview(config, console)
+    shown = console.export_text()
+    assert shown.count(" in the loss]") == 2 + 1, "two sequences of the trajectory, one of the answer"
+    assert shown.count("<think>⏎") == 3 + 4, "each of them, and each skill that is asked, is behind an empty thought"

@@ -21,6 +21,7 @@ from selfevo.errors import ConfigError, DataError, RunError
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.models.template_settings import base_of, run_template, saved_template, start_day, write_base
+from selfevo.pipeline.build import thinking_of
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
 
@@ -189,6 +190,7 @@ def test_a_run_has_its_settings_in_every_model_and_its_day_for_good(
         tokenizer = load_tokenizer(folder)
         assert f"Date: {today:%d %B %Y}\nReasoning Mode: /no_think" in asked(tokenizer, "p")
         AutoModelForCausalLM.from_pretrained(folder)
+    assert thinking_of(config.output / "base") == thinking_of(config.output / "models/meta") == "keep"
     assert (config.output / "base/model.safetensors").resolve() == (model / "model.safetensors").resolve()
     assert {path.name: path.read_bytes() for path in model.iterdir()} == before
 

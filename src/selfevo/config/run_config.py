@@ -43,20 +43,6 @@ class RunConfig(Strict):
     """One run of the SELF loop."""
 
     model: str = Field(description="the base model: a folder or a hub id")
-    chat_template: str | None = Field(
-        None, description="a Jinja template, or a file with one, for every model of the run; default: the model's"
-    )
-    chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="variables of the chat template, such as enable_thinking: false; saved with every model"
-    )
-    eos_token: str | None = Field(
-        None, description="the token that ends an assistant turn; default: the one that the chat template writes"
-    )
-    thinking: Thinking = Field(
-        "drop",
-        description="what becomes of <think>...</think> at the start of the model's texts: left out, kept in what is "
-        "trained on (no verdict, critic or judge sees it), or shown to the critic as a part of the answer",
-    )
     output: Path = Field(description="the run directory; give the same one to resume")
     seed: int = Field(0, ge=0, lt=2**32, description="draws problems, sampling and the order of training")
     system: SystemPrompt = Field(
@@ -97,6 +83,20 @@ class RunConfig(Strict):
     )
     monitors: MonitorsConfig = Field(MonitorsConfig(), description="bounds on figures of a round's rows")
     skills: SkillsConfig = Field(SkillsConfig(), description="how each skill samples during a round")
+    chat_template: str | None = Field(
+        None, description="a Jinja template, or a file with one, for every model of the run; default: the model's"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="variables of the chat template, such as enable_thinking: false; saved with every model"
+    )
+    eos_token: str | None = Field(
+        None, description="the token that ends an assistant turn; default: the one that the chat template writes"
+    )
+    thinking: Thinking = Field(
+        "drop",
+        description="what becomes of the think block at the start of a model's text: drop; keep, to train on it (no "
+        "verdict, critic or judge sees it); or show, as a part of the answer that critic and judge read",
+    )
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
