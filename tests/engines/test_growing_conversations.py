@@ -29,7 +29,8 @@ def test_a_conversation_that_grows_is_answered_as_if_it_were_new(tiny_model: Pat
         requests = [Request((f"{turns[0]} {i}", *turns[1:]), seed + i) for i in range(3)]
         return engine.generate(model, requests, sampling)
 
-    keeping, grown = TransformersEngine(dtype="float32", device="cpu"), ("Sort: 3 1 2",)
+    keeping = TransformersEngine(dtype="float32", device="cpu")
+    grown: tuple[str, ...] = ("Sort: 3 1 2",)
     for seed in (0, 10, 20):
         found = ask(keeping, grown, seed)
         fresh = TransformersEngine(dtype="float32", device="cpu", kv_cache_gib=0)
