@@ -28,7 +28,7 @@ from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
-from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import trainer_of
 from selfevo.report.terminal import printable
 from selfevo.tasks import load_task
@@ -43,7 +43,7 @@ _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 def preview(config: RunConfig, console: Console) -> None:
     """Prints three samples per kind of sequence with the loss mask, token counts, and estimated time."""
-    folder = resolve_model(config.model)
+    folder = base_of(config)
     chat = Chat(load_tokenizer(folder))
     splits = draw_splits(config)
     d_meta = lessons_of(config, splits)
@@ -151,12 +151,15 @@ def show(console: Console, title: str, rows: Sequence[object], render: Callable[
 
 
 def masked(chat: Chat, example: Example) -> Text:
-    ids, weights = chat.sequence(example.turns, example.weights, example.system)
-    text = Text()
-    for token, weight in zip(ids, weights, strict=True):
-        text.append(visible(chat, [token]), style="green" if weight > 0 else "dim")
-    labelled = sum(weight > 0 for weight in weights)
-    return text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan")
+    """The training sequences of an example: one, or more where the template writes a past turn otherwise."""
+    shown = []
+    for ids, weights in chat.sequences(example.turns, example.weights, example.system):
+        text = Text()
+        for token, weight in zip(ids, weights, strict=True):
+            text.append(visible(chat, [token]), style="green" if weight > 0 else "dim")
+        labelled = sum(weight > 0 for weight in weights)
+        shown.append(text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan"))
+    return Text("\n").join(shown)
 
 
 def visible(chat: Chat, ids: list[int]) -> str:
@@ -186,9 +189,8 @@ class Estimate:
 
 
 def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Estimate:
-    lengths = [
-        len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta, config.wording)
-    ]
+    examples = meta_examples(d_meta, config.beta, config.wording)
+    lengths = [len(ids) for e in examples for ids, _ in chat.sequences(e.turns, e.weights, e.system)]
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
     pool = len(splits.pool) * config.samples_per_prompt

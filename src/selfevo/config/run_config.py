@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -36,6 +37,7 @@ from selfevo.config.sources import (
 )
 from selfevo.method.filters import ByVerdict
 from selfevo.method.prompts import Wording
+from selfevo.method.thinking import Thinking
 
 
 class RunConfig(Strict):
@@ -83,6 +85,20 @@ class RunConfig(Strict):
     monitors: MonitorsConfig = Field(MonitorsConfig(), description="bounds on figures of a round's rows")
     wording: Wording = Field(Wording(), description="the words that the model is asked with and judges in")
     skills: SkillsConfig = Field(SkillsConfig(), description="how each skill samples during a round")
+    chat_template: str | None = Field(
+        None, description="a Jinja template, or a file with one, for every model of the run; default: the model's"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="variables of the chat template, such as enable_thinking: false; saved with every model"
+    )
+    eos_token: str | None = Field(
+        None, description="the token that ends an assistant turn; default: the one that the chat template writes"
+    )
+    thinking: Thinking = Field(
+        "drop",
+        description="what becomes of the think block at the start of a model's text: drop; keep, to train on it (no "
+        "verdict, critic or judge sees it); or show, as a part of the answer that critic and judge read",
+    )
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
@@ -95,6 +111,14 @@ class RunConfig(Strict):
             raise ValueError(f"{str(value)!r} is no name of a directory; give another one")
         if longest := [part for part in value.parts if len(part.encode()) > 255]:
             raise ValueError(f"{longest[0][:40]}... has {len(longest[0].encode())} bytes; a name has at most 255")
+        return value
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in ("messages", "add_generation_prompt"):
+                raise ValueError(f"{name!r} is no variable that can be set; remove it")
         return value
 
     @property

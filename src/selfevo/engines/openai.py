@@ -14,6 +14,7 @@ from typing import Any
 from selfevo.config.sections import EndpointConfig
 from selfevo.errors import EngineError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling, generate_all
+from selfevo.method.thinking import reopened
 from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
 from selfevo.rundir.ledger import Ledger
@@ -74,7 +75,7 @@ def _ask(request: Request, sampling: Sampling) -> Ask:
 
 
 def _generation(reply: Reply) -> Generation:
-    text = reply.text.strip()
+    text = reopened(reply.text.strip())
     finish: Finish = "stop" if text else "empty"
     if reply.fault:
         finish = "failed"

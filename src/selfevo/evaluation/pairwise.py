@@ -20,9 +20,10 @@ import numpy as np
 from selfevo.data.conversations import read_prompt
 from selfevo.data.tables import BadRow, read_table
 from selfevo.errors import DataError, EngineError
-from selfevo.method.normal_form import plain_characters, without_thinking
+from selfevo.method.normal_form import plain_characters
 from selfevo.method.protocols import Engine, Generation, Request, Sampling, generate_all
 from selfevo.method.records import Prompt, content_id
+from selfevo.method.thinking import spoken, without_thinking
 from selfevo.models.chat_template import messages
 from selfevo.statistics import natural, wilson
 
@@ -157,11 +158,10 @@ class _Row:
     values: Mapping[str, Any]
 
     def text(self, column: str) -> str:
-        """The answer."""
+        """The answer, without the thinking before it."""
         if not isinstance(self.values.get(column), str):
             raise DataError(f"{self.place}: no text in column {column!r}; name it with --column")
-        text: str = self.values[column]
-        return text
+        return spoken(self.values[column])
 
 
 def _rows(source: str) -> Iterator[_Row]:

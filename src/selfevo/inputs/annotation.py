@@ -21,6 +21,7 @@ from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
+from selfevo.method.thinking import spoken
 from selfevo.method.training_examples import answer_examples
 from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import read_counts, read_rows
@@ -138,7 +139,8 @@ def _chosen(
     drafts: dict[str, dict[str, Drafted]] = {prompt.id: {} for prompt in prompts}
     for sample in range(samples):
         for draft in workspace.runner(f"{FOLDER}-{sample + 1}", author, warm).generate(RESPOND, prompts):
-            drafts[draft.id].setdefault(draft.response, draft)
+            heard = replace(draft, response=spoken(draft.response))  # an annotator never sees thinking
+            drafts[draft.id].setdefault(heard.response, heard)
     for prompt in prompts:
         if task is None:
             yield from drafts[prompt.id].values()

@@ -13,7 +13,7 @@ from selfevo.evaluation.evaluate import extract, group, measure, summarise_outco
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
 from selfevo.models.resolve import resolve_model
-from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system
+from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system, thinking_of
 from selfevo.rundir.atomic_files import hash_model
 from selfevo.rundir.inspect import prompts_seen, wording_of
 from selfevo.rundir.ledger import Ledger
@@ -74,6 +74,7 @@ def evaluate_model(
                 seed=config.seed,
                 progress=progress,
                 wording=wording,
+                thinking=thinking_of(subject.path),
             )
             runner = workspace.runner("evaluate", subject)
             outcomes = measure(runner, task, problems, config.consistency)

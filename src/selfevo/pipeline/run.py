@@ -33,6 +33,7 @@ from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import Example, Refined
 from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import run_template, start_day, template_file, write_base
 from selfevo.pipeline.build import (
     build_engine,
     build_filters,
@@ -46,6 +47,7 @@ from selfevo.report.model_card import write_cards
 from selfevo.report.terminal import complain
 from selfevo.rundir.atomic_files import hash_model, read_marker, read_rows, write_atomic
 from selfevo.rundir.inspect import costs
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.ledger import Ledger
 from selfevo.rundir.ownership import changed_parts, claim, locked, note_versions
 from selfevo.rundir.workspace import Workspace
@@ -143,10 +145,13 @@ def open_run(
         # What is slow to import comes last: the engine, and the versions of the packages.
         base_path, splits = resolve_model(config.model), draw_splits(config)
         engine = engine or build_engine(config.engine)
-        settings, parts = config.model_dump(mode="json"), part_files(config)
+        settings, day = config.model_dump(mode="json"), start_day(config.output)
+        template = run_template(base_path, config, day)
+        parts = {**part_files(config), **template_file(config)}
         manifest: dict[str, Any] = {
             "selfevo": importlib.metadata.version("selfevo"),
             "platform": describe_platform(),
+            **({"date": day.isoformat()} if template is not None else {}),
         }
         claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE, parts)
         if changed := note_versions(config.output, manifest["platform"]):
@@ -154,6 +159,8 @@ def open_run(
                 f"{config.output} was started with {'; '.join(changed)}; texts may differ from here on. Install the "
                 "earlier versions to avoid that"
             )
+        if template is not None:
+            base_path = write_base(base_path, Layout(config.output).base, template, config.eos_token)
         workspace = Workspace(
             root=config.output,
             engine=engine,
@@ -162,6 +169,7 @@ def open_run(
             seed=config.seed,
             progress=progress,
             wording=config.wording,
+            thinking=config.thinking,
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))

@@ -216,8 +216,9 @@ def best_model(root: Path) -> Path:
 
 
 def run_settings(model: Path) -> dict[str, Any]:
-    """The configuration of the run that made the folder `model`; empty if no run made it."""
-    root = model.resolve().parent.parent
+    """The configuration of the run that made the folder `model`, or asks it as its base; empty if no run made it."""
+    place = model.resolve()
+    root = place.parent if place.name == Layout(place.parent).base.name else place.parent.parent
     return read_marker(Layout(root).config) if is_run(root) else {}
 
 

@@ -24,6 +24,7 @@ from selfevo.method.protocols import Engine, Generation, Model, Progress, Reques
 from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
+from selfevo.method.thinking import Thinking, recorded
 from selfevo.rundir.atomic_files import (
     MADE,
     MODEL_MARKER,
@@ -62,6 +63,7 @@ class Workspace:
     seed: int
     progress: Progress
     wording: Wording = ENGLISH
+    thinking: Thinking = "drop"  # what becomes of the thinking in the model's texts
     shared: tuple[Path, ...] = ()  # other run directories: identical finished stages and models are taken from them
 
     @property
@@ -217,7 +219,8 @@ class StageRunner:
 
     def generations(self, skill: Skill[In, Out], rows: Rows[In]) -> list[Generation]:
         """One generation per row, in order."""
-        return [Generation(**row["generation"]) for row in read_rows(self._fill(skill, rows))]
+        found = (Generation(**row["generation"]) for row in read_rows(self._fill(skill, rows)))
+        return [replace(each, text=recorded(each.text, self.workspace.thinking)) for each in found]
 
     def sample(self, skill: Skill[In, Out], rows: Rows[In], times: int, temperature: float) -> list[list[Generation]]:
         """`times` sampled texts for each row. Each sample has its own folder."""
@@ -246,16 +249,19 @@ class StageRunner:
         return Stored(path, Judged, counts["kept"], ("kept", True))
 
     def _fill(self, skill: Skill[In, Out], rows: Rows[In]) -> Path:
-        sampling, wording = self.sampling[skill.name], self.wording
+        sampling, wording, thinking = self.sampling[skill.name], self.wording, self.workspace.thinking
+        kept = () if thinking == "drop" else ({"thinking": thinking},)
 
         def key(row: In) -> str:
             system = (row.system,) if row.system else ()
             seed = self._seed(skill, row)
-            return content_id(self.model.id, skill.name, skill.turns(row, wording), asdict(sampling), seed, *system)
+            turns = skill.turns(row, wording)
+            return content_id(self.model.id, skill.name, turns, asdict(sampling), seed, *system, *kept)
 
         def line(row: In, generation: Mapping[str, Any]) -> Mapping[str, Any]:
             whole = generation["finish"] == "stop"
-            record = skill.build(row, generation["text"]) if whole else Quarantined(row.id, generation["finish"])
+            text = recorded(generation["text"], thinking)
+            record = skill.build(row, text) if whole else Quarantined(row.id, generation["finish"])
             return {**as_row(record), "status": "ok" if whole else "quarantined", "generation": generation}
 
         path, root = self._path(skill.name), self.workspace.root

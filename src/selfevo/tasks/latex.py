@@ -25,9 +25,9 @@ from selfevo.method.answer_extraction import (
     extract_answer,
     read_number,
 )
-from selfevo.method.normal_form import without_thinking
 from selfevo.method.prompts import verdict_line
 from selfevo.method.records import Prompt
+from selfevo.method.thinking import without_thinking
 from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
 from selfevo.tasks.equivalence import same_answer

@@ -22,6 +22,7 @@ from transformers import TrainerCallback, set_seed
 from selfevo.config.sections import TrainerConfig
 from selfevo.errors import RunError, TrainingError
 from selfevo.method.protocols import Progress
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import check_trainable, load_model
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
@@ -44,6 +45,10 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
     attention = "eager" if device.type == "cpu" else "sdpa"
     model = load_model(base, half if config.lora else torch.float32, attn_implementation=attention)
     check_trainable(base, model)
+    known = model.generation_config.eos_token_id
+    stops = Chat(tokenizer).stop_ids(known)
+    if stops != ([known] if isinstance(known, int) else known):
+        model.generation_config.eos_token_id = stops  # saved, so that every library stops where a turn was trained to
     return model, tokenizer, half
 
 
