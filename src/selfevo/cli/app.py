@@ -323,12 +323,20 @@ def _examine(settings: RunConfig) -> None:
 
 
 def _run_and_report(settings: RunConfig) -> None:
+    from selfevo.inputs.continuing import is_complete
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
     from selfevo.report.progress import Live
     from selfevo.rundir.results import load_results
 
     console.print(f"run directory: {settings.output}")
+    was_complete = is_complete(settings)
     folder = run_loop(settings, Live(console))
     print_results(console, load_results(folder))
     console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}")
+    if was_complete:
+        more = settings.round_count + 1
+        console.print(
+            f"this run was finished before, so nothing was left to do; --set rounds={more} goes on with one more round, "
+            "which needs further prompts: docs/guides/resume.md"
+        )

@@ -37,6 +37,8 @@ from selfevo.config.sources import (
 from selfevo.method.filters import ByVerdict
 from selfevo.method.prompts import Wording
 
+PROMPTS_PER_ROUND = 300  # of a task whose count is not given
+
 
 class RunConfig(Strict):
     """One run of the SELF loop."""
@@ -104,7 +106,7 @@ class RunConfig(Strict):
     @property
     def default_pool(self) -> int:
         """How many prompts a task draws for all rounds together, if no count is given."""
-        return 300 * self.round_count
+        return PROMPTS_PER_ROUND * self.round_count
 
     @model_validator(mode="after")
     def _one_pool(self) -> RunConfig:

@@ -24,6 +24,7 @@ from selfevo.config.sections import MonitorsConfig
 from selfevo.config.sources import FileCorpus, TaskCorpus
 from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken
+from selfevo.inputs.continuing import amendment
 from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
@@ -47,7 +48,7 @@ from selfevo.report.terminal import complain
 from selfevo.rundir.atomic_files import hash_model, read_marker, read_rows, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.ledger import Ledger
-from selfevo.rundir.ownership import changed_parts, claim, locked, note_versions
+from selfevo.rundir.ownership import changed_parts, claim, locked, note_start
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 
@@ -112,7 +113,7 @@ def run_loop(
         )
         observer.write()
         if not observer.alarmed:  # after an alarm the run can go on with another bound
-            workspace.finish()
+            workspace.finish(config.round_count)
         write_cards(config.output)
         note(workspace.layout.manifest, costs=costs(config.output))
         return config.output
@@ -148,8 +149,17 @@ def open_run(
             "selfevo": importlib.metadata.version("selfevo"),
             "platform": describe_platform(),
         }
-        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE, parts)
-        if changed := note_versions(config.output, manifest["platform"]):
+        course = splits.course
+        claim(
+            config.output,
+            settings,
+            manifest,
+            yaml.safe_dump(settings, sort_keys=False),
+            (*RESUMABLE, *course.may_change),
+            parts,
+            amendment(config, course) if course.changed else {},
+        )
+        if changed := note_start(config.output, manifest["platform"], config.round_count):
             complain(
                 f"{config.output} was started with {'; '.join(changed)}; texts may differ from here on. Install the "
                 "earlier versions to avoid that"
@@ -165,8 +175,11 @@ def open_run(
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))
+        if course.changed:
+            complain(what_goes_on(config, splits))
         if splits.set_aside:
-            complain(f"{splits.set_aside}; each is in {workspace.layout.data('quarantined')}")
+            several = "*" * bool(course.past)
+            complain(f"{splits.set_aside}; each is in {workspace.layout.data(f'quarantined{several}')}")
         if splits.left_off:
             complain(splits.notes[-1])
         for name, rows in splits.everything():
@@ -185,6 +198,14 @@ def what_killed_says(config: RunConfig, work: str) -> str:
         f"the last process in {config.output} left no error and was killed at: {work}. If that happens again, memory "
         f"is probably short: lower {lower}"
     )
+
+
+def what_goes_on(config: RunConfig, splits: Splits) -> str:
+    """The message of a start that changes the number of rounds."""
+    rounds, before = config.round_count, splits.course.past[-1].rounds
+    sizes = ", ".join(str(len(pool)) for pool in splits.pools)
+    unused = f"; {len(splits.unused)} prompts of its pool stay unused" if splits.unused else ""
+    return f"{config.output} goes on with {rounds} rounds instead of {before}; prompts of each round: {sizes}{unused}"
 
 
 def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, splits: Splits) -> list[Refined]:

@@ -28,7 +28,7 @@ from selfevo.rundir.atomic_files import (
     write_atomic,
 )
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ledger import read_events
+from selfevo.rundir.ledger import finished_rounds, read_events
 from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
 
@@ -245,8 +245,9 @@ def prompts_seen(model: Path) -> frozenset[str]:
     root = model.resolve().parent.parent
     if not is_run(root):
         return frozenset()
-    paths = (Layout(root).data(name) for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
-    rows = (row for path in paths if path.is_file() for row in read_rows(path))
+    names = ("labelled", "sft", "unlabelled", "d_meta", "pool", "pool-*")  # more rounds have further files of the pool
+    paths = (path for name in names for path in sorted(root.glob(f"data/{name}.jsonl")))
+    rows = (row for path in paths for row in read_rows(path))
     seen = set[str]()
     for row in rows:
         prompt = row["prompt"] if isinstance(row.get("prompt"), dict) else row  # a problem holds its prompt
@@ -372,4 +373,4 @@ def is_finished(root: Path) -> bool:
 def _status(root: Path) -> str:
     if in_use(root):  # asked first: a run that ends meanwhile has written that it is finished
         return "running"
-    return "finished" if any(event["event"] == "finish" for event in read_events(root)) else "stopped"
+    return "stopped" if finished_rounds(root) is None else "finished"
