@@ -335,8 +335,8 @@ def _run_and_report(settings: RunConfig) -> None:
     print_results(console, load_results(folder))
     console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}")
     if was_complete:
-        more = settings.round_count + 1
         console.print(
-            f"this run was finished before, so nothing was left to do; --set rounds={more} goes on with one more round, "
-            "which needs further prompts: docs/guides/resume.md"
+            "this run was finished before, so nothing was left to do; "
+            f"--set rounds={settings.round_count + 1} goes on with one more round, which needs further prompts: "
+            "docs/guides/resume.md"
         )

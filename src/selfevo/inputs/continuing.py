@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from selfevo.rundir.layout import Layout, done
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What held before a change: the number of rounds, and of prompts if a task gives them; the prompts of each round
-    that had begun."""
+    """What held before a change of the number of rounds."""
 
     rounds: int
-    count: int | None
-    begun: tuple[int, ...]
+    count: int | None  # problems that were drawn, if the prompts are those of a task
+    pool: int  # prompts of the pool
+    begun: tuple[int, ...]  # prompts of each round that had begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,6 @@ class Course:
     count: int | None = None
     past: tuple[Before, ...] = ()
     changed: bool = False
-    held: tuple[int, ...] = ()  # rows of each file of the pool that is there
     set_aside: tuple[tuple[BadRow, ...], ...] = ()  # rows of each file of quarantined rows that is there
 
     @property
@@ -54,7 +53,7 @@ class Course:
     def drawn(self) -> list[int]:
         """How many prompts a task has to draw at each change, in addition to those before."""
         totals = list(accumulate([*(each.count or 0 for each in self.past), self.count or 0], max))
-        return [after - before for before, after in zip([0, *totals], totals, strict=False)]
+        return [after - before for before, after in pairwise([0, *totals])]
 
     @property
     def may_change(self) -> tuple[str, ...]:
@@ -76,18 +75,18 @@ class Course:
         left = len(pool) - sum(begun)
         if left < waiting and begun:
             raise DataError(
-                f"rounds is {self.rounds}, but {_rounds(1, len(begun))} took {sum(begun)} of the {len(pool)} prompts of "
-                f"the pool, which leaves {left} for {_rounds(len(begun) + 1, self.rounds)}; add prompts at the end of "
-                "prompts.path, or raise prompts.count"
+                f"rounds is {self.rounds}, but {_rounds(1, len(begun))} took {sum(begun)} of the {len(pool)} prompts "
+                f"of the pool, which leaves {left} for {_rounds(len(begun) + 1, self.rounds)}; add prompts at the end "
+                "of prompts.path, or raise prompts.count"
             )
         if left < waiting:
             raise DataError(f"the pool has {len(pool)} prompts for rounds={self.rounds}; add prompts or lower rounds")
         ends = [0, *accumulate([*begun, *shares(left, waiting)])]
-        return [list(pool[start:end]) for start, end in zip(ends, ends[1:], strict=False)]
+        return [list(pool[start:end]) for start, end in pairwise(ends)]
 
     def pool_files(self, pool: Sequence[Prompt]) -> list[tuple[str, Sequence[Prompt]]]:
         """The files of data/ with the pool: each change has one for the prompts that it added."""
-        ends = [0, *accumulate(self.held[: len(self.past)]), len(pool)]
+        ends = [0, *(each.pool for each in self.past), len(pool)]
         return [(name, pool[ends[i] : ends[i + 1]]) for i, name in enumerate(_names("pool", self.past))]
 
     def quarantined_files(self, rows: Sequence[BadRow]) -> list[tuple[str, Sequence[BadRow]]]:
@@ -109,38 +108,36 @@ def course_of(config: RunConfig) -> Course:
 
     Raises RunError if more rounds have begun than `config` asks for.
     """
-    layout, now = Layout(config.output), Course(config.round_count, _count(config))
-    if not is_run(config.output) or not done(layout.data("pool")).exists():
-        return now  # no row hangs on the number of rounds yet
-    settings = read_marker(layout.config)
-    past = tuple(Before(each["rounds"], each["count"], tuple(each["begun"])) for each in settings.get("continued", ()))
-    pools, faulty = ([layout.data(name) for name in _names(what, past)] for what in ("pool", "quarantined"))
-    same = replace(
-        now,
-        past=past,
-        held=tuple(read_counts(done(path))["in"] if done(path).exists() else 0 for path in pools),
-        set_aside=tuple(tuple(from_row(BadRow, row) for row in _rows(path)) for path in faulty),
-    )
+    layout, course = Layout(config.output), Course(config.round_count, _count(config))
+    settings = read_marker(layout.config) if is_run(config.output) else {}
+    held = [Before(**{**each, "begun": tuple(each["begun"])}) for each in settings.get("continued", ())]
+    if not held and not done(layout.data("pool")).exists():
+        return course  # no row hangs on the number of rounds yet
+    files = (layout.data(name) for name in _names("quarantined", held))
+    set_aside = tuple(tuple(from_row(BadRow, row) for row in _rows(path)) for path in files)
+    course = replace(course, past=tuple(held), set_aside=set_aside)
     old, new = settings["rounds"], config.model_dump(mode="json")["rounds"]
-    if old == new:
-        return same
-    if isinstance(old, list) and isinstance(new, list) and old == new[: len(old)]:
-        before = Before(len(old), None, ())
-    elif isinstance(old, int) and isinstance(new, int):
+    pools = [done(layout.data(name)) for name in _names("pool", held)] if old != new else []
+    pool = sum(
+        read_counts(file)["in"] for file in pools if file == pools[0] or file.exists()
+    )  # a kill may come between
+    if isinstance(old, list) and isinstance(new, list) and len(old) < len(new) and old == new[: len(old)]:
+        before = Before(len(old), None, pool, ())
+    elif isinstance(old, int) and isinstance(new, int) and old != new:
         begun = max((round_number(path.name) or 0 for path in layout.rounds()), default=0)
         if new < begun:
             raise RunError(
                 f"{config.output} has begun round {begun}, and rounds is {new} now; set rounds to {begun} or more, or "
                 "give a new output directory"
             )
-        last = past[-1].begun if past else ()
-        sizes = [*last[:old], *shares(sum(same.held) - sum(last[:old]), max(0, old - len(last)))]
+        earlier = held[-1].begun if held else ()
+        sizes = (*earlier, *shares(pool - sum(earlier), max(0, old - len(earlier))))
         drawn = isinstance(settings["prompts"], dict) and "task" in settings["prompts"]
         count = settings["prompts"]["count"] or PROMPTS_PER_ROUND * old if drawn else None
-        before = Before(old, count, tuple(sizes[:begun]))
+        before = Before(old, count, pool, sizes[:begun])
     else:
-        return same  # the run directory refuses it
-    return replace(same, past=(*past, before), changed=True)
+        return course  # the same rounds; or others that the run directory refuses
+    return replace(course, past=(*held, before), changed=True)
 
 
 def amendment(config: RunConfig, course: Course) -> dict[str, Any]:

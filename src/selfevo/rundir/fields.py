@@ -24,6 +24,7 @@ class _BeforeFields(TypedDict):
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
     rounds: Count
     count: Count | None
+    pool: Count
     begun: list[Count]
 
 
