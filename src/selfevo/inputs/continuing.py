@@ -118,9 +118,8 @@ def course_of(config: RunConfig) -> Course:
     course = replace(course, past=tuple(held), set_aside=set_aside)
     old, new = settings["rounds"], config.model_dump(mode="json")["rounds"]
     pools = [done(layout.data(name)) for name in _names("pool", held)] if old != new else []
-    pool = sum(
-        read_counts(file)["in"] for file in pools if file == pools[0] or file.exists()
-    )  # a kill may come between
+    # A kill may come before the newest of them is written.
+    pool = sum(read_counts(file)["in"] for file in pools if file == pools[0] or file.exists())
     if isinstance(old, list) and isinstance(new, list) and len(old) < len(new) and old == new[: len(old)]:
         before = Before(len(old), None, pool, ())
     elif isinstance(old, int) and isinstance(new, int) and old != new:

@@ -28,6 +28,10 @@ from selfevo.inputs.self_instruct import grow
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, Refined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
+from selfevo.models.resolve import resolve_model
+from selfevo.rundir.atomic_files import read_rows
+from selfevo.rundir.inspect import is_run, prompts_seen
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_checked_task, load_task
 from selfevo.tasks.base import Problem, Task
@@ -35,6 +39,13 @@ from selfevo.tasks.base import Problem, Task
 Row = TypeVar("Row", Prompt, Refined, Problem)
 Read = TypeVar("Read", Prompt, Refined)
 CORPUS = "corpus.path"  # the place of a row of D_meta that is in an evaluation set
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The id of a prompt that the model had learnt from before the run, so that it measures nothing."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,7 @@ class Splits:
     left_off: list[str]  # what of the rows of files is not asked
     blocked: Decontaminator
     course: Course
+    seen: Sequence[Seen] = ()  # without a corpus: prompts that the model had learnt from before the run
     unused: Sequence[Prompt] = ()  # prompts of the pool that fewer rounds than before leave over
 
     @property
@@ -99,6 +111,7 @@ class Splits:
             "audit": self.audit,
             "sft": self.sft,
             **dict(self.course.quarantined_files(self.quarantined)),
+            "seen": self.seen,
         }
         return [(name, rows) for name, rows in named.items() if rows or name.startswith("pool-")]
 
@@ -132,6 +145,7 @@ def draw_splits(config: RunConfig) -> Splits:
             map(as_text, [*(problem.prompt for problem in [*evaluation, *dev, *audit]), *dev_prompts, *draws.known()])
         ),
         course=course,
+        seen=draws.seen,
     )
     if config.decontaminate:
         splits = _without_known(splits)
@@ -152,7 +166,9 @@ class _Draws:
         self.left_off: list[str] = []
         self.pool_answers: dict[str, Problem] = {}
         self.pool_tasks: dict[str, Task] = {}
-        self._taken: frozenset[str] = frozenset()  # ids of the prompts drawn so far
+        self.seen = [] if config.corpus else learnt_from(config)
+        # Ids of the prompts that may not be drawn: those drawn so far, and those that the model has learnt from.
+        self._taken = frozenset(each.id for each in self.seen)
 
     def evaluation(self) -> list[Problem]:
         evaluation = self.config.evaluation
@@ -263,6 +279,14 @@ class _Draws:
         return loaded.rows
 
 
+def learnt_from(config: RunConfig) -> list[Seen]:
+    """The prompts that an earlier run, if one made the model, could learn from. Kept by the run when it starts."""
+    path = Layout(config.output).data("seen")
+    if is_run(config.output) and Layout(config.output).data("pool").exists():
+        return [from_row(Seen, row) for row in read_rows(path)] if path.is_file() else []
+    return [Seen(each) for each in sorted(prompts_seen(resolve_model(config.model)))]
+
+
 def _without_known(splits: Splits) -> Splits:
     """The splits without prompts that are in an evaluation set."""
 
@@ -281,13 +305,14 @@ def _without_known(splits: Splits) -> Splits:
 
 def _check_disjoint(splits: Splits, config: RunConfig) -> None:
     labelled = [problem.prompt for problem in splits.labelled + splits.sft]
+    names = {"corpus": "annotated", "evaluation": "evaluation", "gate": "gate", "audit": "audit"}
     check_disjoint(
         pool=splits.pool,
         annotated=splits.unlabelled or labelled or splits.d_meta,
         evaluation=[problem.prompt for problem in splits.evaluation],
         gate=[problem.prompt for problem in splits.dev] or splits.dev_prompts,
         audit=[problem.prompt for problem in splits.audit],
-        allow_empty=[name for name in ("evaluation", "gate", "audit") if getattr(config, name) is None],
+        allow_empty=[names[name] for name in names if getattr(config, name) is None],
     )
 
 

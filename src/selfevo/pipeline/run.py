@@ -21,9 +21,9 @@ import yaml
 from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MonitorsConfig
-from selfevo.config.sources import FileCorpus, TaskCorpus
-from selfevo.errors import ConfigError, DataError
-from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken
+from selfevo.config.sources import PromptsCorpus, TaskCorpus
+from selfevo.errors import DataError
+from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken, to_be_annotated
 from selfevo.inputs.continuing import amendment
 from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
@@ -80,14 +80,16 @@ def run_loop(
     """
     filters, objective = build_filters(config), build_objective(config)  # built first, so that a mistake is found now
     with open_run(config, progress, engine, trainer, shared) as (workspace, base, splits):
-        recorded = taken(splits.d_meta, config.ablation.label_share, config.seed)
-        written = recorded or write_d_meta(config, workspace, base, splits)
-        check_corpus(config, workspace, splits, written)
-        d_meta = altered(written, config.ablation, config.seed, config.wording)
-        workspace.save_rows("d_meta", d_meta)
+        d_meta: list[Refined] = []
+        if config.corpus:
+            recorded = taken(splits.d_meta, config.ablation.label_share, config.seed)
+            written = recorded or write_d_meta(config, workspace, base, splits)
+            check_corpus(config, workspace, splits, written)
+            d_meta = altered(written, config.ablation, config.seed, config.wording)
+            workspace.save_rows("d_meta", d_meta)
         observer = Observer(config, workspace, splits, filters)
         measured = config.evaluation.models if config.evaluation else ()
-        if BASE in measured:
+        if BASE in measured and config.first_model != BASE:
             observer.measure(base)
         if SFT in measured:
             further = (
@@ -121,8 +123,7 @@ def run_loop(
 
 def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = None) -> tuple[Path, list[Refined]]:
     """Only the first part of a run: writes D_meta, returns its file and rows. `run_loop` goes on."""
-    if isinstance(config.corpus, FileCorpus):
-        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    to_be_annotated(config)
     with open_run(config, progress, engine, None) as (workspace, base, splits):
         d_meta = altered(write_d_meta(config, workspace, base, splits), config.ablation, config.seed, config.wording)
         workspace.save_rows("d_meta", d_meta)
@@ -211,7 +212,7 @@ def what_goes_on(config: RunConfig, splits: Splits) -> str:
 def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, splits: Splits) -> list[Refined]:
     """Lets the annotator of the configuration write D_meta. Returns its rows."""
     corpus = config.corpus
-    assert not isinstance(corpus, FileCorpus)  # its rows need no annotator
+    assert isinstance(corpus, TaskCorpus | PromptsCorpus)  # the rows of a file need no annotator
     problems = {problem.prompt.id: problem for problem in splits.labelled}
     teacher = build_teacher(corpus, problems, Ledger(workspace.root, STAGE), config.wording)
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
