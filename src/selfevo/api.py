@@ -9,7 +9,7 @@ for row in run.rows("round-2"):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model, is_run, require_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, load_results
+from selfevo.sharing.export import Exported, Format, Which, export_rows
 
 Part = TypeVar("Part")
 
@@ -83,6 +84,14 @@ class RunResult:
             there = ", ".join(path.name for path in layout.rounds() if layout.filtered(path.name).is_file())
             raise RunError(f"{self.root} has no filtered rows of {name!r}; it has those of {there or 'no round yet'}")
         return (from_row(FilteredRow, row) for row in read_rows(layout.filtered(name)))
+
+    def export(self, form: Format, path: str | Path, *, rounds: Sequence[int] = (), rows: Which = "kept") -> Exported:
+        """Writes the rows of `rounds`, by default of all, to a new JSONL file that TRL reads, and counts them.
+
+        `form` is "sft", "preference" or "trajectories", as in `selfevo export --as`. `rows` "all" takes what the
+        filter rejected too.
+        """
+        return export_rows(self.root, form, Path(path), rounds=rounds, rows=rows)
 
 
 def run(

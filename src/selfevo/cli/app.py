@@ -18,6 +18,7 @@ from selfevo.cli.data import app as data_commands
 from selfevo.cli.ending import StoppedError, end
 from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
+from selfevo.cli.sharing import app as sharing_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, RunError
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands)
 app.add_typer(model_commands)
+app.add_typer(sharing_commands)
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")]

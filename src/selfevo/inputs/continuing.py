@@ -18,7 +18,7 @@ from selfevo.config.sources import TaskPrompts
 from selfevo.data.tables import BadRow
 from selfevo.errors import DataError, RunError
 from selfevo.method.names import round_number
-from selfevo.method.records import Prompt, from_row
+from selfevo.method.records import Prompt
 from selfevo.rundir.atomic_files import read_counts, read_marker, read_rows
 from selfevo.rundir.inspect import is_finished, is_run
 from selfevo.rundir.layout import Layout, done
@@ -114,7 +114,7 @@ def course_of(config: RunConfig) -> Course:
     if not held and not done(layout.data("pool")).exists():
         return course  # no row hangs on the number of rounds yet
     files = (layout.data(name) for name in _names("quarantined", held))
-    set_aside = tuple(tuple(from_row(BadRow, row) for row in _rows(path)) for path in files)
+    set_aside = tuple(tuple(BadRow(row["file"], row["line"], row["reason"]) for row in _rows(path)) for path in files)
     course = replace(course, past=tuple(held), set_aside=set_aside)
     old, new = settings["rounds"], config.model_dump(mode="json")["rounds"]
     pools = [done(layout.data(name)) for name in _names("pool", held)] if old != new else []

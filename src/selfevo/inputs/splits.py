@@ -283,7 +283,7 @@ def learnt_from(config: RunConfig) -> list[Seen]:
     """The prompts that an earlier run, if one made the model, could learn from. Kept by the run when it starts."""
     path = Layout(config.output).data("seen")
     if is_run(config.output) and Layout(config.output).data("pool").exists():
-        return [from_row(Seen, row) for row in read_rows(path)] if path.is_file() else []
+        return [Seen(row["id"]) for row in read_rows(path)] if path.is_file() else []
     return [Seen(each) for each in sorted(prompts_seen(resolve_model(config.model)))]
 
 

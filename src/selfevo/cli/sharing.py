@@ -1,0 +1,46 @@
+"""The commands that take results elsewhere: `export`, `merge` and `push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfevo.cli.files import check_target
+from selfevo.report.terminal import console
+
+app = typer.Typer()
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+
+
+@app.command(
+    epilog="Examples: `selfevo export runs/demo-seed0 --as sft`   "
+    "`selfevo export runs/demo-seed0 --as preference --round 2 --round 3 --rows all --output pairs.jsonl`"
+)
+def export(
+    run_directory: Run,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as", help="sft: messages; preference: prompt, chosen (r^) and rejected (r); trajectories: p, r, f, r^."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; default: RUN-sft.jsonl and so on, here.")
+    ] = None,
+    round_: Annotated[
+        list[int] | None, typer.Option("--round", min=1, help="A round; repeatable. Default: all that are filtered.")
+    ] = None,
+    rows: Annotated[str, typer.Option(help="kept: what the filter kept; all: what it rejected too.")] = "kept",
+) -> None:
+    """Writes the rows of the rounds as JSONL that TRL reads, with id and round in each row."""
+    from selfevo.sharing.export import export_rows, said
+
+    path = output or Path(f"{run_directory.resolve().name}-{form}.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_target(path)
+    found = export_rows(run_directory, form, path, rounds=round_ or (), rows=rows)  # type: ignore[arg-type]  # it checks
+    console.print(f"{path}: {found.written} of {found.rows} rows of rounds {', '.join(map(str, found.rounds))}")
+    console.print(f"left out: {said(found.left_out)}")

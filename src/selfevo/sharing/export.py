@@ -1,0 +1,118 @@
+"""`selfevo export`: the rows of a run's rounds as JSONL in the conversational formats of TRL."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from selfevo.errors import ConfigError, DataError, RunError
+from selfevo.method import prompts
+from selfevo.method.names import round_name, round_number
+from selfevo.method.records import Judged, from_row
+from selfevo.method.skills import RESPOND, SKILLS
+from selfevo.models.chat_template import messages
+from selfevo.report.wording import FINISHES
+from selfevo.rundir.atomic_files import file_fault, read_counts, read_marker, read_rows, write_atomic
+from selfevo.rundir.inspect import require_run
+from selfevo.rundir.layout import Layout, done
+
+Format = Literal["sft", "preference", "trajectories"]
+Which = Literal["kept", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What became of the rows of the rounds: `rows` = `written` + the sum of `left_out`, which counts by reason."""
+
+    path: Path
+    rounds: tuple[int, ...]
+    rows: int
+    written: int
+    left_out: Mapping[str, int]
+
+
+def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = (), rows: Which = "kept") -> Exported:
+    """Writes the rows of `rounds`, by default of all that are filtered, to a new file `path`.
+
+    "sft": `messages`, the prompt and r^. "preference": `prompt`, `chosen` (r^) and `rejected` (r), where they differ.
+    "trajectories": `messages` with p, r, f and r^, and the judgement. Each row has its `id` and its `round`. `rows`
+    "kept" takes what the filter kept, "all" what reached it too.
+
+    Raises ConfigError if `path` exists, RunError if a round is missing or was changed, DataError if no row is left.
+    """
+    for name, value, choices in (("format", form, get_args(Format)), ("rows", rows, get_args(Which))):
+        if value not in choices:
+            raise ConfigError(f"{name} is {value!r}; give one of {', '.join(choices)}")
+    if path.exists():
+        raise ConfigError(f"{path} exists; give another name, or move it")
+    numbers = _filtered(Layout(require_run(run)), rounds)
+    entered, left_out = 0, Counter[str]()
+    for number in numbers:
+        count, lost = _lost(Layout(run), round_name(number))
+        entered, left_out = entered + count, left_out + lost
+    lines: list[bytes] = []
+    for number in numbers:
+        for row, reason in _judged(Layout(run), round_name(number), rows):
+            written = None if reason else _as(form, row, number)
+            if written is None:
+                left_out[reason or "the refinement repeats the response"] += 1
+            else:
+                lines.append(json.dumps(written, ensure_ascii=False).encode() + b"\n")
+    if not lines:
+        raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; take other rounds, or rows: all")
+    write_atomic(path, lines)
+    return Exported(path, tuple(numbers), entered, len(lines), dict(left_out.most_common()))
+
+
+def said(left_out: Mapping[str, int]) -> str:
+    """Counts by reason, in one line."""
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
+
+
+def _filtered(layout: Layout, wanted: Sequence[int]) -> list[int]:
+    """The numbers of the rounds to export."""
+    there = [round_number(path.name) or 0 for path in layout.rounds() if done(layout.filtered(path.name)).exists()]
+    missing = [number for number in wanted if number not in there]
+    if missing or not there:
+        have = f"has those of rounds {', '.join(map(str, there))}" if there else "has none yet"
+        raise RunError(f"{layout.root} has no filtered rows of round {min(missing, default=1)}; it {have}")
+    return sorted(set(wanted)) or there
+
+
+def _lost(layout: Layout, name: str) -> tuple[int, Counter[str]]:
+    """How many rows entered a round, and those that never reached its filter, by reason."""
+    lost = Counter[str]()
+    for skill in SKILLS:
+        for row in read_rows(layout.stage(name, skill.name)):
+            if row["status"] == "quarantined":
+                reason = str(row["reason"])
+                lost[f"{skill.name}: {FINISHES.get(reason, reason)}"] += 1
+    return read_counts(done(layout.stage(name, RESPOND.name)))["in"], lost
+
+
+def _judged(layout: Layout, name: str, which: Which) -> Iterator[tuple[Judged, str]]:
+    """The rows that reached the filter of a round, each with the reason to leave it out, "" if there is none."""
+    path = layout.filtered(name)
+    if fault := file_fault(path, read_marker(done(path), sha256=str)["sha256"]):
+        raise RunError(f"{fault}; selfevo verify {layout.root} says what to do")
+    for row in read_rows(path):
+        yield from_row(Judged, row), "" if row["kept"] or which == "all" else str(row["reason"])
+
+
+def _as(form: Format, row: Judged, number: int) -> dict[str, Any] | None:
+    """A row in a format. None if it has no such form."""
+    named = {"id": row.id, "round": number}
+    asked = prompts.respond(row)
+    if form == "sft":
+        return {**named, "messages": messages((*asked, row.refinement), row.system)}
+    if form == "preference":
+        if row.refinement.strip() == row.response.strip():
+            return None
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (row.refinement, row.response))
+        return {**named, "prompt": messages(asked, row.system), "chosen": chosen, "rejected": rejected}
+    whole = (*prompts.refine(row, row.response, row.feedback), row.refinement)
+    return {**named, "messages": messages(whole, row.system), "judgement": row.judgement}
