@@ -20,7 +20,7 @@ from selfevo.errors import (
 )
 
 if TYPE_CHECKING:
-    from selfevo.api import FilteredRow, RunResult, evaluate, run
+    from selfevo.api import FilteredRow, RunResult, evaluate, merge, run
     from selfevo.method.evolution import evolve
     from selfevo.method.prompts import Wording, parse_verdict
     from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from selfevo.teachers.base import Annotation, Teacher
 
 _WHERE = {
-    "selfevo.api": ("FilteredRow", "RunResult", "evaluate", "run"),
+    "selfevo.api": ("FilteredRow", "RunResult", "evaluate", "merge", "run"),
     "selfevo.method.evolution": ("evolve",),
     "selfevo.method.prompts": ("Wording", "parse_verdict"),
     "selfevo.method.protocols": ("Engine", "Generation", "Model", "Progress", "Request", "Sampling", "Trainer"),
@@ -81,6 +81,7 @@ __all__ = [
     "evaluate",
     "evolve",
     "load_results",
+    "merge",
     "parse_verdict",
     "run",
 ]

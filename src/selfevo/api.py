@@ -168,6 +168,21 @@ def evaluate(
     return evaluate_model(str(model), measure, output=folder, progress=_shown(progress), engine=own)
 
 
+def merge(
+    adapter: str | Path, output: str | Path, *, base: str | Path | None = None, progress: bool | Progress = True
+) -> Path:
+    """Adds an adapter to its base and writes a plain transformers folder to `output`. Returns that folder.
+
+    `adapter` is the folder of an adapter or a run directory (its best model). `base` is a folder or a hub id, by
+    default the one that the adapter names. Raises an error, and writes nothing, if `output` exists or the logits
+    change.
+    """
+    from selfevo.sharing.merge import merge_adapter  # imports torch and peft
+
+    named = str(base) if base is not None else None
+    return merge_adapter(str(adapter), Path(output), _shown(progress), named).path
+
+
 def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     if isinstance(config, RunConfig):
         # What is a default stays unsaid, so that a section can be changed to another kind.

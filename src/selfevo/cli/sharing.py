@@ -44,3 +44,20 @@ def export(
     found = export_rows(run_directory, form, path, rounds=round_ or (), rows=rows)  # type: ignore[arg-type]  # it checks
     console.print(f"{path}: {found.written} of {found.rows} rows of rounds {', '.join(map(str, found.rounds))}")
     console.print(f"left out: {said(found.left_out)}")
+
+
+@app.command(
+    epilog="Examples: `selfevo merge runs/my-run my-model`   "
+    "`selfevo merge runs/my-run/models/round-2 my-model --base HuggingFaceTB/SmolLM2-135M-Instruct`"
+)
+def merge(
+    adapter: Annotated[str, typer.Argument(help="A folder with an adapter, or a run directory: its best model.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+    base: Annotated[str | None, typer.Option(help="A model folder or a hub id; default: as the adapter says.")] = None,
+) -> None:
+    """Adds an adapter to its base: a plain transformers folder, with the same logits, and its card."""
+    from selfevo.report.progress import Live
+    from selfevo.sharing.merge import merge_adapter
+
+    found = merge_adapter(adapter, output, Live(console), base)
+    console.print(f"wrote {found.path}")
