@@ -93,6 +93,15 @@ class RunResult:
         """
         return export_rows(self.root, form, Path(path), rounds=rounds, rows=rows)
 
+    def push(self, repo: str, *, model: str | None = None, private: bool = False, revision: str | None = None) -> str:
+        """Uploads a model, by default the best, and its card to the hub as `repo`. Returns the address.
+
+        The token is that of `hf auth login`, or of the environment variable HF_TOKEN.
+        """
+        from selfevo.sharing.push import push_model
+
+        return push_model(self.root, repo, model=model, private=private, revision=revision).url
+
 
 def run(
     config: str | Path | Mapping[str, Any] | RunConfig,

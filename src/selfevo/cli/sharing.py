@@ -61,3 +61,29 @@ def merge(
 
     found = merge_adapter(adapter, output, Live(console), base)
     console.print(f"wrote {found.path}")
+
+
+@app.command(
+    epilog="Examples: `selfevo push runs/my-run my-name/my-model --private`   "
+    "`selfevo push runs/my-run my-name/my-model --model round-2 --revision round-2`"
+)
+def push(
+    run_directory: Run,
+    repo: Annotated[str, typer.Argument(help="The name on the hub: owner/name. It is created if it is missing.")],
+    model: Annotated[str | None, typer.Option(help="A model of the run, such as round-2; default: the best.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only for you and your organisation.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch; it is created if it is missing.")] = None,
+) -> None:
+    """Uploads a model of a run and its card to the hub, in one commit.
+
+    The token is that of `hf auth login`, or of the environment variable HF_TOKEN.
+    """
+    from huggingface_hub.utils import disable_progress_bars
+
+    from selfevo.report.console import megabytes
+    from selfevo.sharing.push import push_model
+
+    if not console.is_terminal:
+        disable_progress_bars()
+    found = push_model(run_directory, repo, model=model, private=private, revision=revision)
+    console.print(f"pushed {found.model}: {found.files} files, {megabytes(found.size)}, to {found.url}")
