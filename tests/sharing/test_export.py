@@ -90,7 +90,7 @@ def test_system_prompt_and_history_are_kept(p: str, r: str, f: str, refined: str
     def turns(found: list[dict[str, str]]) -> list[tuple[str, str]]:
         return [(each["role"], each["content"]) for each in found]
 
-    sft, pair, whole = (_as(form, row, 2) for form in ("sft", "preference", "trajectories"))  # type: ignore[arg-type]
+    sft, pair, whole = (_as(form, row, 2) for form in ("sft", "preference", "trajectories"))
     assert sft is not None
     assert whole is not None
     assert turns(sft["messages"]) == [*before, ("assistant", refined)]

@@ -16,7 +16,7 @@ import selfevo
 from commands import Selfevo, one_line
 from selfevo.errors import ConfigError, DataError, RunError, SelfevoError, TrainingError
 from selfevo.report.progress import Silent
-from selfevo.rundir.atomic_files import hash_model
+from selfevo.rundir.atomic_files import hash_file, hash_model
 from selfevo.sharing import merge as merging
 from selfevo.sharing.merge import merge_adapter
 
@@ -43,7 +43,8 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
 
 def logits(model: Any, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return model.eval()(input_ids=torch.tensor([ids])).logits.float()
+        found: torch.Tensor = model.eval()(input_ids=torch.tensor([ids])).logits.float()
+    return found
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
@@ -101,7 +102,7 @@ def test_another_base_is_refused(adapter: Path, tiny_model: Path, tmp_path: Path
     other = tmp_path / "other"
     shutil.copytree(tiny_model, other)
     marker = {"start": "base", "start_weights": hash_model(tiny_model), "files": {}}
-    files = {path.name: merging.hash_model.__globals__["hash_file"](path) for path in adapter.iterdir()}
+    files = {path.name: hash_file(path) for path in adapter.iterdir()}
     (adapter / "selfevo.json").write_text(json.dumps({**marker, "files": files}))
     merge_adapter(str(adapter), tmp_path / "merged", Silent())
     (other / "generation_config.json").write_text('{"temperature": 0.5}')

@@ -148,17 +148,17 @@ def test_the_command(finished: RunConfig) -> None:
     """As a user calls it, in a process of its own: the address and the token come from the environment."""
 
     def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "HF_TOKEN": TOKEN, "HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", **more}
+        env = {**os.environ, "HF_TOKEN": TOKEN, "HF_ENDPOINT": own.url, "HF_HUB_DISABLE_XET": "1", **more}
         command = [sys.executable, "-m", "selfevo", "push", str(finished.output), *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=env)
 
-    with hub() as server:
+    with hub() as own:
         done = call("me/my-model", "--private")
         assert done.returncode == 0, done.stderr
         assert "pushed round-3: " in done.stdout
         assert done.stdout.count("\n") == 1
-        assert f"{server.url}/me/my-model" in done.stdout
-        assert server.repos["me/my-model"].private
+        assert f"{own.url}/me/my-model" in done.stdout
+        assert own.repos["me/my-model"].private
         offline = call("me/my-model", HF_HUB_OFFLINE="1")
         assert (offline.returncode, "HF_HUB_OFFLINE is set" in one_line(offline.stderr)) == (2, True)
         wrong = call("me/my-model", HF_TOKEN="hf_wrong")

@@ -78,7 +78,7 @@ def push(
 
     The token is that of `hf auth login`, or of the environment variable HF_TOKEN.
     """
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     from selfevo.report.console import megabytes
     from selfevo.sharing.push import push_model

@@ -77,7 +77,7 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
     merging = _difference(before, _logits(merged, probes))
     if not merging <= TOLERANCE[torch.float32]:
         raise TrainingError(
-            f"{folder}: merging changes logits by {merging:.1%} of the largest; load it with PEFT instead"
+            f"{folder}: merging changes logits by {merging:.1%} of the largest; load the adapter with PEFT instead"
         )
     progress.advance(1, "merged")
     dtype = stored_dtype(base_path)

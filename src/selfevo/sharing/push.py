@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]  # that of its client
 
 from selfevo.errors import ConfigError, HubError, RunError
 from selfevo.report.model_card import hub_id, write_card
@@ -43,10 +47,6 @@ def push_model(
         there = ", ".join(path.name for path in Layout(run).finished_models())
         raise RunError(f"{run} has no model {model!r}; it has {there or 'none yet'}")
     check_folder(folder)
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise ConfigError(f"{repo!r} is no name for the hub; give owner/name ({_line(error)})") from None
     if constants.is_offline_mode():
         raise ConfigError("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it")
     if not get_token():
@@ -64,6 +64,8 @@ def push_model(
         commit = api.create_commit(
             repo, operations, commit_message=f"Upload {folder.name} with selfevo push", revision=revision
         )
+    except HFValidationError as error:
+        raise ConfigError(f"{repo!r} is no name for the hub; give owner/name ({_line(error)})") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         remedy = (
