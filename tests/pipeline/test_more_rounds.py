@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from runs import KilledError, small_demo, student, timeless, tree
 from runs import results as results_of
@@ -21,7 +24,7 @@ from selfevo.inputs.splits import draw_splits
 from selfevo.method.prompts import REFINE
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Turns
-from selfevo.pipeline.run import run_loop
+from selfevo.pipeline.run import open_run, run_loop
 from selfevo.report.progress import Silent
 from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import collect, prompts_seen, summarise, verify
@@ -67,14 +70,14 @@ def files(tmp_path: Path) -> RunConfig:
     pool(tmp_path, *(f"{i}+{i}" for i in range(6)))
     row = {"prompt": "7+7", "response": "3", "feedback": NO, "refinement": "14"}
     (tmp_path / "d_meta.jsonl").write_text(json.dumps(row) + "\n")
-    settings = {
+    given = {
         "model": str(base),
         "output": str(tmp_path / "run"),
         "prompts": {"path": str(tmp_path / "pool.jsonl")},
         "corpus": {"path": str(tmp_path / "d_meta.jsonl")},
         "rounds": 3,
     }
-    return parse_config(settings, "test")
+    return parse_config(given, "test")
 
 
 def test_prompts_added_to_the_file_are_shared_by_the_further_rounds(files: RunConfig, tmp_path: Path) -> None:
@@ -259,12 +262,12 @@ def test_a_list_of_rounds_can_get_longer(files: RunConfig, tmp_path: Path) -> No
             return f"wholly new task {random.Random(turns[0]).random()}"
         return able(model, turns)
 
-    settings = {**files.model_dump(mode="json"), "prompts": None}
-    run(parse_config({**settings, "rounds": first}, "test"), writes)
+    given = {**files.model_dump(mode="json"), "prompts": None}
+    run(parse_config({**given, "rounds": first}, "test"), writes)
     before = tree(files.output)
     assert shown
     asked = len(shown)
-    longer = parse_config({**settings, "rounds": [*first, {"prompts": str(tmp_path / "more.jsonl")}, own]}, "test")
+    longer = parse_config({**given, "rounds": [*first, {"prompts": str(tmp_path / "more.jsonl")}, own]}, "test")
     assert run(longer, writes) == ["round-3", "round-4"]
     after = tree(files.output)
     assert {path: after[path] for path in before} == before
@@ -272,7 +275,7 @@ def test_a_list_of_rounds_can_get_longer(files: RunConfig, tmp_path: Path) -> No
     assert not any("further" in text for text in shown[:asked])
     assert run(longer, writes) == []
     with pytest.raises(RunError, match="rounds: "):
-        run(parse_config({**settings, "rounds": first[:1]}, "test"))
+        run(parse_config({**given, "rounds": first[:1]}, "test"))
 
 
 @pytest.mark.parametrize("count", [None, 9])
@@ -312,3 +315,50 @@ def test_a_task_without_a_count_draws_as_many_again(tmp_path: Path) -> None:
     assert [len(each) for each in splits.pools] == [300, 300, 300]
     assert len({prompt.id for prompt in splits.pool}) == 900
     assert not {prompt.id for prompt in splits.pool} & {problem.prompt.id for problem in splits.evaluation}
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_is_changed_in_whatever_order_rounds_keep_their_prompts(
+    files: RunConfig, tmp_path: Path, data: st.DataObject
+) -> None:
+    """Starts with other numbers of rounds and further prompts, each killed somewhere: no prompt moves or is lost."""
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    texts = [f"{i}+{i}" for i in range(data.draw(st.integers(3, 9)))]
+    pool(folder, *texts)
+    config = changed(files, output=str(folder / "run"), prompts={"path": str(folder / "pool.jsonl")})
+    rounds, begun = data.draw(st.integers(1, 3)), list[list[str]]()
+    for _ in range(data.draw(st.integers(1, 5))):
+        before = tree(folder / "run")
+        try:
+            with open_run(changed(config, rounds=rounds), Silent(), ScriptedEngine(able), ScriptedTrainer()) as opened:
+                pools = [[prompt.prompt for prompt in each] for each in opened[2].pools]
+        except (DataError, RunError) as error:
+            assert "\n" not in str(error)
+            assert tree(folder / "run") == before, "what is refused changes nothing"
+            assert rounds < len(begun) or isinstance(error, DataError) or "other rows" in str(error)
+        else:
+            assert pools[: len(begun)] == begun, "a round that has begun keeps its prompts"
+            assert len(pools) == rounds
+            assert all(pools)
+            given_out = [text for each in pools for text in each]
+            assert given_out == texts[: len(given_out)], "each prompt once, in order"
+            assert given_out == texts or rounds == len(begun)
+            after = tree(folder / "run")
+            assert {path: after[path] for path in before} == before
+            kept = [row["prompt"] for path in in_order(folder / "run/data") for row in read_rows(path)]
+            assert kept == texts
+            for number in range(len(begun), data.draw(st.integers(len(begun), rounds))):
+                (folder / f"run/stages/round-{number + 1}").mkdir(parents=True)
+                begun.append(pools[number])
+        more = [f"{len(texts) + i}+1" for i in range(data.draw(st.integers(0, 3)))]
+        wanted = data.draw(st.integers(1, 6))
+        if more and wanted != rounds:
+            pool(folder, *more)
+            texts += more
+        rounds = wanted
+
+
+def in_order(folder: Path) -> list[Path]:
+    """The files of the pool, in the order in which they were written."""
+    return sorted(folder.glob("pool*.jsonl"), key=lambda path: int(path.stem.partition("-")[2] or 1))

@@ -70,7 +70,7 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
         disk(config, folder, parameters),
         memory(config, parameters),
         rows(splits),
-        *corpus(config, splits),
+        *(corpus(config, splits) if config.corpus else []),
         conversations(chat, splits, config.wording),
         template(chat, d_meta, config.wording),
         stop_token(chat, d_meta, config.wording),
