@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import selfevo
@@ -135,6 +136,7 @@ def test_logits_that_change_leave_nothing_behind(
             "names no base",
         ),
         (lambda folder: (folder / "adapter_config.json").unlink(), "is no adapter; give a folder with"),
+        (lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json cannot be read"),
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "does not fit"),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x00" * 50), "does not fit"),
     ],
@@ -145,6 +147,34 @@ def test_a_damaged_adapter_is_one_line(adapter: Path, tmp_path: Path, damage: An
         merge_adapter(str(adapter), tmp_path / "merged", Silent())
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_weights_that_are_no_numbers_are_refused(adapter: Path, tmp_path: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    save_file({name: torch.full_like(weight, torch.nan) for name, weight in load_file(path).items()}, path)
+    with pytest.raises(TrainingError, match="merging changes logits by nan%"):
+        merge_adapter(str(adapter), tmp_path / "merged", Silent())
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_an_adapter_that_is_no_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)).save_pretrained(
+        tmp_path / "adapter"
+    )
+    with pytest.raises(ConfigError, match=r"of the kind .*PROMPT_TUNING, which no weights can hold; load it with PEFT"):
+        merge_adapter(str(tmp_path / "adapter"), tmp_path / "merged", Silent())
+
+
+def test_a_base_that_ties_its_embeddings_stays_tied(tiny_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "tied"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, tie_word_embeddings=True)
+    model.tie_weights()
+    model.save_pretrained(base)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(base)
+    found = merge_adapter(str(make_adapter(base, tmp_path / "adapter")), tmp_path / "merged", Silent())
+    assert found.saving < 1e-4
+    assert json.loads((tmp_path / "merged/config.json").read_text())["tie_word_embeddings"] is True
 
 
 def test_the_command(selfevo: Selfevo, adapter: Path, tiny_model: Path) -> None:

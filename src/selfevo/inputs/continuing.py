@@ -74,10 +74,11 @@ class Course:
         begun, waiting = begun[: self.rounds], max(0, self.rounds - len(begun))
         left = len(pool) - sum(begun)
         if left < waiting and begun:
+            at_the_end = "add prompts at the end of prompts.path, and raise prompts.count if it is set"
             raise DataError(
                 f"rounds is {self.rounds}, but {_rounds(1, len(begun))} took {sum(begun)} of the {len(pool)} prompts "
-                f"of the pool, which leaves {left} for {_rounds(len(begun) + 1, self.rounds)}; add prompts at the end "
-                "of prompts.path, or raise prompts.count"
+                f"of the pool, which leaves {left} for {_rounds(len(begun) + 1, self.rounds)}; "
+                + ("raise prompts.count" if self.count else at_the_end)
             )
         if left < waiting:
             raise DataError(f"the pool has {len(pool)} prompts for rounds={self.rounds}; add prompts or lower rounds")

@@ -44,7 +44,7 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
 
     Raises ConfigError if `path` exists, RunError if a round is missing or was changed, DataError if no row is left.
     """
-    for name, value, choices in (("format", form, get_args(Format)), ("rows", rows, get_args(Which))):
+    for name, value, choices in (("the format", form, get_args(Format)), ("rows", rows, get_args(Which))):
         if value not in choices:
             raise ConfigError(f"{name} is {value!r}; give one of {', '.join(choices)}")
     if path.exists():
@@ -63,7 +63,7 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
             else:
                 lines.append(json.dumps(written, ensure_ascii=False).encode() + b"\n")
     if not lines:
-        raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; take other rounds, or rows: all")
+        raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; take other rounds, or all rows")
     write_atomic(path, lines)
     return Exported(path, tuple(numbers), entered, len(lines), dict(left_out.most_common()))
 

@@ -18,7 +18,7 @@ from selfevo.errors import ConfigError, DataError, RunError, TrainingError
 from selfevo.method.names import BASE
 from selfevo.method.protocols import Progress
 from selfevo.models.device import load_tokenizer, quiet
-from selfevo.models.loading import load_model, stored_dtype
+from selfevo.models.loading import check_trainable, load_model, stored_dtype
 from selfevo.models.resolve import resolve_model
 from selfevo.report.model_card import lineage, literal
 from selfevo.rundir.atomic_files import (
@@ -73,7 +73,7 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
     model = _with_adapter(base_path, folder)
     before = _logits(model, probes)
     progress.advance(1, "loaded")
-    merged = model.merge_and_unload(safe_merge=True)
+    merged = model.merge_and_unload()
     merging = _difference(before, _logits(merged, probes))
     if not merging <= TOLERANCE[torch.float32]:
         raise TrainingError(
@@ -81,8 +81,7 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
         )
     progress.advance(1, "merged")
     dtype = stored_dtype(base_path)
-    if (folder / "generation_config.json").is_file():
-        merged.generation_config = GenerationConfig.from_pretrained(folder)
+    merged.generation_config = _generation_config(folder) or merged.generation_config
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -149,11 +148,27 @@ def _check_base(folder: Path, base: Path) -> None:
 
 def _with_adapter(base: Path, folder: Path) -> Any:
     model = load_model(base, torch.float32)
+    check_trainable(base, model)
     try:
-        return PeftModel.from_pretrained(model, folder).eval()
+        adapted = PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # ValueError, RuntimeError, KeyError, SafetensorError, ...
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"the adapter {folder} does not fit {base}: {reason}; give its base with --base") from error
+    if not hasattr(adapted, "merge_and_unload"):
+        kind = adapted.peft_config["default"].peft_type
+        raise ConfigError(f"{folder} is an adapter of the kind {kind}, which no weights can hold; load it with PEFT")
+    return adapted
+
+
+def _generation_config(folder: Path) -> GenerationConfig | None:
+    """The adapter's own, with the tokens that it has learnt to end with."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}); correct it, or delete it") from None
 
 
 @torch.inference_mode()

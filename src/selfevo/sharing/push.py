@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]  # that of its client
 
 from selfevo.errors import ConfigError, HubError, RunError
-from selfevo.report.model_card import hub_id, write_card
+from selfevo.report.model_card import hub_id
 from selfevo.rundir.atomic_files import MODEL_MARKER, check_folder, files_in, read_marker
 from selfevo.rundir.inspect import best_model, require_run
 from selfevo.rundir.layout import Layout
@@ -46,13 +46,13 @@ def push_model(
     if model is not None and not (folder / MODEL_MARKER).is_file():
         there = ", ".join(path.name for path in Layout(run).finished_models())
         raise RunError(f"{run} has no model {model!r}; it has {there or 'none yet'}")
+    if folder.parent != Layout(run).models:
+        raise RunError(f"no round of {run} is better than the model that it started from; choose a round with --model")
     check_folder(folder)
     if constants.is_offline_mode():
         raise ConfigError("HF_HUB_OFFLINE is set, so nothing can be pushed; unset it")
     if not get_token():
         raise ConfigError("there is no token for the hub; run `hf auth login`, or put it in HF_TOKEN")
-    if folder.parent == Layout(run).models:
-        write_card(run, folder.name)
     operations, size = _files(run, folder)
     api = HfApi()
     try:
