@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from runs import results as results_of
 from runs import small_demo, student
@@ -182,3 +183,10 @@ def test_a_small_demo_still_needs_its_corpus_for_sft(tmp_path: Path) -> None:
     assert small.first_model == "meta"
     assert small.evaluation is not None
     assert small.evaluation.models == ("base", "sft", "meta", "rounds")
+
+
+def test_the_configuration_of_the_guide_can_be_read() -> None:
+    guide = (Path(__file__).parents[2] / "docs/guides/models.md").read_text()
+    given = yaml.safe_load(guide.partition("```yaml\nmodel: runs/my-run")[2].partition("```")[0].partition("\n")[2])
+    config = parse_config({"model": "runs/my-run", **given}, "models.md")
+    assert (config.corpus, config.first_model, config.rounds) == (None, "base", 2)

@@ -334,11 +334,14 @@ def _run_and_report(settings: RunConfig) -> None:
     console.print(f"run directory: {settings.output}")
     was_complete = is_complete(settings)
     folder = run_loop(settings, Live(console))
-    print_results(console, load_results(folder))
+    results = load_results(folder)
+    print_results(console, results)
     console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}")
     if was_complete:
-        console.print(
-            "this run was finished before, so nothing was left to do; "
-            f"--set rounds={settings.round_count + 1} goes on with one more round, which needs further prompts: "
+        more = (
+            "the gate has stopped it, so it has no more rounds"
+            if results.stopped
+            else f"--set rounds={settings.round_count + 1} goes on with one more round, which needs further prompts: "
             "docs/guides/resume.md"
         )
+        console.print(f"this run was finished before, so nothing was left to do; {more}")
