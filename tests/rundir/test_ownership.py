@@ -57,8 +57,8 @@ def test_a_key_that_may_change_gets_its_new_value_and_notes_are_no_settings(root
     with pytest.raises(RunError, match="seed: 0 in the run, 5 now"):
         claim(root, {**CONFIG, "seed": 5}, {}, "yaml", amendment={"seed": 5})
     assert json.loads((root / "config.json").read_text()) == CONFIG, "what is refused changes nothing"
-    claim(root, {**CONFIG, "seed": 5}, {}, "yaml", ("seed",), amendment={"seed": 5, "continued": [0]})
-    assert json.loads((root / "config.json").read_text()) == {**CONFIG, "seed": 5, "continued": [0]}
+    claim(root, {**CONFIG, "seed": 5}, {}, "yaml", ("seed",), amendment={"seed": 5, "continued": []})
+    assert json.loads((root / "config.json").read_text()) == {**CONFIG, "seed": 5, "continued": []}
     assert yaml.safe_load((root / "config.yaml").read_text()) == {**CONFIG, "seed": 5}
     claim(root, {**CONFIG, "seed": 5}, {}, "yaml")
 
