@@ -39,13 +39,13 @@ def test_every_row_is_written_or_left_out_with_its_reason(
     assert found.written == len(written) > 0
     assert found.rounds == (1, 2, 3)
     expected = [
-        (row["id"], number)
+        (row["id"], number, row["kept"])
         for number in (1, 2, 3)
         for row in judged(finished, number)
         if (row["kept"] or rows == "all")
         and (form != "preference" or row["refinement"].strip() != row["response"].strip())
     ]
-    assert [(row["id"], row["round"]) for row in written] == expected
+    assert [(row["id"], row["round"], row["kept"]) for row in written] == expected
     rejected = Counter(row["reason"] for number in (1, 2, 3) for row in judged(finished, number) if not row["kept"])
     assert {reason: found.left_out.get(reason, 0) for reason in rejected} == (
         rejected if rows == "kept" else dict.fromkeys(rejected, 0)
@@ -90,7 +90,7 @@ def test_system_prompt_and_history_are_kept(p: str, r: str, f: str, refined: str
     def turns(found: list[dict[str, str]]) -> list[tuple[str, str]]:
         return [(each["role"], each["content"]) for each in found]
 
-    sft, pair, whole = (_as(form, row, 2) for form in ("sft", "preference", "trajectories"))
+    sft, pair, whole = (_as(form, row) for form in ("sft", "preference", "trajectories"))
     assert sft is not None
     assert whole is not None
     assert turns(sft["messages"]) == [*before, ("assistant", refined)]
@@ -100,8 +100,6 @@ def test_system_prompt_and_history_are_kept(p: str, r: str, f: str, refined: str
     if pair is not None:
         assert turns(pair["prompt"]) == before
         assert (turns(pair["chosen"]), turns(pair["rejected"])) == ([("assistant", refined)], [("assistant", r)])
-    for each in (sft, whole, pair or sft):
-        assert (each["id"], each["round"]) == ("id", 2)
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(copy: RunConfig, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
     """Writes the rows of `rounds`, by default of all that are filtered, to a new file `path`.
 
     "sft": `messages`, the prompt and r^. "preference": `prompt`, `chosen` (r^) and `rejected` (r), where they differ.
-    "trajectories": `messages` with p, r, f and r^, and the judgement. Each row has its `id` and its `round`. `rows`
-    "kept" takes what the filter kept, "all" what reached it too.
+    "trajectories": `messages` with p, r, f and r^, and the judgement. Each row has its `id`, its `round` and
+    whether it was `kept`. `rows` "kept" takes what the filter kept, "all" what it rejected too.
 
     Raises ConfigError if `path` exists, RunError if a round is missing or was changed, DataError if no row is left.
     """
@@ -50,22 +50,28 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
     if path.exists():
         raise ConfigError(f"{path} exists; give another name, or move it")
     numbers = _filtered(Layout(require_run(run)), rounds)
-    entered, left_out = 0, Counter[str]()
+    entered, written, left_out = 0, 0, Counter[str]()
     for number in numbers:
         count, lost = _lost(Layout(run), round_name(number))
         entered, left_out = entered + count, left_out + lost
-    lines: list[bytes] = []
-    for number in numbers:
-        for row, reason in _judged(Layout(run), round_name(number), rows):
-            written = None if reason else _as(form, row, number)
-            if written is None:
-                left_out[reason or "the refinement repeats the response"] += 1
-            else:
-                lines.append(json.dumps(written, ensure_ascii=False).encode() + b"\n")
-    if not lines:
-        raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; take other rounds, or all rows")
-    write_atomic(path, lines)
-    return Exported(path, tuple(numbers), entered, len(lines), dict(left_out.most_common()))
+
+    def lines() -> Iterator[bytes]:
+        nonlocal written
+        for number in numbers:
+            for row, reason in _judged(Layout(run), round_name(number)):
+                found = _as(form, row) if reason is None or rows == "all" else None
+                if found is None:
+                    repeats = "the refinement repeats the response"
+                    left_out[repeats if reason is None or rows == "all" else reason] += 1
+                    continue
+                written += 1
+                named = {"id": row.id, "round": number, "kept": reason is None}
+                yield json.dumps({**named, **found}, ensure_ascii=False).encode() + b"\n"
+        if not written:
+            raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; take other rounds, or all rows")
+
+    write_atomic(path, lines())
+    return Exported(path, tuple(numbers), entered, written, dict(left_out.most_common()))
 
 
 def said(left_out: Mapping[str, int]) -> str:
@@ -94,25 +100,24 @@ def _lost(layout: Layout, name: str) -> tuple[int, Counter[str]]:
     return read_counts(done(layout.stage(name, RESPOND.name)))["in"], lost
 
 
-def _judged(layout: Layout, name: str, which: Which) -> Iterator[tuple[Judged, str]]:
-    """The rows that reached the filter of a round, each with the reason to leave it out, "" if there is none."""
+def _judged(layout: Layout, name: str) -> Iterator[tuple[Judged, str | None]]:
+    """The rows that reached the filter of a round, each with the reason if it was rejected."""
     path = layout.filtered(name)
     if fault := file_fault(path, read_marker(done(path), sha256=str)["sha256"]):
         raise RunError(f"{fault}; selfevo verify {layout.root} says what to do")
     for row in read_rows(path):
-        yield from_row(Judged, row), "" if row["kept"] or which == "all" else str(row["reason"])
+        yield from_row(Judged, row), None if row["kept"] else str(row["reason"])
 
 
-def _as(form: Format, row: Judged, number: int) -> dict[str, Any] | None:
+def _as(form: Format, row: Judged) -> dict[str, Any] | None:
     """A row in a format. None if it has no such form."""
-    named = {"id": row.id, "round": number}
     asked = prompts.respond(row)
     if form == "sft":
-        return {**named, "messages": messages((*asked, row.refinement), row.system)}
+        return {"messages": messages((*asked, row.refinement), row.system)}
     if form == "preference":
         if row.refinement.strip() == row.response.strip():
             return None
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (row.refinement, row.response))
-        return {**named, "prompt": messages(asked, row.system), "chosen": chosen, "rejected": rejected}
+        return {"prompt": messages(asked, row.system), "chosen": chosen, "rejected": rejected}
     whole = (*prompts.refine(row, row.response, row.feedback), row.refinement)
-    return {**named, "messages": messages(whole, row.system), "judgement": row.judgement}
+    return {"messages": messages(whole, row.system), "judgement": row.judgement}
