@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from selfevo.api import RunResult
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, DataError, RunError
-from selfevo.method.prompts import CRITIQUE, REFINE
+from selfevo.method.prompts import CRITIQUE, ENGLISH, REFINE, Wording
 from selfevo.method.records import Judged
 from selfevo.rundir.atomic_files import read_rows
 from selfevo.sharing.export import _as, export_rows
@@ -90,7 +90,7 @@ def test_system_prompt_and_history_are_kept(p: str, r: str, f: str, refined: str
     def turns(found: list[dict[str, str]]) -> list[tuple[str, str]]:
         return [(each["role"], each["content"]) for each in found]
 
-    sft, pair, whole = (_as(form, row) for form in ("sft", "preference", "trajectories"))
+    sft, pair, whole = (_as(form, row, ENGLISH) for form in ("sft", "preference", "trajectories"))
     assert sft is not None
     assert whole is not None
     assert turns(sft["messages"]) == [*before, ("assistant", refined)]
@@ -100,6 +100,15 @@ def test_system_prompt_and_history_are_kept(p: str, r: str, f: str, refined: str
     if pair is not None:
         assert turns(pair["prompt"]) == before
         assert (turns(pair["chosen"]), turns(pair["rejected"])) == ([("assistant", refined)], [("assistant", r)])
+
+
+def test_trajectories_ask_in_the_words_of_the_run(copy: RunConfig, tmp_path: Path) -> None:
+    path = copy.output / "config.json"
+    words = {"critique": "Prüfe das.", "refine": "Besser, bitte."}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "wording": Wording(**words).learnt}))
+    export_rows(copy.output, "trajectories", tmp_path / "rows.jsonl")
+    for row in lines(tmp_path / "rows.jsonl"):
+        assert [each["content"] for each in row["messages"] if each["role"] == "user"][1:] == list(words.values())
 
 
 def test_nothing_is_overwritten_and_nothing_half_written(copy: RunConfig, tmp_path: Path) -> None:

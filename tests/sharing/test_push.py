@@ -16,7 +16,7 @@ from hub import TOKEN, Hub, Repo, hub
 from selfevo.api import RunResult
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, HubError, RunError, SelfevoError
-from selfevo.rundir.atomic_files import read_marker, seal
+from selfevo.rundir.atomic_files import check_folder, read_marker, seal
 from selfevo.sharing.push import push_model
 
 
@@ -39,7 +39,7 @@ def test_the_best_model_and_its_card_are_pushed(server: Hub, finished: RunConfig
     folder = finished.output / "models/round-3"
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert files["README.md"] == (folder / "README.md").read_bytes()
-    assert files.keys() == {str(path.relative_to(folder)) for path in folder.rglob("*")} - {"selfevo.json"}
+    assert files.keys() == {str(path.relative_to(folder)) for path in folder.rglob("*")}
     assert (found.model, found.files, found.url) == ("round-3", len(files), f"{server.url}/me/my-model")
     assert found.size == sum(map(len, files.values()))
     for content in files.values():
@@ -119,11 +119,16 @@ def as_adapter(config: RunConfig, base: str) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "model": base}))
 
 
-def test_an_adapter_names_its_base_on_the_hub(server: Hub, copy: RunConfig) -> None:
+def test_an_adapter_names_its_base_on_the_hub(server: Hub, copy: RunConfig, tmp_path: Path) -> None:
     as_adapter(copy, "owner/base")
     push_model(copy.output, "me/my-adapter")
     settings = json.loads(pushed(server, "me/my-adapter")["adapter_config.json"])
     assert settings == {"peft_type": "LORA", "base_model_name_or_path": "owner/base"}
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    for name, content in pushed(server, "me/my-adapter").items():
+        (fetched / name).write_bytes(content)
+    check_folder(fetched)
 
 
 def test_an_adapter_of_a_folder_is_refused(server: Hub, copy: RunConfig) -> None:

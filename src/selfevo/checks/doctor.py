@@ -34,11 +34,13 @@ from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.method.records import Example, Refined
 from selfevo.method.skills import CRITIQUE, RESPOND
 from selfevo.method.training_examples import meta_examples
+from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import load_model
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine
+from selfevo.rundir.inspect import wording_of
 from selfevo.trainers.adapters import check_targets
 
 PROMPTS = 20
@@ -314,15 +316,19 @@ def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engi
 
 def skilled(config: RunConfig, folder: Path, splits: Splits, engine: Engine) -> Check:
     """Whether the model criticises its answers with a verdict that can be read. Without a corpus nothing teaches it."""
+    words = config.wording
+    if wording_of(folder).learnt != words.learnt:
+        remedy = "give the wording of the run that trained it; it is in the config.yaml of that run"
+        return Check("skills", "fail", "the model has learnt the skills in other words than those of `wording`", remedy)
     skills = {name: getattr(config.skills, name).to_sampling() for name in (RESPOND.name, CRITIQUE.name)}
     greedy = {name: replace(each, temperature=0.0, top_p=1.0) for name, each in skills.items()}
     asked = splits.pool[:PROMPTS]
     drafts = engine.generate(folder, [RESPOND.request(prompt, 0) for prompt in asked], greedy[RESPOND.name])
     whole = [RESPOND.build(row, draft.text) for row, draft in zip(asked, drafts, strict=True) if draft.finish == "stop"]
-    feedback = engine.generate(folder, [CRITIQUE.request(draft, 0) for draft in whole], greedy[CRITIQUE.name])
+    feedback = engine.generate(folder, [CRITIQUE.request(draft, 0, words) for draft in whole], greedy[CRITIQUE.name])
     engine.release()
-    given = [prompts.parse_verdict(each.text) for each in feedback if each.finish == "stop"]
-    read = sum(verdict is not prompts.Verdict.UNKNOWN for verdict in given)
+    given = [words.parse(each.text) for each in feedback if each.finish == "stop"]
+    read = sum(verdict is not Verdict.UNKNOWN for verdict in given)
     finding = f"of {len(asked)} answers the model ends {len(whole)}, and gives {read} a verdict that can be read"
     if read == len(asked):
         return Check("skills", "pass", finding)

@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 from selfevo.errors import ConfigError, DataError, RunError
 from selfevo.method import prompts
 from selfevo.method.names import round_name, round_number
+from selfevo.method.prompts import Wording
 from selfevo.method.records import Judged, from_row
 from selfevo.method.skills import RESPOND, SKILLS
 from selfevo.models.chat_template import messages
 from selfevo.report.wording import FINISHES
 from selfevo.rundir.atomic_files import file_fault, read_counts, read_marker, read_rows, write_atomic
-from selfevo.rundir.inspect import require_run
+from selfevo.rundir.inspect import read_wording, require_run
 from selfevo.rundir.layout import Layout, done
 
 Format = Literal["sft", "preference", "trajectories"]
@@ -50,6 +51,7 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
     if path.exists():
         raise ConfigError(f"{path} exists; give another name, or move it")
     numbers = _filtered(Layout(require_run(run)), rounds)
+    wording = read_wording(Layout(run).config)
     entered, written, left_out = 0, 0, Counter[str]()
     for number in numbers:
         count, lost = _lost(Layout(run), round_name(number))
@@ -59,7 +61,7 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
         nonlocal written
         for number in numbers:
             for row, reason in _judged(Layout(run), round_name(number)):
-                found = _as(form, row) if reason is None or rows == "all" else None
+                found = _as(form, row, wording) if reason is None or rows == "all" else None
                 if found is None:
                     repeats = "the refinement repeats the response"
                     left_out[repeats if reason is None or rows == "all" else reason] += 1
@@ -109,7 +111,7 @@ def _judged(layout: Layout, name: str) -> Iterator[tuple[Judged, str | None]]:
         yield from_row(Judged, row), None if row["kept"] else str(row["reason"])
 
 
-def _as(form: Format, row: Judged) -> dict[str, Any] | None:
+def _as(form: Format, row: Judged, wording: Wording) -> dict[str, Any] | None:
     """A row in a format. None if it has no such form."""
     asked = prompts.respond(row)
     if form == "sft":
@@ -119,5 +121,5 @@ def _as(form: Format, row: Judged) -> dict[str, Any] | None:
             return None
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (row.refinement, row.response))
         return {"prompt": messages(asked, row.system), "chosen": chosen, "rejected": rejected}
-    whole = (*prompts.refine(row, row.response, row.feedback), row.refinement)
+    whole = (*prompts.refine(row, row.response, row.feedback, wording), row.refinement)
     return {"messages": messages(whole, row.system), "judgement": row.judgement}

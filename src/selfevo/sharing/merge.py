@@ -28,11 +28,12 @@ from selfevo.rundir.atomic_files import (
     from_user,
     hash_model,
     read_marker,
+    seal,
     space_for,
     sync,
     write_atomic,
 )
-from selfevo.rundir.inspect import best_model, is_run
+from selfevo.rundir.inspect import best_model, is_run, wording_of
 
 ADAPTER = "adapter_config.json"
 PROBES = (
@@ -97,6 +98,7 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
                 f"{saving:.1%} of the largest; load the adapter with PEFT instead"
             )
         write_atomic(temporary / CARD, _card(folder, base_path, adapter))
+        seal(temporary, {"name": output.name, "wording": wording_of(folder).learnt})
         temporary.rename(output)
         sync(output.absolute().parent)
     finally:

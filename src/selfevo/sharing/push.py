@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-d
 
 from selfevo.errors import ConfigError, HubError, RunError
 from selfevo.report.model_card import hub_id
-from selfevo.rundir.atomic_files import MODEL_MARKER, check_folder, files_in, read_marker
+from selfevo.rundir.atomic_files import MODEL_MARKER, check_folder, files_in, is_temporary, read_marker
 from selfevo.rundir.inspect import best_model, require_run
 from selfevo.rundir.layout import Layout
 
@@ -85,16 +86,17 @@ def push_model(
 
 
 def _files(run: Path, folder: Path) -> tuple[list[CommitOperationAdd], int]:
-    """The files of a model without the marker of its run, and their size. No file names a folder of this machine."""
-    operations, size = [], 0
-    for path in files_in(folder):
-        name = path.relative_to(folder).as_posix()
-        if path.name == MODEL_MARKER or name.startswith("."):
-            continue
-        content: bytes | str = _public(run, path) if name == ADAPTER else str(path)
-        operations.append(CommitOperationAdd(name, content))
-        size += path.stat().st_size
-    return operations, size
+    """The files of a model, and their size. None of them names a folder of this machine."""
+    contents: dict[str, bytes | str] = {
+        path.relative_to(folder).as_posix(): str(path) for path in files_in(folder) if not is_temporary(path)
+    }
+    if ADAPTER in contents:
+        contents[ADAPTER] = changed = _public(run, folder / ADAPTER)
+        marker = read_marker(folder / MODEL_MARKER, files=dict)
+        hashes = {**marker["files"], ADAPTER: hashlib.sha256(changed).hexdigest()}
+        contents[MODEL_MARKER] = json.dumps({**marker, "files": hashes}, indent=2).encode()
+    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    return operations, sum((folder / name).stat().st_size for name in contents)
 
 
 def _public(run: Path, path: Path) -> bytes:
