@@ -9,7 +9,7 @@ for row in run.rows("round-2"):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model, is_run, require_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, load_results
+from selfevo.sharing.export import Exported, Format, Which, export_rows
 
 Part = TypeVar("Part")
 
@@ -83,6 +84,23 @@ class RunResult:
             there = ", ".join(path.name for path in layout.rounds() if layout.filtered(path.name).is_file())
             raise RunError(f"{self.root} has no filtered rows of {name!r}; it has those of {there or 'no round yet'}")
         return (from_row(FilteredRow, row) for row in read_rows(layout.filtered(name)))
+
+    def export(self, form: Format, path: str | Path, *, rounds: Sequence[int] = (), rows: Which = "kept") -> Exported:
+        """Writes the rows of `rounds`, by default of all, to a new JSONL file that TRL reads, and counts them.
+
+        `form` is "sft", "preference" or "trajectories", as in `selfevo export --as`. `rows` "all" takes what the
+        filter rejected too.
+        """
+        return export_rows(self.root, form, Path(path), rounds=rounds, rows=rows)
+
+    def push(self, repo: str, *, model: str | None = None, private: bool = False, revision: str | None = None) -> str:
+        """Uploads a model, by default the best, and its card to the hub as `repo`. Returns the address.
+
+        The token is that of `hf auth login`, or of the environment variable HF_TOKEN.
+        """
+        from selfevo.sharing.push import push_model
+
+        return push_model(self.root, repo, model=model, private=private, revision=revision).url
 
 
 def run(
@@ -157,6 +175,21 @@ def evaluate(
     measure = parse(MeasureConfig, asked, "evaluate")
     folder = Path(output) if output else None
     return evaluate_model(str(model), measure, output=folder, progress=_shown(progress), engine=own)
+
+
+def merge(
+    adapter: str | Path, output: str | Path, *, base: str | Path | None = None, progress: bool | Progress = True
+) -> Path:
+    """Adds an adapter to its base and writes a plain transformers folder to `output`. Returns that folder.
+
+    `adapter` is the folder of an adapter or a run directory (its best model). `base` is a folder or a hub id, by
+    default the one that the adapter names. Raises an error, and writes nothing, if `output` exists or the logits
+    change.
+    """
+    from selfevo.sharing.merge import merge_adapter  # imports torch and peft
+
+    named = str(base) if base is not None else None
+    return merge_adapter(str(adapter), Path(output), _shown(progress), named).path
 
 
 def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Mapping[str, Any]) -> RunConfig:

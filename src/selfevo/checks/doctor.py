@@ -12,7 +12,7 @@ import gc
 import importlib.metadata
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,13 +32,15 @@ from selfevo.method.names import SFT
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
 from selfevo.method.records import Example, Refined
-from selfevo.method.skills import RESPOND
+from selfevo.method.skills import CRITIQUE, RESPOND
 from selfevo.method.training_examples import meta_examples
+from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import load_model
 from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import build_engine
+from selfevo.rundir.inspect import wording_of
 from selfevo.trainers.adapters import check_targets
 
 PROMPTS = 20
@@ -64,19 +66,21 @@ def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
     parameters = count_parameters(model)
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
     found = estimate(config, parameters, chat, splits, d_meta)
+    engine = engine or build_engine(config.engine)
     return [
         versions(),
         disk(config, folder, parameters),
         memory(config, parameters),
         rows(splits),
-        *corpus(config, splits),
+        *(corpus(config, splits) if config.corpus else []),
         conversations(chat, splits, config.wording),
         template(chat, d_meta, config.wording),
         stop_token(chat, d_meta, config.wording),
         unknown_tokens(chat, splits, d_meta),
         lengths(config, found.lengths),
         context(config, folder, chat, d_meta),
-        *generation(config, folder, chat, splits, engine or build_engine(config.engine)),
+        *generation(config, folder, chat, splits, engine),
+        *([] if config.corpus else [skilled(config, folder, splits, engine)]),
         Check("time", "pass", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
     ]
 
@@ -103,7 +107,7 @@ def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     measured = config.evaluation.models if config.evaluation else ()
     warm_up = isinstance(config.corpus, TaskCorpus) and config.corpus.warmup_share > 0
-    models = 1 + config.round_count + (SFT in measured) + warm_up
+    models = (config.corpus is not None) + config.round_count + (SFT in measured) + warm_up
     checkpoint = 0 if config.trainer.lora else 12 * parameters
     need = models * weights + checkpoint
     place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())
@@ -341,6 +345,28 @@ def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engi
     else:
         checks.append(Check("engine", "pass", finding))
     return checks
+
+
+def skilled(config: RunConfig, folder: Path, splits: Splits, engine: Engine) -> Check:
+    """Whether the model criticises its answers with a verdict that can be read. Without a corpus nothing teaches it."""
+    words = config.wording
+    if wording_of(folder).learnt != words.learnt:
+        remedy = "give the wording of the run that trained it; it is in the config.yaml of that run"
+        return Check("skills", "fail", "the model has learnt the skills in other words than those of `wording`", remedy)
+    skills = {name: getattr(config.skills, name).to_sampling() for name in (RESPOND.name, CRITIQUE.name)}
+    greedy = {name: replace(each, temperature=0.0, top_p=1.0) for name, each in skills.items()}
+    asked = splits.pool[:PROMPTS]
+    drafts = engine.generate(folder, [RESPOND.request(prompt, 0) for prompt in asked], greedy[RESPOND.name])
+    whole = [RESPOND.build(row, draft.text) for row, draft in zip(asked, drafts, strict=True) if draft.finish == "stop"]
+    feedback = engine.generate(folder, [CRITIQUE.request(draft, 0, words) for draft in whole], greedy[CRITIQUE.name])
+    engine.release()
+    given = [words.parse(each.text) for each in feedback if each.finish == "stop"]
+    read = sum(verdict is not Verdict.UNKNOWN for verdict in given)
+    finding = f"of {len(asked)} answers the model ends {len(whole)}, and gives {read} a verdict that can be read"
+    if read == len(asked):
+        return Check("skills", "pass", finding)
+    remedy = "give a corpus, which teaches the skills, or a model that has learnt them in a run: docs/guides/models.md"
+    return Check("skills", "fail" if read < len(asked) / 2 else "warn", finding, remedy)
 
 
 @torch.inference_mode()

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sources import FileCorpus, TaskCorpus
+from selfevo.config.sources import TaskCorpus
 from selfevo.errors import ConfigError
+from selfevo.inputs.annotation import to_be_annotated
 from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.names import META, SFT, round_name
@@ -35,6 +36,7 @@ from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
 _SAMPLES = 3
+PLACEHOLDERS = 20  # prompts that stand for trajectories where there is no D_meta
 # Speed of training and generation as a share of a large matrix product's speed, measured with
 # SmolLM2-135M on two CPU cores (experiments/notebook.md). The estimate only has to tell minutes
 # from hours.
@@ -56,6 +58,12 @@ def preview(config: RunConfig, console: Console) -> None:
         console.print(f"D_meta: {counts}\n", style="yellow" if counts.doubtful else "")
         for fault in filter(None, (doubt(counts, config.corpus), imbalance(counts, config.corpus))):
             console.print(f"{fault}\n", style="red")
+    elif config.corpus is None:
+        console.print(
+            "No corpus: the model has to have the skills already, and only its own r^ is learnt. Its texts are not "
+            "known yet, so token counts are too low.\n",
+            style="yellow",
+        )
     elif splits.unlabelled:
         console.print(
             "D_meta is written during the run; its texts are not known yet, so token counts are too low.\n",
@@ -67,7 +75,8 @@ def preview(config: RunConfig, console: Console) -> None:
             "Training sequences: ", ("in the loss", "green"), ", ", ("not in the loss", "dim"), "; ⏎ ends a line\n"
         )
     )
-    for title, examples in (("meta-skills: f and r^ labelled", skills), ("answering: r^ labelled, beta", answers)):
+    answering = ("answering: r^ labelled, beta", answers) if config.corpus else ("answering: r^ labelled", answers)
+    for title, examples in (("meta-skills: f and r^ labelled", skills), answering)[config.corpus is None :]:
         show(console, title, examples, lambda example: masked(chat, example))
     rows = d_meta[:_SAMPLES]
     for skill in SKILLS:
@@ -83,9 +92,7 @@ def preview(config: RunConfig, console: Console) -> None:
 
 def preview_annotation(config: RunConfig, console: Console) -> None:
     """Prints the number of annotations, their greatest cost, and the first call. Makes no call."""
-    corpus = config.corpus
-    if isinstance(corpus, FileCorpus):
-        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    corpus = to_be_annotated(config)
     splits = draw_splits(config)
     prompts = splits.to_annotate()
     calls = len(prompts) * (2 if isinstance(corpus, TaskCorpus) else 1)
@@ -120,12 +127,13 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
 
 
 def lessons_of(config: RunConfig, splits: Splits) -> list[Refined]:
-    """D_meta. Before it is written: gold answers as responses, or placeholder texts."""
+    """D_meta. Before it is written: gold answers as responses, or placeholder texts; also where there is no corpus."""
     if isinstance(config.corpus, TaskCorpus):
         return solved(load_task(config.corpus.task), splits.labelled, config.wording)
     feedback = f"(the feedback)\n{config.wording.line(Verdict.NOT_QUALIFIED)}"
+    prompts = splits.unlabelled if config.corpus else splits.pool[:PLACEHOLDERS]
     return splits.d_meta or [
-        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in splits.unlabelled
+        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in prompts
     ]
 
 
@@ -193,6 +201,8 @@ def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_m
     lengths = [len(ids) for e in examples for ids, _ in chat.sequences(e.turns, e.weights, e.system)]
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
+    if config.corpus is None:
+        known = 0  # they are placeholders, and nothing is learnt before the rounds
     pool = len(splits.pool) * config.samples_per_prompt
     kept = 0.5 * pool / config.round_count  # not known before the run; half is a guess
     answer = one * 0.3
@@ -214,10 +224,11 @@ def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_m
 def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: int, console: Console) -> None:
     limit = config.trainer.max_length
     cut = sum(length > limit for length in found.lengths)
+    size = f"{trajectories} trajectories, {sum(found.lengths)} tokens, {cut} longer than max_length={limit}"
     table = Table(title="estimate", title_justify="left", show_header=False)
     for name, value in (
         ("parameters", f"{found.parameters / 1e6:.0f} M"),
-        ("D_meta", f"{trajectories} trajectories, {sum(found.lengths)} tokens, {cut} longer than max_length={limit}"),
+        ("D_meta", size if config.corpus else "none"),
         ("pool", f"{pool} prompts in {config.round_count} rounds, policy {config.policy}"),
         ("tokens to train on", f"about {found.training / 1e3:.0f} k"),
         ("tokens to generate and read", f"about {found.generated / 1e3:.0f} k"),

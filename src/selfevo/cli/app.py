@@ -18,6 +18,7 @@ from selfevo.cli.data import app as data_commands
 from selfevo.cli.ending import StoppedError, end
 from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
+from selfevo.cli.sharing import app as sharing_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, RunError
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(data_commands)
 app.add_typer(model_commands)
+app.add_typer(sharing_commands)
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")]
@@ -323,12 +325,23 @@ def _examine(settings: RunConfig) -> None:
 
 
 def _run_and_report(settings: RunConfig) -> None:
+    from selfevo.inputs.continuing import is_complete
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
     from selfevo.report.progress import Live
     from selfevo.rundir.results import load_results
 
     console.print(f"run directory: {settings.output}")
+    was_complete = is_complete(settings)
     folder = run_loop(settings, Live(console))
-    print_results(console, load_results(folder))
+    results = load_results(folder)
+    print_results(console, results)
     console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}")
+    if was_complete:
+        more = (
+            "the gate has stopped it, so it has no more rounds"
+            if results.stopped
+            else f"--set rounds={settings.round_count + 1} goes on with one more round, which needs further prompts: "
+            "docs/guides/resume.md"
+        )
+        console.print(f"this run was finished before, so nothing was left to do; {more}")

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import AblationConfig
-from selfevo.config.sources import PromptsCorpus, TaskCorpus
-from selfevo.errors import DataError
+from selfevo.config.sources import FileCorpus, PromptsCorpus, TaskCorpus
+from selfevo.errors import ConfigError, DataError
 from selfevo.method.names import WARM_UP
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Model, Sampling
@@ -34,6 +35,15 @@ from selfevo.teachers.base import Annotation, Teacher
 FOLDER = "d_meta"
 STAGE = f"{FOLDER}/annotate"
 AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
+
+
+def to_be_annotated(config: RunConfig) -> TaskCorpus | PromptsCorpus:
+    """The corpus that an annotator has to write. Raises ConfigError if there is none."""
+    if config.corpus is None:
+        raise ConfigError("corpus is missing, so there is nothing to annotate; give corpus.task or corpus.prompts")
+    if isinstance(config.corpus, FileCorpus):
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    return config.corpus
 
 
 def annotate(

@@ -20,7 +20,7 @@ from selfevo.inputs.splits import Splits
 from selfevo.method import evolution
 from selfevo.method.evolution import trajectories
 from selfevo.method.filters import Filter
-from selfevo.method.names import BASE, SFT, round_name, round_number
+from selfevo.method.names import round_name, round_number
 from selfevo.method.protocols import Model
 from selfevo.method.records import Judged, from_row
 from selfevo.method.skills import RESPOND
@@ -77,7 +77,7 @@ class Observer:
             outcomes = measure(runner, task, self.splits.evaluation, evaluation.consistency)
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
             self.models.append(summarise_outcomes(model.name, outcomes, seconds))
-        if self._gate and model.name not in (BASE, SFT):
+        if self._gate and (model.name == self.config.first_model or round_number(model.name)):
             self._gate.admit(model.name, self._scores(model))
             if model.name != round_name(self.config.round_count):  # after the last round there is nothing left to stop
                 self.stopped = self._gate.stopped

@@ -55,8 +55,7 @@ def write_card(root: Path, name: str) -> None:
     base = str(config["model"])
     title = line(f"{Path(base).name}, {name}")
     data = ModelCardData(
-        # A local path is not a name on the hub, and is private.
-        base_model=base if _HUB_ID.fullmatch(base) and not exists(from_user(base)) else None,
+        base_model=hub_id(base),
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
@@ -88,6 +87,11 @@ def write_card(root: Path, name: str) -> None:
 
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def hub_id(name: str) -> str | None:
+    """`name` if it is a name on the hub. None for a local path, which is private."""
+    return name if _HUB_ID.fullmatch(name) and not exists(from_user(name)) else None
 
 
 def line(text: str) -> str:

@@ -15,6 +15,11 @@ from selfevo.method.names import BASE, META, SFT
 from selfevo.rundir.results import ModelResults, Results
 from selfevo.statistics import mcnemar_exact
 
+FINISHES = {
+    "length": "cut at max_new_tokens",
+    "overlong": "the conversation does not fit the context",
+    "empty": "the model wrote nothing visible",
+}
 SIGNIFICANT = 0.05
 NONE = "\u2013"
 MINUS = "\u2212"

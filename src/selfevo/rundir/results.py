@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from selfevo.errors import RunError
-from selfevo.method.names import META, SFT, round_number
+from selfevo.method.names import BASE, META, SFT, round_number
 from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import write_atomic
 from selfevo.rundir.fields import Count
@@ -284,12 +284,13 @@ class Results(Stored):
 
     @property
     def comparisons(self) -> list[ModelComparison]:
-        """Of a run with measured rounds: its best model against SFT and the model with meta-skills, and where that one
-        is the best, the last round against it."""
+        """Of a run with measured rounds: its best model against SFT and the model with meta-skills, or else against the
+        base, and where the first of them is the best, the last round against it."""
         best, rounds = self.best, [model for model in self.models if round_number(model.name)]
         if best is None or not rounds:
             return []
-        pairs = [(best, other) for name in (SFT, META) if name != best.name and (other := self.model(name))]
+        references = [name for name in (SFT, META) if self.model(name)] or [BASE]
+        pairs = [(best, other) for name in references if name != best.name and (other := self.model(name))]
         if best not in rounds:
             pairs.append((rounds[-1], best))
         modes: tuple[Mode, ...] = ("direct", "refined")

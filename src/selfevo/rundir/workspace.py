@@ -44,7 +44,7 @@ from selfevo.rundir.atomic_files import (
     write_done,
 )
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ledger import read_events, write_event
+from selfevo.rundir.ledger import finished_rounds, read_events, write_event
 from selfevo.rundir.ownership import note_work
 from selfevo.rundir.stage_file import StageFile
 
@@ -152,10 +152,10 @@ class Workspace:
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:
         write_event(self.root, kind, stage=stage, seconds=seconds, **figures)
 
-    def finish(self) -> None:
-        """Notes that nothing is owed any more."""
-        if not any(event["event"] == "finish" for event in read_events(self.root)):
-            self.event("finish", stage="", seconds=0)
+    def finish(self, rounds: int) -> None:
+        """Notes that nothing is owed any more of so many rounds."""
+        if finished_rounds(self.root) != rounds:
+            self.event("finish", stage="", seconds=0, rounds=rounds)
 
     def seconds(self, stage: str) -> float:
         """Seconds of work on a stage so far, over all the processes that worked on it; "" is the whole run."""

@@ -8,7 +8,6 @@ and their resume, several devices.
 from __future__ import annotations
 
 import gc
-import json
 import math
 import shutil
 import time
@@ -24,7 +23,7 @@ from selfevo.errors import RunError, TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
-from selfevo.models.loading import check_trainable, load_model
+from selfevo.models.loading import check_trainable, load_model, stored_dtype
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
 from selfevo.trainers.adapters import check_targets
 
@@ -110,7 +109,7 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
             raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
     check_there(output)
     # In the dtype of the stored base, so that the model does not get larger.
-    trained.to(_stored_dtype(base)).save_pretrained(output)
+    trained.to(stored_dtype(base)).save_pretrained(output)
     tokenizer.save_pretrained(output)
 
 
@@ -184,9 +183,3 @@ def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:
         target_modules=config.lora.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def _stored_dtype(base: Path) -> torch.dtype:
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
-    return dtype
