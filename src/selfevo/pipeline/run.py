@@ -20,8 +20,8 @@ import yaml
 
 from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import MonitorsConfig
-from selfevo.config.sources import FileCorpus, TaskCorpus
+from selfevo.config.sections import EndpointConfig, EvaluationConfig, MonitorsConfig
+from selfevo.config.sources import FileCorpus, TaskCorpus, TaskGate
 from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken
 from selfevo.inputs.corpus_check import count, doubt, imbalance
@@ -41,6 +41,7 @@ from selfevo.pipeline.build import (
     build_trainer,
     describe_platform,
 )
+from selfevo.pipeline.judging import warn_of_family
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
 from selfevo.report.terminal import complain
@@ -61,6 +62,13 @@ RESUMABLE = (
     *(f"corpus.annotator.{key}" for key in ("api_key_env", "limit_name")),
     *(f"corpus.annotator.{key}" for key in ("response_format", "temperature", "max_new_tokens")),
     *(f"corpus.{key}" for key in ("max_doubtful_share", "max_one_verdict")),
+    # The key of each judgement has what it depends on: the judge, the question and the limit.
+    *(
+        f"{section}.task.options.endpoint.{key}"
+        for section in ("evaluation", "gate")
+        for key in EndpointConfig.model_fields
+        if key not in ("model", "base_url")
+    ),
     *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
 )
 
@@ -84,7 +92,7 @@ def run_loop(
         check_corpus(config, workspace, splits, written)
         d_meta = altered(written, config.ablation, config.seed, config.wording)
         workspace.save_rows("d_meta", d_meta)
-        observer = Observer(config, workspace, splits, filters)
+        observer = Observer(config, workspace, splits, filters, base)
         measured = config.evaluation.models if config.evaluation else ()
         if BASE in measured:
             observer.measure(base)
@@ -165,6 +173,9 @@ def open_run(
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))
+        for section in (config.evaluation, config.gate):
+            if isinstance(section, EvaluationConfig | TaskGate):
+                warn_of_family(section.task, config.model)
         if splits.set_aside:
             complain(f"{splits.set_aside}; each is in {workspace.layout.data('quarantined')}")
         if splits.left_off:
