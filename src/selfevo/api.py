@@ -138,7 +138,7 @@ def evaluate(
     task: str | Mapping[str, Any],
     *,
     path: str | Path | None = None,
-    count: int = 300,
+    count: int | None = None,
     seed: int = 0,
     consistency: int = 1,
     max_new_tokens: int | None = None,
@@ -148,10 +148,11 @@ def evaluate(
     progress: bool | Progress = True,
     engine: Engine | Mapping[str, Any] | None = None,
 ) -> Results:
-    """Measures a model on `count` problems of a task: its direct and its refined answers.
+    """Measures a model on problems of a task: its direct and its refined answers.
 
     `model` is a folder, a hub id, or a run directory (its best model). `task` is a name, as in
-    `selfevo eval --task`, or a section as in a configuration. With `consistency` above 1, that many
+    `selfevo eval --task`, or a section as in a configuration. `count` is the number of problems, by
+    default all of a file, and 300 of any other task. With `consistency` above 1, that many
     samples also vote. Each skill is limited to `max_new_tokens`, by default to the limit of the run
     that made the model. `system` is the system prompt of problems that have none, by default that of
     the same run. `wording` holds the words that the model is asked with, by default those that it

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 class OpenAIEngine:
     """Answers with the model that `config` names, whatever folder is given."""
 
+    keeps_account = True  # its ledger has the tokens of every call, so a stage need not count them again
     batch_size = 1  # each answer is kept when it comes; the endpoint sees to it that many are asked for at once
 
     def __init__(self, config: EndpointConfig, ledger: Ledger | None = None) -> None:

@@ -35,6 +35,8 @@ from selfevo.rundir.layout import Layout
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_checked_task, load_task
 from selfevo.tasks.base import Problem, Task
+from selfevo.tasks.own_files import OwnFile
+from selfevo.tasks.sampling import GENERATED, draw
 
 Row = TypeVar("Row", Prompt, Refined, Problem)
 Read = TypeVar("Read", Prompt, Refined)
@@ -172,11 +174,19 @@ class _Draws:
 
     def evaluation(self) -> list[Problem]:
         evaluation = self.config.evaluation
-        return self._draw(load_checked_task(evaluation.task), evaluation.count, 1) if evaluation else []
+        if evaluation is None:
+            return []
+        return self._draw(load_checked_task(evaluation.task), evaluation.count, 1, "evaluation.count")
 
     def labelled(self) -> list[Problem]:
         corpus = self.config.corpus
-        return self._draw(load_task(corpus.task), corpus.labels, 2) if isinstance(corpus, TaskCorpus) else []
+        if not isinstance(corpus, TaskCorpus):
+            return []
+        task = load_task(corpus.task)
+        problems = self._draw(task, corpus.labels, 2, "corpus.labels")
+        for problem in problems if isinstance(task, OwnFile) else ():
+            task.solution(problem)  # a row that nothing can be learnt from is found before anything is trained
+        return problems
 
     def unlabelled(self) -> list[Prompt]:
         corpus = self.config.corpus
@@ -217,17 +227,27 @@ class _Draws:
         """`count`: the number of problems if the source is a task; default: that of the source, or of one round."""
         if isinstance(source, TaskPrompts):
             task = load_checked_task(source.task)
-            problems = self._draw(task, count or source.count or PROMPTS_PER_ROUND, stream)
+            wanted = count or source.count or PROMPTS_PER_ROUND
+            given, most = (wanted, None) if source.count else (None, wanted)
+            problems = self._draw(task, given, stream, "prompts.count", wanted, most)
             self.pool_answers |= {p.prompt.id: p for p in problems}
             self.pool_tasks |= dict.fromkeys((p.prompt.id for p in problems), task)
             return [p.prompt for p in problems]
         if source is None:
             return []  # the model writes its prompts
-        return self._prompts(source, "prompts.column=...")[: source.count]
+        prompts = self._prompts(source, "prompts.column=...")
+        if source.count and len(prompts) < source.count:
+            raise DataError(
+                f"prompts.count is {source.count}, and {source.path} has {len(prompts)} prompts; lower it, or leave it "
+                "out to take all"
+            )
+        return prompts[: source.count]
 
     def dev(self) -> list[Problem]:
         gate = self.config.gate
-        return self._draw(load_checked_task(gate.task), gate.count, 900) if isinstance(gate, TaskGate) else []
+        if not isinstance(gate, TaskGate):
+            return []
+        return self._draw(load_checked_task(gate.task), gate.count, 900, "gate.count", 200, 200)
 
     def dev_prompts(self) -> list[Prompt]:
         gate = self.config.gate
@@ -252,17 +272,27 @@ class _Draws:
 
     def audit(self) -> list[Problem]:
         audit = self.config.audit
-        return self._draw(load_checked_task(audit.task), audit.count, 901) if audit else []
+        if audit is None:
+            return []
+        return self._draw(load_checked_task(audit.task), audit.count, 901, "audit.count", 100, 100)
 
     def further_labels(self, labelled: Sequence[Problem]) -> list[Problem]:
         """Drawn last, so that a baseline with more labels does not change the other splits."""
         corpus, wanted = self.config.corpus, self.config.ablation.sft_labels
         if wanted is None or not isinstance(corpus, TaskCorpus):
             return []
-        return self._draw(load_task(corpus.task), wanted - len(labelled), 902)
+        return self._draw(load_task(corpus.task), wanted - len(labelled), 902, "ablation.sft_labels")
 
-    def _draw(self, task: Task, count: int, stream: int) -> list[Problem]:
-        problems = task.problems(count, 1000 * self.config.seed + stream, self._taken)
+    def _draw(
+        self,
+        task: Task,
+        count: int | None,
+        stream: int,
+        setting: str,
+        default: int = GENERATED,
+        most: int | None = None,
+    ) -> list[Problem]:
+        problems = draw(task, count, 1000 * self.config.seed + stream, self._taken, setting, default, most)
         self._taken |= {problem.prompt.id for problem in problems}
         return [problem.under(self.config.system) for problem in problems]
 

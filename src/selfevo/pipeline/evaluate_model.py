@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -10,10 +11,13 @@ import yaml
 from selfevo.config.own_parts import part_files
 from selfevo.config.sections import MeasureConfig
 from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
+from selfevo.evaluation.judge import Judge
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system, thinking_of
+from selfevo.pipeline.judging import Grading, warn_of_unread
+from selfevo.report.terminal import complain
 from selfevo.rundir.atomic_files import hash_model
 from selfevo.rundir.inspect import prompts_seen, wording_of
 from selfevo.rundir.ledger import Ledger
@@ -21,6 +25,8 @@ from selfevo.rundir.ownership import claim, locked
 from selfevo.rundir.results import Results, write_results
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_checked_task
+from selfevo.tasks.base import FiniteTask
+from selfevo.tasks.sampling import draw
 
 
 def evaluate_model(
@@ -46,7 +52,9 @@ def evaluate_model(
         seen = prompts_seen(folder)
     task = load_checked_task(config.task)
     system = run_system(subject.path) if config.system is None else config.system
-    problems = [each.under(system) for each in task.problems(config.count, 1000 * config.seed + 1, seen)]
+    problems = [each.under(system) for each in draw(task, config.count, 1000 * config.seed + 1, seen, "count")]
+    if isinstance(task, FiniteTask) and config.count is None and len(problems) < (known := task.available(frozenset())):
+        complain(f"{known - len(problems)} of {known} problems are left out: the run of {model} has learnt from them")
     sampling = build_sampling(subject.path, config.max_new_tokens)
     wording = config.wording or wording_of(subject.path)
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,16 +85,21 @@ def evaluate_model(
                 thinking=thinking_of(subject.path),
             )
             runner = workspace.runner("evaluate", subject)
-            outcomes = measure(runner, task, problems, config.consistency)
+            grading = Grading(config.task, problems, workspace, None, replace(subject, name=subject.path.name))
+            grader = grading.of(runner.name)
+            outcomes = measure(runner, grader, problems, config.consistency)
             seconds = workspace.seconds("")
+            compared = grader.compared if isinstance(grader, Judge) else {}
             results = Results(
                 task=config.task.name,
                 seed=config.seed,
                 policy=None,
-                models=(summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes)),),
+                judge=grading.results(),
+                models=(summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes), compared),),
                 groups=group(problems),
                 seconds=round(seconds, 1),
             )
+            warn_of_unread(results.models[0])
             write_results(root, results)
     return results
 

@@ -20,8 +20,8 @@ import yaml
 
 from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import MonitorsConfig
-from selfevo.config.sources import PromptsCorpus, TaskCorpus
+from selfevo.config.sections import EndpointConfig, EvaluationConfig, MonitorsConfig
+from selfevo.config.sources import PromptsCorpus, TaskCorpus, TaskGate
 from selfevo.errors import DataError
 from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken, to_be_annotated
 from selfevo.inputs.continuing import amendment
@@ -43,6 +43,7 @@ from selfevo.pipeline.build import (
     build_trainer,
     describe_platform,
 )
+from selfevo.pipeline.judging import warn_of_family
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
 from selfevo.report.terminal import complain
@@ -64,6 +65,13 @@ RESUMABLE = (
     *(f"corpus.annotator.{key}" for key in ("api_key_env", "limit_name")),
     *(f"corpus.annotator.{key}" for key in ("response_format", "temperature", "max_new_tokens")),
     *(f"corpus.{key}" for key in ("max_doubtful_share", "max_one_verdict")),
+    # The key of each judgement has what it depends on: the judge, the question and the limit.
+    *(
+        f"{section}.task.options.endpoint.{key}"
+        for section in ("evaluation", "gate")
+        for key in EndpointConfig.model_fields
+        if key not in ("model", "base_url")
+    ),
     *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
 )
 
@@ -89,7 +97,7 @@ def run_loop(
             check_corpus(config, workspace, splits, written)
             d_meta = altered(written, config.ablation, config.seed, config.wording)
             workspace.save_rows("d_meta", d_meta)
-        observer = Observer(config, workspace, splits, filters)
+        observer = Observer(config, workspace, splits, filters, base)
         measured = config.evaluation.models if config.evaluation else ()
         if BASE in measured and config.first_model != BASE:
             observer.measure(base)
@@ -186,6 +194,9 @@ def open_run(
         base = Model(BASE, base_path, hash_model(base_path))
         if course.changed:
             complain(what_goes_on(config, splits))
+        for section in (config.evaluation, config.gate):
+            if isinstance(section, EvaluationConfig | TaskGate):
+                warn_of_family(section.task, config.model)
         if splits.set_aside:
             several = "*" * bool(course.past)
             complain(f"{splits.set_aside}; each is in {workspace.layout.data(f'quarantined{several}')}")

@@ -21,11 +21,12 @@ def print_results(console: Console, results: Results) -> None:
     """Prints all results of a run as tables."""
     _print_models(console, results)
     _print_groups(console, results)
+    _print_judged(console, results)
     _print_rounds(console, results)
     for c in results.comparisons:
         console.print(
             f"{c.a} against {c.b}, {c.mode}: {difference(c)}, {c.gained} gained, {c.lost} lost, "
-            f"McNemar exact p = {c.p_value:.2g}",
+            f"{'sign-flip' if results.judge else 'McNemar exact'} p = {c.p_value:.2g}",
         )
     if results.gate:
         for r in results.gate.rounds:
@@ -66,13 +67,30 @@ def _print_models(console: Console, results: Results) -> None:
     console.print(table)
 
 
+def _print_judged(console: Console, results: Results) -> None:
+    """Wins, ties and losses, where a judge compares; the tables before it then hold win rates."""
+    if results.judge is None:
+        return
+    title = f"answers against {results.judge.reference}, judged by {results.judge.name}; a tie is half a win"
+    table = Table(title=title, title_justify="left")
+    for name in ("model", "answers", "win rate", "wins", "ties", "losses", "unread", "sign test p", "equal length"):
+        table.add_column(name, justify="left" if name in ("model", "answers") else "right")
+    for model in results.models:
+        for mode, compared in model.compared.items():
+            wins, rate = model.wins(mode), model.rate(mode)
+            counts = map(str, (wins.wins, wins.ties, wins.losses, wins.unread))
+            shown = percent(rate.accuracy if rate else None)
+            table.add_row(model.name, mode, shown, *counts, f"{wins.p_value:.2g}", percent(compared.length_controlled))
+    console.print(table)
+
+
 def _print_groups(console: Console, results: Results) -> None:
     titles: dict[Split, str] = {"kind": "kind of problem", "difficulty": "difficulty"}
     for by, title in titles.items():
         names = list(results.groups.get(by, {}))
         if len(names) < 2 or not results.models:
             continue
-        split = Table(title=f"direct accuracy by {title}", title_justify="left")
+        split = Table(title=f"direct {'win rate' if results.judge else 'accuracy'} by {title}", title_justify="left")
         split.add_column("model")
         for name in names:
             split.add_column(name, justify="right")

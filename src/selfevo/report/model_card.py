@@ -128,8 +128,8 @@ def _eval_results(task: str, measured: ModelResults) -> list[EvalResult]:
             task_type="text-generation",
             dataset_type=task,
             dataset_name=f"held-out problems of {task}",
-            metric_type="accuracy",
-            metric_name=f"accuracy, {ANSWERS[mode]}",
+            metric_type=_metric(measured).replace(" ", "_"),
+            metric_name=f"{_metric(measured)}, {ANSWERS[mode]}",
             metric_value=round(rate.accuracy, 4),
         )
         for mode in MODES
@@ -144,11 +144,15 @@ def _wording(wording: Wording) -> str:
     return "\n".join([*lines, f"- last line of a feedback: {' or '.join(map(literal, verdicts))}"])
 
 
+def _metric(measured: ModelResults) -> str:
+    return "win rate" if measured.compared else "accuracy"
+
+
 def _results(task: str, measured: ModelResults) -> str:
     lines = [
         f"Held-out problems of {literal(task)}, greedy (votes: sampled), 95 % Wilson intervals:",
         "",
-        "| | accuracy |",
+        f"| | {_metric(measured)} |",
         "|---|---|",
     ]
     for mode in MODES:

@@ -307,13 +307,14 @@ class StageRunner:
             tokens = sum(generation.new_tokens for generation in answers)
             rate = f"{tokens / max(seconds, 1e-9):.0f} tokens/s"
             yield {key: asdict(generation) for key, generation in zip(owed, answers, strict=True)}, rate
+            figures = {"prompt_tokens": sum(each.prompt_tokens for each in answers), "new_tokens": tokens}
+            accounted = getattr(self.workspace.engine, "keeps_account", False)
             self.workspace.event(
-                "generate",
+                "rows" if accounted else "generate",
                 stage=f"{self.name}/{skill.name}",
                 seconds=seconds,
                 rows=len(owed),
-                prompt_tokens=sum(generation.prompt_tokens for generation in answers),
-                new_tokens=tokens,
+                **({} if accounted else figures),
             )
             started = time.monotonic()
 
