@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from selfevo.method.answer_extraction import DECLARATION, MAX_CHARACTERS, boxed
-from selfevo.method.normal_form import plain_characters, without_thinking
+from selfevo.method.normal_form import plain_characters
+from selfevo.method.thinking import without_thinking
 
 _QUOTES = str.maketrans("“”„«»‘’‚", '"""""\'\'\'')
 _PAIRS = ("***", "**", "*", "___", "__", "_", "```", "`", "$", '"', "'")
