@@ -227,8 +227,9 @@ class _Draws:
         """`count`: the number of problems if the source is a task; default: that of the source, or of one round."""
         if isinstance(source, TaskPrompts):
             task = load_checked_task(source.task)
-            most = count or source.count or PROMPTS_PER_ROUND
-            problems = self._draw(task, most if source.count else None, stream, "prompts.count", most, most)
+            wanted = count or source.count or PROMPTS_PER_ROUND
+            given, most = (wanted, None) if source.count else (None, wanted)
+            problems = self._draw(task, given, stream, "prompts.count", wanted, most)
             self.pool_answers |= {p.prompt.id: p for p in problems}
             self.pool_tasks |= dict.fromkeys((p.prompt.id for p in problems), task)
             return [p.prompt for p in problems]
