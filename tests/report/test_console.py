@@ -8,7 +8,7 @@ from rich.console import Console
 
 from run_directory import model, results, watched
 from selfevo.report.console import print_extractors, print_results
-from selfevo.rundir.results import Extractors, GateResults, GateRound, ModelComparison, Results
+from selfevo.rundir.results import Alarm, Extractors, GateResults, GateRound, ModelComparison, Results
 
 
 def printed(found: Results) -> str:
@@ -38,12 +38,12 @@ def test_alarms_the_gate_and_why_a_run_stopped_are_printed() -> None:
     gate = GateResults(
         alpha=0.05, patience=1, best="meta", rounds=(GateRound(**compared.model_dump(), promoted=False),)
     )
-    alarmed = watched("round-1").model_copy(update={"alarms": ("entropy 0.0, below 0.05",), "audit": None})
-    found = results(model("meta", 160), rounds=[alarmed])
-    shown = printed(found.model_copy(update={"gate": gate, "stopped": "no gain"}))
-    assert "round-1: entropy 0.0, below 0.05" in shown
+    alarm = Alarm(kind="monitor", place="round-1", finding="entropy 0.0, below 0.05", remedy="lower the rate")
+    found = results(model("meta", 160), rounds=[watched("round-1").model_copy(update={"audit": None})])
+    shown = printed(found.model_copy(update={"gate": gate, "stopped": "no gain", "alarms": (alarm,)}))
     assert "gate, round-1 against meta, direct: +33.3 points" in shown and "p = 1: not promoted" in shown
-    assert shown.endswith("gate: the best model is meta stopped: no gain")
+    assert "gate: the best model is meta stopped: no gain" in shown
+    assert shown.endswith("alarm: round-1: entropy 0.0, below 0.05; lower the rate")
 
 
 def test_ways_to_read_numbers_are_compared() -> None:

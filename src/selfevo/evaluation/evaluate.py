@@ -6,12 +6,14 @@ empty) counts as wrong: every figure is over all problems.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from selfevo.method.answer_extraction import answer_key, declared_answer, last_number, read_number
 from selfevo.method.inference import Draft, answer, criticise, elect
 from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.protocols import Finish
 from selfevo.method.records import Judged, Prompt
 from selfevo.method.skills import RESPOND
 from selfevo.rundir.results import Audit, Extractors, Mode, ModelResults, Split, Verdicts, to_bits
@@ -31,6 +33,7 @@ class Outcome:
     verdict: Verdict
     right: bool
     right_refined: bool
+    finish: Finish = "stop"  # of the response
     right_voted: bool | None = None  # the vote of several samples, if asked for
     right_both: bool | None = None  # the vote of the refined samples
 
@@ -75,6 +78,7 @@ def _outcome(task: Task, problem: Problem, drafts: Sequence[Draft]) -> Outcome:
         first.verdict,
         _is_right(task, problem, first),
         _is_right(task, problem, last),
+        first.generation.finish,
     )
 
 
@@ -101,6 +105,7 @@ def summarise_outcomes(
         name=name,
         answers={mode: to_bits(right) for mode, right in answers.items() if right or mode in ("direct", "refined")},
         verdicts=verdicts,
+        incomplete=dict(sorted(Counter(o.finish for o in outcomes if o.finish != "stop").items())),
         extractors=extractors,
         seconds=round(seconds, 1),
     )

@@ -6,6 +6,7 @@ decision to stop.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import PromptsGate
 from selfevo.errors import RunError
+from selfevo.evaluation.alarms import of_annotation, of_evaluation, of_round, of_training
 from selfevo.evaluation.evaluate import audit, group, measure, self_agreement, summarise_outcomes
 from selfevo.evaluation.gate import Gate
 from selfevo.evaluation.monitors import alarms, round_figures
+from selfevo.inputs.annotation import unannotated
 from selfevo.inputs.splits import Splits
 from selfevo.method import evolution
 from selfevo.method.evolution import trajectories
@@ -28,9 +31,19 @@ from selfevo.pipeline.gold_filter import GoldWorkspace, KnownAnswers
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.terminal import complain
-from selfevo.rundir.atomic_files import read_counts, read_rows
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_counts, read_marker, read_rows
+from selfevo.rundir.inspect import lost_rows
 from selfevo.rundir.layout import done
-from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, read_results, write_results
+from selfevo.rundir.results import (
+    Alarm,
+    Audit,
+    ModelResults,
+    Results,
+    RoundResults,
+    RowCounts,
+    read_results,
+    write_results,
+)
 from selfevo.rundir.workspace import StageRunner, Workspace
 from selfevo.tasks import load_checked_task
 from selfevo.tasks.base import Problem
@@ -47,6 +60,7 @@ class Observer:
     stopped: str = ""
     models: list[ModelResults] = field(default_factory=list)
     rounds: dict[str, RoundResults] = field(default_factory=dict)
+    alarms: list[Alarm] = field(default_factory=list)
     _gate: Gate | None = None
     evolving: evolution.Workspace = field(init=False)  # runs the rounds and the audit
     _latest: Model | None = None
@@ -58,6 +72,7 @@ class Observer:
         self._gate = Gate(self.config.gate) if self.config.gate else None
         with suppress(RunError):  # a damaged file is written anew
             self._before = read_results(self.workspace.root)
+        self._alarm(*of_annotation(*unannotated(self.workspace.layout, self.config.corpus)))
         self._audited = {problem.prompt.id: problem for problem in self.splits.audit}
         self._answers = KnownAnswers.of(self.config, self.splits)
         gold = self.config.ablation.gold_filter
@@ -70,13 +85,19 @@ class Observer:
 
     def measure(self, model: Model) -> bool:
         """Measures a model. False if the gate stops the run."""
+        if model.path.parent == self.workspace.layout.models:
+            figures = read_marker(model.path / MODEL_MARKER).get("figures", {})
+            self._alarm(*of_training(model.name, figures, self.config.trainer.max_length))
         evaluation = self.config.evaluation
         wanted = "rounds" if round_number(model.name) else model.name
         if evaluation and wanted in evaluation.models:
             task, runner = load_checked_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
             outcomes = measure(runner, task, self.splits.evaluation, evaluation.consistency)
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
-            self.models.append(summarise_outcomes(model.name, outcomes, seconds))
+            measured = summarise_outcomes(model.name, outcomes, seconds)
+            self.models.append(measured)
+            limit = f"skills.respond.max_new_tokens={self.config.skills.respond.max_new_tokens}"
+            self._alarm(*of_evaluation(measured, limit))
         if self._gate and model.name not in (BASE, SFT):
             self._gate.admit(model.name, self._scores(model))
             if model.name != round_name(self.config.round_count):  # after the last round there is nothing left to stop
@@ -92,19 +113,22 @@ class Observer:
         monitors = self.config.monitors
         layout = self.workspace.layout
         figures = round_figures(layout.stages / name)
-        found = alarms(figures, monitors)
+        found = alarms(name, figures, monitors)
         start = read_counts(done(layout.stage(name, RESPOND.name)))["in"]
         judged = read_counts(done(layout.filtered(name)))
         rows = RowCounts(kept=judged["kept"], rejected=judged["rejected"], quarantined=start - judged["in"])
-        self.rounds[name] = RoundResults(
-            name=name, rows=rows, monitors=figures, alarms=tuple(found), audit=self._audit(name)
-        )
-        for alarm in found:
-            complain(f"{name}: {alarm}")
+        self.rounds[name] = RoundResults(name=name, rows=rows, monitors=figures, audit=self._audit(name))
+        self._alarm(*found, *of_round(name, rows, lost_rows(layout.stages / name) if not rows.kept else Counter()))
         if found and monitors.on_alarm == "stop":
-            self.stopped = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)"
+            findings = "; ".join(alarm.finding for alarm in found)
+            self.stopped = f"{name}: {findings} (monitors.on_alarm is stop)"
         self._update()
         return not self.stopped
+
+    def _alarm(self, *found: Alarm) -> None:
+        self.alarms += found
+        for alarm in found:
+            complain(str(alarm))
 
     def _update(self) -> None:
         """Writes, unless a resume has not yet come again to where the run was: the file knows more."""
@@ -126,6 +150,7 @@ class Observer:
             rounds=tuple(self.rounds.values()),
             bounds=self.config.monitors.bounds(),
             gate=self._gate.results() if self._gate else None,
+            alarms=tuple(self.alarms),
             stopped=self.stopped or None,
             seconds=round(self.workspace.seconds(""), 1),
         )

@@ -36,6 +36,8 @@ def print_results(console: Console, results: Results) -> None:
         console.print(f"gate: the best model is {results.gate.best or 'not known yet'}")
     if results.stopped:
         console.print(f"stopped: {results.stopped}", style="yellow")
+    for alarm in results.alarms:
+        console.print(f"alarm: {alarm}", style="yellow")
 
 
 def _print_models(console: Console, results: Results) -> None:
@@ -97,9 +99,6 @@ def _print_rounds(console: Console, results: Results) -> None:
             cells += [percent(audit.precision), percent(audit.recall)]
         table.add_row(each.name, *cells)
     console.print(table)
-    for each in results.rounds:
-        for alarm in each.alarms:
-            console.print(f"{each.name}: {alarm}", style="yellow")
 
 
 def print_extractors(console: Console, model: ModelResults) -> None:

@@ -315,10 +315,20 @@ def _stages(root: Path) -> Iterator[Entry]:
         for row in _rows(path, path.with_suffix(".growing.jsonl"), path):
             count += 1
             waiting.discard(row.get("key"))
-            if row.get("status") == "quarantined" or row.get("kept") is False:
-                lost[str(row.get("reason"))] += 1
+            lost.update(_lost(row))
         status = "done" if finished else "begun"
         yield Entry(f"{path.parent.name}/{path.stem}", status, count + len(waiting), count - lost.total(), lost)
+
+
+def _lost(row: dict[str, Any]) -> list[str]:
+    """The reason why a row went no further; none if it did."""
+    return [str(row.get("reason"))] if row.get("status") == "quarantined" or row.get("kept") is False else []
+
+
+def lost_rows(*stages: Path) -> Counter[str]:
+    """The rows that these files, or the files in these folders, quarantined or rejected, by reason."""
+    files = [path for stage in stages for path in (sorted(stage.glob("[!.]*.jsonl")) if stage.is_dir() else [stage])]
+    return Counter(reason for path in files if path.is_file() for row in read_rows(path) for reason in _lost(row))
 
 
 def _rows(*paths: Path) -> Iterator[dict[str, Any]]:
