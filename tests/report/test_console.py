@@ -8,7 +8,7 @@ from rich.console import Console
 
 from run_directory import model, results, watched
 from selfevo.report.console import print_extractors, print_results
-from selfevo.rundir.results import Alarm, Extractors, GateResults, GateRound, ModelComparison, Results
+from selfevo.rundir.results import Extractors, GateResults, GateRound, ModelComparison, Results
 
 
 def printed(found: Results) -> str:
@@ -33,17 +33,15 @@ def test_models_rounds_groups_and_tests_are_printed() -> None:
     assert "gate" not in shown and "stopped" not in shown
 
 
-def test_alarms_the_gate_and_why_a_run_stopped_are_printed() -> None:
+def test_the_gate_and_why_a_run_stopped_are_printed() -> None:
     compared = ModelComparison.of("round-1", [1.0, 1.0, 0.0], "meta", [1.0, 0.0, 0.0], "direct")
     gate = GateResults(
         alpha=0.05, patience=1, best="meta", rounds=(GateRound(**compared.model_dump(), promoted=False),)
     )
-    alarm = Alarm(kind="monitor", place="round-1", finding="entropy 0.0, below 0.05", remedy="lower the rate")
     found = results(model("meta", 160), rounds=[watched("round-1").model_copy(update={"audit": None})])
-    shown = printed(found.model_copy(update={"gate": gate, "stopped": "no gain", "alarms": (alarm,)}))
+    shown = printed(found.model_copy(update={"gate": gate, "stopped": "no gain"}))
     assert "gate, round-1 against meta, direct: +33.3 points" in shown and "p = 1: not promoted" in shown
-    assert "gate: the best model is meta stopped: no gain" in shown
-    assert shown.endswith("alarm: round-1: entropy 0.0, below 0.05; lower the rate")
+    assert shown.endswith("gate: the best model is meta stopped: no gain")
 
 
 def test_ways_to_read_numbers_are_compared() -> None:

@@ -22,6 +22,12 @@ REASONS = {
 }
 
 
+def why(reason: str, limit: str) -> str:
+    """Why a text is not whole, and what to do about it. `limit`: the name of its token limit, and its value."""
+    said, remedy = REASONS[reason]
+    return f"{said}; {remedy.format(limit=limit)}"
+
+
 def of_round(name: str, rows: RowCounts, reasons: Counter[str]) -> list[Alarm]:
     """An alarm if the round kept no row. `reasons`: why the rows stopped."""
     if rows.kept:

@@ -9,9 +9,11 @@ import yaml
 
 from selfevo.config.own_parts import part_files
 from selfevo.config.sections import MeasureConfig
+from selfevo.evaluation.alarms import of_evaluation
 from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
+from selfevo.method.skills import RESPOND
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system
 from selfevo.rundir.atomic_files import hash_model
@@ -75,12 +77,14 @@ def evaluate_model(
             runner = workspace.runner("evaluate", subject)
             outcomes = measure(runner, task, problems, config.consistency)
             seconds = workspace.seconds("")
+            measured = summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes))
             results = Results(
                 task=config.task.name,
                 seed=config.seed,
                 policy=None,
-                models=(summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes)),),
+                models=(measured,),
                 groups=group(problems),
+                alarms=tuple(of_evaluation(measured, f"max_new_tokens={sampling[RESPOND.name].max_new_tokens}")),
                 seconds=round(seconds, 1),
             )
             write_results(root, results)

@@ -111,7 +111,7 @@ class ModelResults(Stored):
         "the vote of several samples, without and with refinement"
     )
     verdicts: Verdicts = Field(description="its verdicts on its own direct answers")
-    incomplete: dict[str, NonNegativeInt] = Field(
+    incomplete: dict[str, Count] = Field(
         {},
         description="first answers that are incomplete and so count as wrong, by reason. length: cut at "
         "max_new_tokens; overlong: the prompt does not fit the context; empty: no text; failed: no reply of the server",
