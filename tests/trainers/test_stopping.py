@@ -20,7 +20,7 @@ from test_checkpoints import SHORT, Killing
 from selfevo.trainers.stopping import Stopping
 from trainings import state, train
 
-SLOW = {"per_device_train_batch_size": 1, "lr_scheduler_type": "linear"}
+SLOW: dict[str, Any] = {"per_device_train_batch_size": 1, "lr_scheduler_type": "linear"}
 
 
 class Signalling(Killing):

@@ -65,15 +65,13 @@ def preview(config: RunConfig, console: Console) -> None:
     for title, examples in (("meta-skills: f and r^ labelled", skills), ("answering: r^ labelled, beta", answers)):
         show(console, title, examples, lambda example: masked(chat, example))
     for skill in SKILLS:
-        of_pool = skill is RESPOND and splits.pool
+        of_pool = skill is RESPOND
         show(
             console,
             f"asked: {skill.name}, {'the first prompts of the pool' if of_pool else 'on rows of D_meta'}",
             splits.pool if of_pool else d_meta,
             lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row), row.system))),
         )
-    if not splits.pool:
-        console.print("There is no pool: the model writes the prompts of the rounds itself.\n", style="yellow")
     found = estimate(config, count_parameters(skeleton(folder)), chat, splits, d_meta)
     print_estimate(config, found, len(d_meta), len(splits.pool), console)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Protocol, get_args
 
 from rich.console import Console
 from rich.text import Text
 
 from selfevo.evaluation.lm_eval_harness import HarnessScores
 from selfevo.evaluation.pairwise import WinRates
-from selfevo.report.documents import Checked
 from selfevo.report.tables import print_table
 from selfevo.report.terminal import printable
 from selfevo.rundir.ablation import Ablation, Answered, Voted
@@ -173,7 +172,22 @@ def print_ablation(console: Console, found: Ablation) -> None:
     print_table(console, ("model", *columns, "verdict precision", "kept", "time"), rows, title)
 
 
-def print_check(console: Console, check: Checked) -> None:
+class Check(Protocol):
+    """One check of doctor.py."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def finding(self) -> str: ...
+    @property
+    def remedy(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+def print_check(console: Console, check: Check) -> None:
     """Prints one check of `doctor`, with the time if it took some."""
     style = {"pass": "green", "warn": "yellow", "fail": "red"}[check.status]
     took = f"  {check.seconds:.1f} s" if check.seconds >= 0.1 else ""

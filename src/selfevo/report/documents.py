@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import Literal, Protocol
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from selfevo.evaluation.lm_eval_harness import HarnessScores
 from selfevo.rundir.fields import Count
 from selfevo.rundir.inspect import Entry, Summary
 from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, Stored
+
+Document = TypeVar("Document", bound=Stored)
 
 # What a terminal obeys, or what cannot be written in UTF-8, and JSON does not escape by itself.
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -59,13 +60,13 @@ class HarnessDocument(Stored):
 
     @classmethod
     def of(cls, figures: Mapping[str, HarnessScores]) -> HarnessDocument:
-        return cls(tasks={name: HarnessTask.model_validate(asdict(found)) for name, found in figures.items()})
+        return cls(tasks={name: _filled(HarnessTask, found) for name, found in figures.items()})
 
 
 class RunSummary(Stored):
     """A run in one line."""
 
-    root: str = Field(description="path of the run directory")
+    root: Annotated[str, BeforeValidator(str)] = Field(description="path of the run directory")
     status: Literal["running", "finished", "stopped"] = Field(description="stopped: the same command goes on")
     model: str = Field(description="the base model")
     seed: int = Field(description="seed of the run")
@@ -76,7 +77,7 @@ class RunSummary(Stored):
 
     @classmethod
     def of(cls, found: Summary) -> RunSummary:
-        return cls.model_validate({**asdict(found), "root": str(found.root)})
+        return _filled(cls, found)
 
 
 class RunsDocument(Stored):
@@ -109,7 +110,7 @@ class ShowDocument(Stored):
 
     @classmethod
     def of(cls, run: Summary, stages: Iterable[Entry]) -> ShowDocument:
-        return cls(run=RunSummary.of(run), stages=tuple(StageSummary.model_validate(asdict(each)) for each in stages))
+        return cls(run=RunSummary.of(run), stages=tuple(_filled(StageSummary, each) for each in stages))
 
 
 class VerifyDocument(Stored):
@@ -129,30 +130,14 @@ class CheckResult(Stored):
     seconds: float = Field(description="how long the check took")
 
 
-class Checked(Protocol):
-    """One check of doctor.py."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def status(self) -> Literal["pass", "warn", "fail"]: ...
-    @property
-    def finding(self) -> str: ...
-    @property
-    def remedy(self) -> str: ...
-    @property
-    def seconds(self) -> float: ...
-
-
 class DoctorDocument(Stored):
     """Of `doctor`. If a check failed the exit code is 2."""
 
     checks: tuple[CheckResult, ...] = Field(description="in the order in which they were made")
 
     @classmethod
-    def of(cls, checks: Iterable[Checked]) -> DoctorDocument:
-        names = tuple(CheckResult.model_fields)
-        return cls(checks=tuple(CheckResult(**{name: getattr(each, name) for name in names}) for each in checks))
+    def of(cls, checks: Iterable[object]) -> DoctorDocument:
+        return cls(checks=tuple(_filled(CheckResult, each) for each in checks))
 
 
 def print_document(document: Stored) -> None:
@@ -165,6 +150,11 @@ def print_document(document: Stored) -> None:
 def escaped(text: str) -> str:
     """JSON with what a terminal obeys, or UTF-8 cannot hold, as \\u escapes."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _filled(kind: type[Document], source: object) -> Document:
+    """`kind` with the values that `source` has under the same names."""
+    return kind.model_validate({name: getattr(source, name) for name in kind.model_fields})
 
 
 def _accuracies(model: ModelResults) -> dict[Mode, Accuracy]:

@@ -46,9 +46,12 @@ def print_table(
     for number, block in enumerate(_blocks(made, console.width)):
         table = Table(title=title if not number else None, title_justify="left")
         for column in block:
-            overflow = "fold" if column.is_text else "ellipsis"
-            justify = "left" if column.is_text else "right"
-            table.add_column(column.header, justify=justify, no_wrap=not column.is_text, overflow=overflow)
+            table.add_column(
+                column.header,
+                justify="left" if column.is_text else "right",
+                no_wrap=not column.is_text,
+                overflow="fold" if column.is_text else "ellipsis",
+            )
         for cells in zip(*(column.cells for column in block), strict=True):
             table.add_row(*cells)
         console.print(table)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from selfevo.errors import RunError
 from selfevo.method.names import META, round_number
 from selfevo.method.records import Prompt
+from selfevo.method.skills import SKILLS
 from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
     added_files,
@@ -31,6 +33,7 @@ from selfevo.rundir.ledger import read_events
 from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
 
+_ORDER = (*(skill.name for skill in SKILLS), "annotate", "filter")
 _UNFINISHED = ("partial.jsonl", "growing.jsonl")  # what the file of a stage is called before
 
 
@@ -114,14 +117,32 @@ def entries(root: Path) -> list[Entry]:
         if event["event"] == "train":
             entry.rows = entry.out = int(event.get("sequences", 0))
         order.append(event["stage"])
-    place = {name: i for i, name in reversed(list(enumerate(order)))}
-    for name in found:  # a filter leaves no event: it comes right after the stages whose rows it filters
-        if name.endswith("/filter"):
-            place[name] = max((i for other, i in place.items() if other.startswith(name[:-6])), default=-1)
-    return sorted(
-        (entry for entry in found.values() if entry.name),
-        key=lambda entry: (place.get(entry.name, len(order)), entry.name.endswith("/filter")),
-    )
+    place = {name: (float(i), 0) for i, name in reversed(list(enumerate(order)))}
+    for name in sorted(found.keys() - place.keys(), key=lambda name: (_round(name), _rank(name), name)):
+        place[name] = _place(name, place)
+    return sorted((entry for entry in found.values() if entry.name), key=lambda entry: place[entry.name])
+
+
+def _place(name: str, place: Mapping[str, tuple[float, int]]) -> tuple[float, int]:
+    """Where a stage without events belongs: a filter, one that had no rows, or one that another run has made."""
+    folder = name.partition("/")[0]
+    before = [each for other, each in place.items() if other.startswith(f"{folder}/") and _rank(other) < _rank(name)]
+    if before:
+        return max(before)[0], _rank(name)
+    after = [each for other, each in place.items() if _round(other) > _round(name)]
+    return (min(after)[0] - 0.5 if after else float(len(place))), _rank(name)
+
+
+def _rank(name: str) -> int:
+    """The order of the stages in one folder."""
+    skill = name.rpartition("/")[2]
+    return _ORDER.index(skill) if skill in _ORDER else len(_ORDER)
+
+
+def _round(name: str) -> int:
+    """The number of the round that a stage or a training belongs to; 0 before the rounds."""
+    match = re.search(r"(?:round|self-instruct)-(\d+)", name)
+    return int(match[1]) if match else 0
 
 
 def costs(root: Path) -> dict[str, dict[str, float]]:
