@@ -37,7 +37,7 @@ def test_a_round_that_keeps_nothing_is_an_alarm(selfevo: Selfevo, scripted: Scri
     assert code == 7
     assert "0 of 3" in out
     *_, first, second = err.splitlines()
-    assert first.startswith("selfevo: alarm: round-1: it kept none of its 3 rows (3 verdict not qualified), so no ")
+    assert first.startswith("selfevo: alarm: round-1: it kept none of its 3 rows (filter: 3 verdict not qual")
     assert second.startswith("selfevo: alarm: round-2: it kept none") and "choose another filter" in second
     assert [(alarm.kind, alarm.place) for alarm in load_results(tmp_path / "out").alarms] == [
         ("empty round", "round-1"),
@@ -54,8 +54,9 @@ def test_rows_that_were_cut_are_an_alarm_with_the_limit(
     scripted.answer = lambda model, turns: CUT
     code, _, err = selfevo("run", configuration(tmp_path, evaluation=None))
     assert code == 7
-    assert "it kept none of its 3 rows (3 cut at the token limit), so" in err.splitlines()[-1]
-    assert err.endswith("; raise skills.*.max_new_tokens\n")
+    assert err.splitlines()[-1].endswith(
+        "it kept none of its 3 rows (respond: 3 cut at the token limit); raise skills.respond.max_new_tokens=256"
+    )
 
 
 def test_an_evaluation_whose_answers_were_all_cut_is_an_alarm(

@@ -28,12 +28,18 @@ def why(reason: str, limit: str) -> str:
     return f"{said}; {remedy.format(limit=limit)}"
 
 
-def of_round(name: str, rows: RowCounts, reasons: Counter[str]) -> list[Alarm]:
-    """An alarm if the round kept no row. `reasons`: why the rows stopped."""
+def of_round(name: str, rows: RowCounts, lost: Mapping[str, Counter[str]], limits: Mapping[str, str]) -> list[Alarm]:
+    """An alarm if the round kept no row.
+
+    `lost`: for each skill, and for the filter, why rows stopped there. `limits`: of each skill the
+    name of its token limit, and its value.
+    """
     if rows.kept:
         return []
-    finding = f"it kept none of its {rows.entered} rows{_listed(reasons)}, so no answer of the model was learnt from"
-    remedy = _remedy(reasons, "skills.*.max_new_tokens") or (
+    stage = max(lost, key=lambda name: lost[name].total(), default="")
+    shown = "; ".join(f"{name}: {_listed(reasons)}" for name, reasons in lost.items() if reasons)
+    finding = f"it kept none of its {rows.entered} rows{f' ({shown})' * bool(shown)}"
+    remedy = _remedy(lost.get(stage, Counter()), limits.get(stage, "")) or (
         f"compare stages/{name}/filter.jsonl with D_meta, or choose another filter: docs/guides/filters.md"
     )
     return [Alarm(kind="empty round", place=name, finding=finding, remedy=remedy)]
@@ -43,7 +49,7 @@ def of_annotation(prompts: int, reasons: Counter[str]) -> list[Alarm]:
     """An alarm if most prompts gave no row of D_meta. `reasons`: why."""
     if reasons.total() <= MOST * prompts:
         return []
-    finding = f"{reasons.total()} of {prompts} prompts gave no row{_listed(reasons)}, so D_meta is small"
+    finding = f"{reasons.total()} of {prompts} prompts gave no row ({_listed(reasons)}), so D_meta is small"
     remedy = _remedy(reasons, "skills.respond.max_new_tokens") or "the replies are in stages/d_meta/annotate.jsonl"
     return [Alarm(kind="annotation", place="d_meta", finding=finding, remedy=remedy)]
 
@@ -54,7 +60,7 @@ def of_evaluation(model: ModelResults, limit: str) -> list[Alarm]:
     if not model.direct.n or reasons.total() < NEARLY_ALL * model.direct.n:
         return []
     finding = (
-        f"{reasons.total()} of {model.direct.n} answers are incomplete and count as wrong{_listed(reasons)}, so its "
+        f"{reasons.total()} of {model.direct.n} answers are incomplete and count as wrong ({_listed(reasons)}), so its "
         "accuracy says little about the model"
     )
     return [Alarm(kind="evaluation", place=model.name, finding=finding, remedy=_remedy(reasons, limit))]
@@ -70,10 +76,8 @@ def of_training(name: str, figures: Mapping[str, float], max_length: int) -> lis
 
 
 def _listed(reasons: Counter[str]) -> str:
-    if not reasons:
-        return ""
     shown = (f"{count} {REASONS.get(reason, (reason,))[0]}" for reason, count in reasons.most_common(3))
-    return f" ({', '.join(shown)}{', ...' if len(reasons) > 3 else ''})"
+    return f"{', '.join(shown)}{', ...' if len(reasons) > 3 else ''}"
 
 
 def _remedy(reasons: Counter[str], limit: str) -> str:

@@ -6,7 +6,6 @@ decision to stop.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -96,8 +95,7 @@ class Observer:
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
             measured = summarise_outcomes(model.name, outcomes, seconds)
             self.models.append(measured)
-            limit = f"skills.respond.max_new_tokens={self.config.skills.respond.max_new_tokens}"
-            self._alarm(*of_evaluation(measured, limit))
+            self._alarm(*of_evaluation(measured, self._limit(RESPOND.name)))
         if self._gate and model.name not in (BASE, SFT):
             self._gate.admit(model.name, self._scores(model))
             if model.name != round_name(self.config.round_count):  # after the last round there is nothing left to stop
@@ -112,18 +110,23 @@ class Observer:
         """Monitors the filtered rows of a round. False if an alarm stops the run."""
         monitors = self.config.monitors
         layout = self.workspace.layout
+        limits = {skill: self._limit(skill) for skill in self.workspace.sampling}
         figures = round_figures(layout.stages / name)
         found = alarms(name, figures, monitors)
         start = read_counts(done(layout.stage(name, RESPOND.name)))["in"]
         judged = read_counts(done(layout.filtered(name)))
         rows = RowCounts(kept=judged["kept"], rejected=judged["rejected"], quarantined=start - judged["in"])
         self.rounds[name] = RoundResults(name=name, rows=rows, monitors=figures, audit=self._audit(name))
-        self._alarm(*found, *of_round(name, rows, lost_rows(layout.stages / name) if not rows.kept else Counter()))
+        lost = {} if rows.kept else {stage: lost_rows(layout.stage(name, stage)) for stage in (*limits, "filter")}
+        self._alarm(*found, *of_round(name, rows, lost, limits))
         if found and monitors.on_alarm == "stop":
             findings = "; ".join(alarm.finding for alarm in found)
             self.stopped = f"{name}: {findings} (monitors.on_alarm is stop)"
         self._update()
         return not self.stopped
+
+    def _limit(self, skill: str) -> str:
+        return f"skills.{skill}.max_new_tokens={self.workspace.sampling[skill].max_new_tokens}"
 
     def _alarm(self, *found: Alarm) -> None:
         self.alarms += found

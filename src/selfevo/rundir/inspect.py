@@ -346,9 +346,8 @@ def _lost(row: dict[str, Any]) -> list[str]:
     return [str(row.get("reason"))] if row.get("status") == "quarantined" or row.get("kept") is False else []
 
 
-def lost_rows(*stages: Path) -> Counter[str]:
-    """The rows that these files, or the files in these folders, quarantined or rejected, by reason."""
-    files = [path for stage in stages for path in (sorted(stage.glob("[!.]*.jsonl")) if stage.is_dir() else [stage])]
+def lost_rows(*files: Path) -> Counter[str]:
+    """The rows that these files quarantined or rejected, by reason. A file that is not there has none."""
     return Counter(reason for path in files if path.is_file() for row in read_rows(path) for reason in _lost(row))
 
 
