@@ -206,7 +206,7 @@ def answer(
         # Refiner makes this one when it has found the model, because it is slow to import.
         engine=None if isinstance(settings, TransformersSettings) else build_engine(settings),
     )
-    limits = {name: f"--max-new-tokens={sampling.max_new_tokens}" for name, sampling in refiner.sampling.items()}
+    limits = {name: f"--max-new-tokens above {sampling.max_new_tokens}" for name, sampling in refiner.sampling.items()}
     incomplete = Counter[str]()
     for start in range(0, len(prompts), refiner.engine.batch_size):
         for answer in refiner.answer(prompts[start : start + refiner.engine.batch_size]):

@@ -24,7 +24,7 @@ REASONS = {
 
 def why(reason: str, limit: str) -> str:
     """Why a text is not whole, and what to do about it. `limit`: the name of its token limit, and its value."""
-    said, remedy = REASONS[reason]
+    said, remedy = REASONS.get(reason, (reason, "see what your engine says"))
     return f"{said}; {remedy.format(limit=limit)}"
 
 
@@ -72,7 +72,7 @@ def of_training(name: str, figures: Mapping[str, float], max_length: int) -> lis
     if dropped <= MOST * (trained + dropped):
         return []
     finding = f"{dropped:.0f} of {trained + dropped:.0f} training sequences were left out as too long"
-    return [Alarm(kind="training", place=name, finding=finding, remedy=f"raise trainer.max_length={max_length}")]
+    return [Alarm(kind="training", place=name, finding=finding, remedy=f"raise trainer.max_length above {max_length}")]
 
 
 def _listed(reasons: Counter[str]) -> str:

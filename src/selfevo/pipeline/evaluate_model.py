@@ -84,7 +84,7 @@ def evaluate_model(
                 policy=None,
                 models=(measured,),
                 groups=group(problems),
-                alarms=tuple(of_evaluation(measured, f"max_new_tokens={sampling[RESPOND.name].max_new_tokens}")),
+                alarms=tuple(of_evaluation(measured, f"max_new_tokens above {sampling[RESPOND.name].max_new_tokens}")),
                 seconds=round(seconds, 1),
             )
             write_results(root, results)

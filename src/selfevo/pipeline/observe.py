@@ -126,7 +126,7 @@ class Observer:
         return not self.stopped
 
     def _limit(self, skill: str) -> str:
-        return f"skills.{skill}.max_new_tokens={self.workspace.sampling[skill].max_new_tokens}"
+        return f"skills.{skill}.max_new_tokens above {self.workspace.sampling[skill].max_new_tokens}"
 
     def _alarm(self, *found: Alarm) -> None:
         self.alarms += found
@@ -168,6 +168,7 @@ class Observer:
         if isinstance(gate, PromptsGate):
             return self_agreement(runner, self.splits.dev_prompts, gate.samples, gate.temperature)
         outcomes = measure(runner, load_checked_task(gate.task), self.splits.dev)
+        self._alarm(*of_evaluation(summarise_outcomes(runner.name, outcomes, 0), self._limit(RESPOND.name)))
         return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
 
     def _audit(self, name: str) -> Audit | None:

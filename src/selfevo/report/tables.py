@@ -12,7 +12,8 @@ from rich.table import Table
 
 from selfevo.report.terminal import printable
 
-NARROW = 24  # a text may be broken into lines that are as wide as this, or as its longest word
+NARROW = 24  # a text may be broken into lines that are as wide as this,
+NAME = 36  # and the name of a row into lines as wide as this
 FRAME = 3  # what a column needs beside its content: a line and two spaces
 
 
@@ -21,14 +22,18 @@ class Column:
     """A column by its title. Texts are broken where there is no room, numbers never."""
 
     title: str
-    cells: list[str] = field(default_factory=list)
     is_text: bool = False
+    narrow: int = NARROW
+    cells: list[str] = field(default_factory=list)
+
+    @property
+    def natural(self) -> int:
+        """The width of its longest cell, or of the longest word of its title."""
+        return max(cell_len(printable(cell)) for cell in (*self.title.split(), *self.cells))
 
     @property
     def least(self) -> int:
-        """The least width that it needs: its title may be broken at spaces."""
-        widest = max(cell_len(printable(cell)) for cell in (*self.title.split(), *self.cells))
-        return min(widest, NARROW) if self.is_text else widest
+        return min(self.natural, self.narrow) if self.is_text else self.natural
 
     @property
     def header(self) -> str:
@@ -38,16 +43,21 @@ class Column:
 def print_table(
     console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", texts: Sequence[str] = ()
 ) -> None:
-    """Prints rows, whose first cell is their name. `texts`: the titles of the other columns that hold texts."""
-    made = [Column(name, is_text=not i or name in texts) for i, name in enumerate(columns)]
+    """Prints rows, whose first cell is their name. `texts`: the titles of the other columns that hold texts.
+
+    A column of numbers in which no row has any is left out.
+    """
+    made = [Column(name, not i or name in texts, NARROW if i else NAME) for i, name in enumerate(columns)]
     for row in rows:
         for column, cell in zip(made, row, strict=True):
             column.cells.append(cell)
-    for number, block in enumerate(_blocks(made, console.width)):
+    shown = [column for column in made if column.is_text or any(column.cells) or not rows]
+    for number, block in enumerate(_blocks(shown, console.width)):
         table = Table(title=title if not number else None, title_justify="left")
-        for column in block:
+        for column, width in zip(block, _widths(block, console.width), strict=True):
             table.add_column(
                 column.header,
+                width=width,
                 justify="left" if column.is_text else "right",
                 no_wrap=not column.is_text,
                 overflow="fold" if column.is_text else "ellipsis",
@@ -72,8 +82,25 @@ def _blocks(columns: Sequence[Column], width: int) -> Iterator[list[Column]]:
     name, *others = columns
     block = [name]
     for column in others:
-        if len(block) > 1 and sum(each.least + FRAME for each in (*block, column)) + 1 > width:
+        if len(block) > 1 and _needed((*block, column)) > width:
             yield block
             block = [name]
         block.append(column)
     yield block
+
+
+def _widths(block: Sequence[Column], width: int) -> list[int | None]:
+    """The width of each column: what is left over goes to the texts, from the left. None: it does not fit at all."""
+    left = width - _needed(block)
+    if left < 0:
+        return [None] * len(block)
+    widths: list[int | None] = []
+    for column in block:
+        more = min(left, column.natural - column.least)
+        widths.append(column.least + more)
+        left -= more
+    return widths
+
+
+def _needed(block: Sequence[Column]) -> int:
+    return sum(column.least + FRAME for column in block) + 1
