@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from selfevo.method.prompts import Verdict
+from selfevo.method.verdicts import Verdict
 from selfevo.report.page import write_report
 from selfevo.rundir.layout import FORMAT
 from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, Verdicts, write_results

@@ -14,8 +14,9 @@ import pytest
 from selfevo.config.loading import load_config
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.answer_extraction import extract_answer
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Turns
+from selfevo.method.verdicts import Verdict
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
 from selfevo.rundir.atomic_files import read_marker

@@ -35,11 +35,12 @@ from selfevo.engines.transformers import TransformersEngine
 from selfevo.evaluation.evaluate import measure, summarise_outcomes
 from selfevo.method import prompts
 from selfevo.method.answer_extraction import extract_answer, read_number
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Critiqued, Drafted, Example, Refined, content_id
 from selfevo.method.skills import CRITIQUE, REFINE, RESPOND
 from selfevo.method.training_examples import answer_examples
+from selfevo.method.verdicts import Verdict
 from selfevo.report.progress import Live
 from selfevo.report.terminal import console
 from selfevo.rundir.atomic_files import hash_model, write_atomic

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from selfevo.method.answer_extraction import ANNOTATION, CURRENCY, DIGITS, extract_answer, read_number, write_number
-from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.prompts import verdict_line
+from selfevo.method.verdicts import Verdict
 
 _CALL = re.compile(r"<<([^<>=\n]+)=([^<>\n]+)>>")
 _RESULT = re.compile(rf"=\s*[{CURRENCY}]?\s*(?P<number>-?{DIGITS})")

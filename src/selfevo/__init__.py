@@ -22,9 +22,10 @@ from selfevo.errors import (
 if TYPE_CHECKING:
     from selfevo.api import FilteredRow, RunResult, evaluate, run
     from selfevo.method.evolution import evolve
-    from selfevo.method.prompts import Verdict, parse_verdict
+    from selfevo.method.prompts import Wording, parse_verdict
     from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
     from selfevo.method.records import Critiqued, Drafted, Example, Judged, Prompt, Refined
+    from selfevo.method.verdicts import Verdict
     from selfevo.rundir.results import Results, load_results
     from selfevo.serving.refiner import Answer, Refiner
     from selfevo.tasks.base import Problem, Task
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 _WHERE = {
     "selfevo.api": ("FilteredRow", "RunResult", "evaluate", "run"),
     "selfevo.method.evolution": ("evolve",),
-    "selfevo.method.prompts": ("Verdict", "parse_verdict"),
+    "selfevo.method.prompts": ("Wording", "parse_verdict"),
     "selfevo.method.protocols": ("Engine", "Generation", "Model", "Progress", "Request", "Sampling", "Trainer"),
     "selfevo.method.records": ("Critiqued", "Drafted", "Example", "Judged", "Prompt", "Refined"),
+    "selfevo.method.verdicts": ("Verdict",),
     "selfevo.rundir.results": ("Results", "load_results"),
     "selfevo.serving.refiner": ("Answer", "Refiner"),
     "selfevo.tasks.base": ("Problem", "Task"),
@@ -75,6 +77,7 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "Verdict",
+    "Wording",
     "evaluate",
     "evolve",
     "load_results",

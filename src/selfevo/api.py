@@ -20,6 +20,7 @@ from selfevo.config.loading import parse, parse_config, read_yaml
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MeasureConfig
 from selfevo.errors import ConfigError, RunError
+from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Engine, Progress, Trainer
 from selfevo.method.records import Judged, from_row
 from selfevo.pipeline.evaluate_model import evaluate_model
@@ -124,6 +125,7 @@ def evaluate(
     consistency: int = 1,
     max_new_tokens: int | None = None,
     system: str | None = None,
+    wording: Wording | Mapping[str, str] | None = None,
     output: str | Path | None = None,
     progress: bool | Progress = True,
     engine: Engine | Mapping[str, Any] | None = None,
@@ -134,7 +136,8 @@ def evaluate(
     `selfevo eval --task`, or a section as in a configuration. With `consistency` above 1, that many
     samples also vote. Each skill is limited to `max_new_tokens`, by default to the limit of the run
     that made the model. `system` is the system prompt of problems that have none, by default that of
-    the same run. With `output`, every row is kept in that folder, and the same call resumes.
+    the same run. `wording` holds the words that the model is asked with, by default those that it
+    was trained with. With `output`, every row is kept in that folder, and the same call resumes.
 
     Raises ConfigError if there is no such model or task, DataError if there are not enough
     problems.
@@ -148,6 +151,7 @@ def evaluate(
         "consistency": consistency,
         "max_new_tokens": max_new_tokens,
         "system": system,
+        "wording": wording,
         **({"engine": section} if section else {}),
     }
     measure = parse(MeasureConfig, asked, "evaluate")

@@ -73,6 +73,7 @@ def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model:
         "memory": "pass",
         "rows": "pass",
         "verdicts": "pass",
+        "D_meta": "pass",
         "conversations": "pass",
         "chat template": "pass",
         "unknown tokens": "pass",
@@ -144,8 +145,8 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
 
 
 def test_rows_that_are_set_aside_and_verdicts_that_are_all_the_same_are_said(tiny_model: Path, tmp_path: Path) -> None:
-    config = configuration(tiny_model, tmp_path)
     path = tmp_path / "d_meta.jsonl"
+    config = configuration(tiny_model, tmp_path, corpus={"path": str(path), "max_bad_share": 0.4})
     good = json.loads(path.read_text())
     bad = {**good, "prompt": "Sort: 3 2", "feedback": "Hm.\nVerdict: perhaps"}
     path.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "prompt": "Sort: 5 4"}, bad)))

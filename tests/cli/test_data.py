@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import Selfevo, one_line
-from commands import selfevo as selfevo  # a fixture
+from commands import Selfevo, configuration, one_line
+from commands import scripted as scripted  # fixtures
+from commands import selfevo as selfevo
 from selfevo.cli.app import TEMPLATE
-from selfevo.data.loading import load_prompts
+from selfevo.data.conversations import COLUMNS
+from selfevo.data.loading import load_corpus, load_prompts
 from selfevo.data.tables import Row, read_table
+from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.records import Prompt
 
 LAYOUTS = Path(__file__).parents[2] / "examples" / "layouts"
@@ -99,9 +103,8 @@ def test_it_prints_counts_reasons_places_and_the_first_conversation(selfevo: Sel
     code, out, err = selfevo("data", written([*rows, tools, {"prompt": ""}, tools]))
     assert (code, err) == (0, "")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert lines[:9] == [
-        "read as 701 prompts",
-        "rows 705",
+    assert lines[:8] == [
+        "read as prompts, 701 of 705 rows",
         "layout text, from prompt, history, system: 701",
         "with system prompt 1",
         "with earlier turns 1",
@@ -110,7 +113,7 @@ def test_it_prints_counts_reasons_places_and_the_first_conversation(selfevo: Sel
         "2: column 'tools' has tools, which are not asked here; remove it to ask without (lines 703, 705 of a.jsonl)",
         "1: column 'prompt' is empty (line 704 of a.jsonl)",
     ]
-    assert lines[10:] == ["system", "Be [red]brief[/red].\\x1b[2J", "user", "u", "assistant", "a", "user", "p"]
+    assert lines[9:] == ["system", "Be [red]brief[/red].\\x1b[2J", "user", "u", "assistant", "a", "user", "p"]
 
 
 def test_a_file_that_a_run_would_not_take_is_shown_and_then_an_error(selfevo: Selfevo) -> None:
@@ -148,7 +151,37 @@ def test_d_meta_is_shown_as_such(selfevo: Selfevo) -> None:
     found = json.loads(out)
     assert (code, found["read_as"], found["kept"], found["with_system"]) == (0, "D_meta", 2, 2)
     assert [each["role"] for each in found["first"]] == ["system", "user", "response", "feedback", "refinement"]
-    assert "2 trajectories of D_meta" in selfevo("data", "a.jsonl")[1]
+    assert "D_meta, 2 of 2 rows" in selfevo("data", "a.jsonl")[1]
+
+
+def test_the_guide_shows_rows_that_are_read_and_every_file_of_the_examples(tmp_path: Path) -> None:
+    guide = (LAYOUTS.parents[1] / "docs" / "guides" / "data.md").read_text(encoding="utf-8")
+    [row] = re.findall(r"^```json\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    (tmp_path / "a.jsonl").write_text(row)
+    [read] = load_corpus(str(tmp_path / "a.jsonl"), {}).rows
+    assert Prompt(read.id, read.prompt, system=read.system) == PROMPTS[1]
+    assert [name for name in FILES if f"`{name}`" not in guide] == []
+    columns = [*COLUMNS, "system", "system_prompt", "history", "input", "context", "tools"]
+    assert [name for name in columns if f"`{name}`" not in guide] == []
+
+
+def test_answer_and_eval_take_conversations_and_a_system_prompt(selfevo: Selfevo, scripted: ScriptedEngine) -> None:
+    configuration(Path())
+    code, out, err = selfevo("answer", "base", "--file", LAYOUTS / "messages.jsonl", "--refine", "never", "--json")
+    assert code == 0
+    assert one_line(err) == "selfevo: the assistant's turn at the end of 3 rows is not asked"
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [(a["prompt"], a["system"]) for a in answers] == [(p.prompt, SYSTEM) for p in PROMPTS]
+    assert [a.get("history", []) for a in answers] == [[], [], list(EARLIER)]
+    assert [request.turns for _, request in scripted.calls] == [(*p.history, p.prompt) for p in PROMPTS]
+    scripted.calls.clear()
+    assert selfevo("answer", "base", "p", "--system", "Sing.", "--refine", "never")[0] == 0
+    assert selfevo("eval", "base", "--task", "add-to-each", "--count", 2, "--system", "Sing.")[0] == 0
+    assert {request.system for _, request in scripted.calls} == {"Sing."}
+    for command in (("answer", "base", "p"), ("eval", "base", "--task", "demo", "--count", 1)):
+        code, out, err = selfevo(*command, "--system", "a\0b")
+        assert (code, out) == (2, "")
+        assert "system" in one_line(err) and "holds a NUL character; correct it" in err
 
 
 def test_the_template_of_init_names_the_command() -> None:

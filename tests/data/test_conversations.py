@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.data.conversations import Conversation, read_conversation, read_prompt
-from selfevo.method.records import Prompt
+from selfevo.method.records import Prompt, as_row
 
 TALK = Prompt.of("And in Spanish?", system="Be brief.", history=("Say hello in French.", "Bonjour."))
 PLAIN = Prompt.of("Say hello in French.")
@@ -185,6 +185,9 @@ IMAGE = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"
         ({"instruction": "Add.", "input": ["1"]}, "column 'input' holds list, not text"),
         ({"prompt": "p", "system": 7}, "column 'system' holds int, not text"),
         ({"prompt": "p", "system": "a\ud800"}, "column 'system' holds half a surrogate pair"),
+        ({"prompt": "p", "history": "[['u', 'a']]"}, "column 'history' is no JSON list; write its turns as JSON"),
+        ({"messages": [USER], "history": ["u", "a"]}, "column 'history' stands beside a list of messages"),
+        ({"turns": ["a"], "history": [["u", "a"]]}, "column 'history' stands beside a list of messages"),
         ({"prompt": "p", "history": ["u"]}, "column 'history' has 1 turns; give pairs"),
         ({"prompt": "p", "history": ["u", 7]}, "turn 2 of column 'history' holds int, not text"),
         ({"messages": MESSAGES, "system": "Be long."}, "column 'system' and the messages have two system prompts"),
@@ -233,6 +236,12 @@ def test_any_row_is_a_prompt_or_a_reason(row: dict[str, Any]) -> None:
         return
     assert found.prompt == Prompt.of(found.prompt.prompt, system=found.prompt.system, history=found.prompt.history)
     assert all(text.strip() for text in (*found.prompt.history, found.prompt.prompt))
+
+
+@given(TEXT, st.one_of(st.just(""), TEXT), st.lists(st.tuples(TEXT, TEXT), max_size=3))
+def test_what_a_run_writes_is_read_as_the_same_prompt(text: str, system: str, pairs: list[tuple[str, str]]) -> None:
+    prompt = Prompt.of(text, system=system, history=tuple(turn.strip() for pair in pairs for turn in pair))
+    assert read_prompt(json.loads(json.dumps(as_row(prompt)))) == prompt
 
 
 @given(st.lists(TEXT, min_size=1, max_size=6), st.one_of(st.just(""), TEXT))

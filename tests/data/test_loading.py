@@ -241,7 +241,7 @@ def test_hub_data_sets_are_asked_for_by_name_and_split(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert list(read_table("someone/some-set")) == [Row("someone/some-set", 1, {"prompt": "a"})]
-    assert texts(load_prompts("some_set:test")) == ["a"]
+    assert list(read_table("some_set:test")) == [Row("some_set:test", 1, {"prompt": "a"})]
     assert texts(load_prompts(Source("some_set:test", "test"))) == ["a"]
     assert texts(load_prompts(Source("some_set", "test", "main", "v1.0"))) == ["a"]
     assert asked == [
@@ -288,14 +288,16 @@ def test_corpus_columns_are_mapped(tmp_path: Path) -> None:
 
 def test_feedback_without_a_verdict_is_set_aside(tmp_path: Path) -> None:
     source = lines(tmp_path / "a.jsonl", [corpus_row(), corpus_row(feedback="Looks fine to me.")])
-    loaded = load_corpus(source, {})
+    loaded = load_corpus(source, {}, max_bad_share=0.5)
     assert len(loaded.rows) == 1
     assert loaded.quarantined[0].line == 2
+    with pytest.raises(DataError, match=r"1 of 2 rows cannot be used.*line 2: .*no readable verdict"):
+        load_corpus(source, {})
     assert "'Verdict: qualified' or 'Verdict: not qualified'" in loaded.quarantined[0].reason
 
 
 def test_a_corpus_without_any_verdict_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no trajectories; all 2 rows are quarantined.*no readable verdict"):
+    with pytest.raises(DataError, match=r"2 of 2 rows cannot be used.*no readable verdict.*your own words in wording"):
         load_corpus(lines(tmp_path / "a.jsonl", [corpus_row(feedback="fine")] * 2), {})
 
 

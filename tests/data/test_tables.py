@@ -97,6 +97,7 @@ def test_a_folder_may_hold_files_of_every_kind(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"prompt": [[{"role": "user", "content": "d"}]]}), tmp_path / "d.parquet")
     written(tmp_path / "dataset_infos.json", '{"default": {"features": {}}}')
     written(tmp_path / "README.md", "# About")
+    written(tmp_path / "statistics.json", '{\n "rows": 4\n}')
     loaded = load_prompts(str(tmp_path))
     assert [prompt.prompt for prompt in loaded.rows] == ["a", "b", "c", "d"]
     assert loaded.quarantined == []

@@ -11,9 +11,9 @@ import pytest
 from runs import MODEL, open_run
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.evaluation.evaluate import Outcome, audit, extract, group, measure, summarise_outcomes
-from selfevo.method.prompts import Verdict
 from selfevo.method.protocols import Generation, Model, Sampling
 from selfevo.method.records import Judged, Prompt
+from selfevo.method.verdicts import Verdict
 from selfevo.report.progress import Silent
 from selfevo.rundir.results import Extractors, ModelResults, Results, Transitions, Verdicts
 from selfevo.rundir.workspace import Workspace

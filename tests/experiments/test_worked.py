@@ -9,8 +9,9 @@ import pytest
 from worked import WorkedTeacher
 
 from selfevo.errors import DataError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Drafted
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.word_problems import WordProblems
 from selfevo.teachers.base import Annotation
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workings import Step, calculations, first_difference, gold_steps, short_form, worked_feedback, working_of
 
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
+from selfevo.method.verdicts import Verdict
 
 QUESTION = "Natalia sold clips to 48 friends in April, and half as many in May. How many clips did she sell altogether?"
 GOLD = "She sold 48/2 = <<48/2=24>>24 clips in May.\nShe sold 48+24 = <<48+24=72>>72 clips altogether.\n#### 72"

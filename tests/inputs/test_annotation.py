@@ -17,13 +17,14 @@ from annotator import CANARY, annotation, asked, build, configured, engine, good
 from selfevo.checks.preview import preview_annotation
 from selfevo.config.loading import parse_config
 from selfevo.errors import DataError, EngineError
-from selfevo.inputs.annotation import balance
+from selfevo.inputs.corpus_check import count
+from selfevo.method.prompts import ENGLISH
 from selfevo.models import endpoint
 from selfevo.pipeline.run import build_d_meta, run_loop
 from selfevo.report.progress import Silent
 from selfevo.report.terminal import PlainConsole
 from selfevo.rundir.atomic_files import read_rows
-from selfevo.teachers.openai import INSTRUCTION
+from selfevo.teachers.openai import instruction
 from selfevo.trainers.scripted import ScriptedTrainer
 from server import Answer, completion, error, serving
 
@@ -47,7 +48,7 @@ def test_every_response_becomes_a_row_of_d_meta_and_a_second_call_asks_nobody(tm
     first = d_meta[0]
     assert (first.response, first.refinement) == ("response to ask 0", "better answer to ask 0")
     assert first.feedback == "It lacks a sum.\nVerdict: not qualified"
-    assert balance(d_meta) == {"not qualified": 20}
+    assert count(d_meta, ENGLISH).verdicts == {"not qualified": 20}
     call = server.calls[0]
     assert call["path"] == "/v1/chat/completions"
     assert (call["model"], call["max_tokens"]) == ("m", 2048)
@@ -70,7 +71,7 @@ def test_the_annotator_sees_the_system_prompt_and_the_earlier_turns(
         plain, talk = calls
         preview_annotation(config, PlainConsole(width=1000))
     assert [(row.system, row.history) for row in d_meta] == [("", ()), ("Rhyme.", ("first", "then"))]
-    assert plain["messages"][0] == {"role": "system", "content": INSTRUCTION}
+    assert plain["messages"][0] == {"role": "system", "content": instruction(ENGLISH)}
     assert set(asked(plain)) == {"instruction", "response"}
     before: Any = asked(talk)["conversation_before"]
     assert before == [
@@ -90,7 +91,7 @@ def test_what_was_annotated_is_a_corpus_for_any_other_run(tmp_path: Path) -> Non
     with serving(good) as server:
         path, d_meta = build_d_meta(configured(tmp_path, server.url), Silent(), engine())
     settings = configured(tmp_path, server.url).model_dump(mode="json")
-    settings |= {"output": str(tmp_path / "other"), "corpus": {"path": str(path)}}
+    settings |= {"output": str(tmp_path / "other"), "corpus": {"path": str(path), "max_one_verdict": 1}}
     run_loop(parse_config(settings, "test"), Silent(), engine(), ScriptedTrainer())
     assert len(list(read_rows(tmp_path / "other/data/d_meta.jsonl"))) == len(d_meta)
 

@@ -11,6 +11,7 @@ import pytest
 
 from selfevo.method.evolution import Policy, evolve
 from selfevo.method.filters import ByVerdict, Filter, KeepAll, apply
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Generation, Model
 from selfevo.method.records import Example, Judged, Prompt, Refined
 from selfevo.method.rows import Rows
@@ -33,6 +34,7 @@ class Workspace:
 
     log: list[str] = field(default_factory=list)
     trained: dict[str, tuple[str, list[Example]]] = field(default_factory=dict)
+    wording: Wording = ENGLISH
 
     def runner(self, name: str, model: Model) -> StageRunner:
         self.log.append(f"runner {name} of {model.name}")
@@ -64,6 +66,7 @@ class StageRunner:
 
     workspace: Workspace
     model: str
+    wording: Wording = ENGLISH
 
     def generate(self, skill: Skill[Any, Any], rows: Rows[Any]) -> list[Any]:
         self.workspace.log.append(f"{skill.name} {len(rows)}")

@@ -25,9 +25,10 @@ from selfevo.method.filters import (
     apply,
     by_verdict,
 )
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import ENGLISH, Wording, parse_verdict
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Turns
+from selfevo.method.verdicts import Verdict
 
 YES, NO = "Verdict: qualified", "Verdict: not qualified"
 
@@ -44,6 +45,7 @@ class Sampler:
 
     texts: Sequence[Sequence[str]] = ()
     asked: list[tuple[str, list[Any], int, float]] = field(default_factory=list)
+    wording: Wording = ENGLISH
 
     def sample(self, skill: Any, rows: Any, times: int, temperature: float) -> list[list[Generation]]:
         self.asked.append((skill.name, list(rows), times, temperature))

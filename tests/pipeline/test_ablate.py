@@ -20,8 +20,9 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, RunError, TrainingError
 from selfevo.inputs.annotation import altered, taken
 from selfevo.method.filters import ByVerdict, KeepAll, Length
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Example, Refined
+from selfevo.method.verdicts import Verdict
 from selfevo.pipeline.ablate import ablate, tabulate
 from selfevo.pipeline.build import trainer_of
 from selfevo.pipeline.run import run_loop

@@ -241,7 +241,7 @@ def test_rows_of_a_gate_and_of_decontaminate_are_counted_too(tmp_path: Path) -> 
     user = {"role": "user", "content": "g"}
     tools = {"messages": [user], "tools": [{"type": "function"}]}
     gate = lines(tmp_path / "dev.jsonl", [{"messages": [user, {"role": "assistant", "content": "a"}]}, tools])
-    known = lines(tmp_path / "known.jsonl", [{"question": "k"}, {"question": ""}])
+    known = lines(tmp_path / "known.jsonl", [{"question": "k"}, {"question": ""}, {"question": "k"}])
     config = configuration(
         tmp_path,
         gate={"prompts": gate, "count": 1, "max_bad_share": 0.5},

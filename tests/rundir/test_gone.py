@@ -23,7 +23,7 @@ from selfevo.report.progress import Silent
 from selfevo.rundir.ownership import Owner
 from selfevo.trainers.scripted import ScriptedTrainer
 
-MOMENTS = (20, 41, 70, 99, 130, 177, 230, 301, 350)  # of a run's some 400 calls of fsync and replace
+MOMENTS = (20, 41, 70, 99, 130, 177, 233, 301, 350)  # of a run's some 400 calls of fsync and replace
 
 
 def run(config: RunConfig) -> None:

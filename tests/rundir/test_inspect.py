@@ -18,7 +18,6 @@ from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
 from selfevo.rundir.inspect import (
-    _ORDER,
     best_model,
     collect,
     entries,
@@ -30,6 +29,7 @@ from selfevo.rundir.inspect import (
 )
 from selfevo.rundir.ownership import locked
 from selfevo.rundir.results import GateResults, load_results, write_results
+from selfevo.rundir.stage_order import SKILL_ORDER
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -60,7 +60,7 @@ def test_stages_without_rows_stand_where_they_were_due(tmp_path: Path) -> None:
     run_loop(config, Silent(), cut, ScriptedTrainer())
     shown = [entry.name for entry in entries(config.output)]
     place = shown.index("round-1/respond")
-    assert shown[place : place + 6] == [*(f"round-1/{name}" for name in _ORDER if name != "annotate"), "round-1"]
+    assert shown[place : place + 6] == [*(f"round-1/{name}" for name in SKILL_ORDER if name != "annotate"), "round-1"]
     place = shown.index("evaluate-meta/respond")
     assert shown[place + 1 : place + 3] == ["evaluate-meta/critique", "evaluate-meta/refine"]
     assert shown[-1] == "evaluate-round-3/refine"

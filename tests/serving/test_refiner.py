@@ -18,9 +18,10 @@ from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.inference import vote
-from selfevo.method.prompts import CRITIQUE, REFINE, Verdict
+from selfevo.method.prompts import CRITIQUE, REFINE
 from selfevo.method.protocols import Generation, Request
 from selfevo.method.records import Turns
+from selfevo.method.verdicts import Verdict
 
 YES, NO, UNKNOWN = Verdict.QUALIFIED, Verdict.NOT_QUALIFIED, Verdict.UNKNOWN
 

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from selfevo.errors import DataError, MissingExtraError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Prompt
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem, Task
 from selfevo.tasks.gym import EVALUATING, GymTask
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError, DataError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Prompt
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem
 from selfevo.tasks.instructions import KINDS, InstructionsTask, demands, fulfil

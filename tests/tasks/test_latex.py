@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from selfevo.config.sections import TaskConfig
 from selfevo.errors import CheckerError, ConfigError, DataError, MissingExtraError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Prompt
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks import latex, load_task
 from selfevo.tasks.base import Problem
 from selfevo.tasks.equivalence import same_answer

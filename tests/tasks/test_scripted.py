@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.errors import DataError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Drafted, Prompt
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import AnnotatedTask
 from selfevo.tasks.scripted import ScriptedTask
 from selfevo.teachers.base import Annotation, Teacher

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from selfevo.config.sections import TaskConfig
 from selfevo.errors import ConfigError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem
 from selfevo.tasks.steps import KINDS, StepsTask, chain

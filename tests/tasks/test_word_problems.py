@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from selfevo.errors import DataError
 from selfevo.method.answer_extraction import extract_answer
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Task
 from selfevo.tasks.word_problems import WordProblems, check_equations
 

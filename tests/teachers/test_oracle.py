@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.errors import DataError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Drafted
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
 from selfevo.tasks.steps import KINDS, StepsTask
 from selfevo.teachers.base import Annotation

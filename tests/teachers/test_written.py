@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.method.prompts import Verdict
-from selfevo.teachers.written import SCHEMA, Written, read_written
+from selfevo.method.prompts import ENGLISH
+from selfevo.method.verdicts import Verdict
+from selfevo.teachers.written import Written, read_written, schema
 
 PLAIN = {"feedback": "6*7 is 42.", "verdict": "not qualified", "refinement": "It is 42."}
 MEANT = Written("6*7 is 42.", Verdict.NOT_QUALIFIED, "It is 42.")
@@ -168,4 +169,4 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 
 
 def test_what_is_asked_for_is_what_is_read() -> None:
-    assert set(SCHEMA["properties"]) == set(Written.__dataclass_fields__)  # type: ignore[call-overload]
+    assert set(schema(ENGLISH)["properties"]) == set(Written.__dataclass_fields__)

@@ -27,10 +27,11 @@ from selfevo.checks.preview import count_parameters, estimate, lessons_of, skele
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
 from selfevo.errors import DataError
-from selfevo.inputs.annotation import balance
+from selfevo.inputs.corpus_check import count, doubt, imbalance, listed
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
 from selfevo.method.names import SFT
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine
 from selfevo.method.records import Example, Refined
 from selfevo.method.skills import RESPOND
@@ -66,13 +67,13 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
     yield disk(config, folder, parameters)
     yield memory(config, parameters)
     yield rows(splits)
-    yield verdicts(splits)
+    yield from corpus(config, splits)
     if own := make_own_parts(config, splits):
         yield Check("own parts", "pass", f"{', '.join(own)} can be made")
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
-    yield conversations(chat, splits)
-    yield template(chat, d_meta)
-    yield stop_token(chat, d_meta)
+    yield conversations(chat, splits, config.wording)
+    yield template(chat, d_meta, config.wording)
+    yield stop_token(chat, d_meta, config.wording)
     yield unknown_tokens(chat, splits, d_meta)
     found = estimate(config, parameters, chat, splits, d_meta)
     yield lengths(config, found.lengths)
@@ -142,22 +143,32 @@ def rows(splits: Splits) -> Check:
     return Check("rows", "warn", "; ".join(splits.notes), "mend these rows, or go on without them")
 
 
-def verdicts(splits: Splits) -> Check:
-    """Recorded trajectories have to show both verdicts, else the critic learns to always give one."""
-    counts = balance(splits.d_meta)
-    finding = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())) or "written during the run"
-    if len(counts) == 1 and counts.total() > 1:
-        return Check("verdicts", "warn", f"all of D_meta: {finding}", "add rows with the other verdict to D_meta")
-    return Check("verdicts", "pass", finding)
+def corpus(config: RunConfig, splits: Splits) -> list[Check]:
+    """Recorded trajectories: do they show both verdicts, and do verdict and refinement agree?"""
+    counts = count(splits.d_meta, config.wording, splits.corpus_reasons)
+    if not counts.rows:
+        return [Check(name, "pass", "written during the run") for name in ("verdicts", "D_meta")]
+    finding, remedy = listed(counts.verdicts), "add rows with the other verdict to D_meta"
+    if (fault := imbalance(counts, config.corpus)) is not None:
+        verdicts = Check("verdicts", "fail", *fault.split("; ", 1))
+    elif len(counts.verdicts) == 1 and counts.rows > 1:
+        verdicts = Check("verdicts", "warn", f"all of D_meta: {finding}", remedy)
+    else:
+        verdicts = Check("verdicts", "pass", finding)
+    if (fault := doubt(counts, config.corpus)) is not None:
+        return [verdicts, Check("D_meta", "fail", *fault.split("; ", 1))]
+    if counts.doubtful or counts.quarantined:
+        return [verdicts, Check("D_meta", "warn", str(counts), "correct these rows, or go on with them")]
+    return [verdicts, Check("D_meta", "pass", f"verdict and refinement agree in all of {counts.rows} rows")]
 
 
-def conversations(chat: Chat, splits: Splits) -> Check:
+def conversations(chat: Chat, splits: Splits, wording: Wording = ENGLISH) -> Check:
     """Whether the template has a place for every system prompt and all earlier turns, also those of later rounds."""
     problems = [problem.prompt for problem in (*splits.evaluation, *splits.dev, *splits.audit, *splits.labelled)]
     asked = [*splits.pool, *splits.unlabelled, *splits.d_meta, *splits.dev_prompts, *problems]
     for prompt in {(bool(prompt.system), len(prompt.history)): prompt for prompt in asked}.values():
         try:
-            chat.prompt(RESPOND.turns(prompt), prompt.system)
+            chat.prompt(RESPOND.turns(prompt, wording), prompt.system)
         except DataError as error:
             return Check("conversations", "fail", str(error), "or leave such prompts out of the files")
     systems, longer = sum(bool(prompt.system) for prompt in asked), sum(bool(prompt.history) for prompt in asked)
@@ -165,11 +176,11 @@ def conversations(chat: Chat, splits: Splits) -> Check:
     return Check("conversations", "pass", finding)
 
 
-def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+def template(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH) -> Check:
     """Whether a skill's prompt has the same tokens in training and inference."""
     name = "chat template"
     for row in d_meta[:PROMPTS]:
-        turns = (*prompts.refine(row, row.response, row.feedback), row.refinement)
+        turns = (*prompts.refine(row, row.response, row.feedback, wording), row.refinement)
         trained, _ = chat.sequence(turns, (0.0,) * (len(turns) // 2), row.system)
         for asked in (turns[:-5], turns[:-3], turns[:-1]):
             ids = chat.prompt(asked, row.system)
@@ -196,10 +207,10 @@ def template(chat: Chat, d_meta: Sequence[Refined]) -> Check:
     return Check(name, "pass", f"training and inference agree token by token on {3 * rows} conversations")
 
 
-def stop_token(chat: Chat, d_meta: Sequence[Refined]) -> Check:
+def stop_token(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH) -> Check:
     """Whether every labelled turn ends in the stop token, with a weight in the loss."""
     shown = repr(chat.tokenizer.decode([chat.stop_id]))
-    for example in meta_examples(d_meta[:PROMPTS], 1.0):
+    for example in meta_examples(d_meta[:PROMPTS], 1.0, wording):
         if untrained := _untrained_stops(chat, example):
             return Check(
                 "stop token trained",
@@ -255,7 +266,7 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
         return Check("context", "pass", "the model states no limit")
     over = 0
     for row in d_meta:
-        turns = prompts.refine(row, row.response, row.feedback)
+        turns = prompts.refine(row, row.response, row.feedback, config.wording)
         asked = (
             (config.skills.respond, turns[:-4]),
             (config.skills.critique, turns[:-2]),

@@ -38,7 +38,7 @@ def generation(
     This takes longest, so it is remembered for the same model, engine, versions and prompts.
     """
     asked = [*splits.pool, *splits.to_annotate(), *splits.d_meta][:PROMPTS]
-    requests = [RESPOND.request(prompt, 0) for prompt in asked]
+    requests = [RESPOND.request(prompt, 0, config.wording) for prompt in asked]
 
     def generate() -> list[Check]:
         return _generation(config, folder, chat, requests, engine or build_engine(config.engine))

@@ -19,12 +19,14 @@ from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import FileCorpus, TaskCorpus
 from selfevo.errors import ConfigError
+from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.names import META, SFT, round_name
-from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.prompts import Wording
 from selfevo.method.records import Drafted, Example, Refined, as_row, extended
 from selfevo.method.skills import RESPOND, SKILLS
 from selfevo.method.training_examples import answer_examples, meta_examples
+from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.resolve import resolve_model
@@ -54,12 +56,17 @@ def preview(config: RunConfig, console: Console) -> None:
         console.print(f"{note}\n", style="yellow")
     if isinstance(config.corpus, TaskCorpus):
         console.print("D_meta is written during the run; here the response is the gold answer.\n", style="yellow")
+    elif splits.d_meta:
+        counts = count(d_meta, config.wording, splits.corpus_reasons)
+        console.print(f"D_meta: {counts}\n", style="yellow" if counts.doubtful else "")
+        for fault in filter(None, (doubt(counts, config.corpus), imbalance(counts, config.corpus))):
+            console.print(f"{fault}\n", style="red")
     elif splits.unlabelled:
         console.print(
             "D_meta is written during the run; its texts are not known yet, so token counts are too low.\n",
             style="yellow",
         )
-    skills, answers = meta_examples(d_meta, 0.0), answer_examples(d_meta, config.beta)
+    skills, answers = meta_examples(d_meta, 0.0, config.wording), answer_examples(d_meta, config.beta)
     in_loss, other = (marked("in the loss"), "green"), ("not in the loss", "dim")
     console.print(Text.assemble("Training sequences: ", in_loss, ", ", other, "; ⏎ ends a line\n"))
     for title, examples in (("meta-skills: f and r^ labelled", skills), ("answering: r^ labelled, beta", answers)):
@@ -70,7 +77,7 @@ def preview(config: RunConfig, console: Console) -> None:
             console,
             f"asked: {skill.name}, {'the first prompts of the pool' if of_pool else 'on rows of D_meta'}",
             splits.pool if of_pool else d_meta,
-            lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row), row.system))),
+            lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row, config.wording), row.system))),
         )
     found = estimate(config, count_parameters(skeleton(folder)), chat, splits, d_meta)
     print_estimate(config, found, len(d_meta), len(splits.pool), console)
@@ -97,7 +104,9 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     from selfevo.teachers.openai import OpenAITeacher
 
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
-    teacher = OpenAITeacher(annotator, Endpoint(annotator), task, {p.prompt.id: p for p in splits.labelled})
+    teacher = OpenAITeacher(
+        annotator, Endpoint(annotator), task, {p.prompt.id: p for p in splits.labelled}, config.wording
+    )
     # The responses are not known yet, so the greatest length counts.
     longest = "x" * 4 * config.skills.respond.max_new_tokens
     asks = [teacher.ask(extended(Drafted, prompt, longest)) for prompt in prompts]
@@ -116,18 +125,23 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
 def lessons_of(config: RunConfig, splits: Splits) -> list[Refined]:
     """D_meta. Before it is written: gold answers as responses, or placeholder texts."""
     if isinstance(config.corpus, TaskCorpus):
-        return solved(load_task(config.corpus.task), splits.labelled)
-    feedback = f"(the feedback)\n{verdict_line(Verdict.NOT_QUALIFIED)}"
+        return solved(load_task(config.corpus.task), splits.labelled, config.wording)
+    feedback = f"(the feedback)\n{config.wording.line(Verdict.NOT_QUALIFIED)}"
     return splits.d_meta or [
         Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in splits.unlabelled
     ]
 
 
-def solved(task: AnnotatedTask, problems: Sequence[Problem]) -> list[Refined]:
+def solved(task: AnnotatedTask, problems: Sequence[Problem], wording: Wording) -> list[Refined]:
     """The trajectories of a model whose direct answers are right."""
     answers = [(problem, task.solution(problem)) for problem in problems]
     return [
-        Refined(**as_row(problem.prompt), response=answer, feedback=task.explain(problem, answer), refinement=answer)
+        Refined(
+            **as_row(problem.prompt),
+            response=answer,
+            feedback=wording.restated(task.explain(problem, answer)),
+            refinement=answer,
+        )
         for problem, answer in answers
     ]
 
@@ -181,7 +195,9 @@ class Estimate:
 
 
 def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Estimate:
-    lengths = [len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta)]
+    lengths = [
+        len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta, config.wording)
+    ]
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
     pool = len(splits.pool) * config.samples_per_prompt

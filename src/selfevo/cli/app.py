@@ -24,7 +24,7 @@ from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import EXIT_CODES, ConfigError
 from selfevo.inputs.sources import check_sources
-from selfevo.report.terminal import WarningLines, console
+from selfevo.report.terminal import WarningLines, complain, console
 from selfevo.rundir.atomic_files import write_atomic
 
 app = typer.Typer(
@@ -175,13 +175,16 @@ def annotate(
         preview_annotation(settings, console)
         return
     from selfevo.evaluation.alarms import of_annotation
-    from selfevo.inputs.annotation import balance, unannotated
+    from selfevo.inputs.annotation import unannotated
+    from selfevo.inputs.corpus_check import count, doubt, imbalance
     from selfevo.pipeline.run import build_d_meta
     from selfevo.rundir.layout import Layout
 
     path, rows = build_d_meta(settings, progress(quiet))
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(balance(rows).items()))
+    counts = count(rows, settings.wording)
     console.print(f"{path}: {len(rows)} rows, responses judged: {counts}", soft_wrap=True)
+    for fault in filter(None, (doubt(counts, settings.corpus), imbalance(counts, settings.corpus))):
+        complain(fault)
     finish(of_annotation(*unannotated(Layout(settings.output), settings.corpus)))
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from selfevo.config.loading import load_wording
 from selfevo.data.conversations import PROMPT
 from selfevo.data.loading import CORPUS_FIELDS, DUPLICATE, MAX_BAD_SHARE, Loaded, load_corpus, load_prompts
 from selfevo.data.tables import BadRow, Row, Source, read_table
 from selfevo.errors import DataError
+from selfevo.method.prompts import ENGLISH
 from selfevo.method.records import Prompt, Refined
 from selfevo.models.chat_template import messages
 from selfevo.report.terminal import console
@@ -36,6 +39,7 @@ def data(
     split: Annotated[str | None, typer.Option(help="Part of a hub data set, or of a folder saved by datasets.")] = None,
     subset: Annotated[str | None, typer.Option(help="Configuration of a hub data set.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub data set.")] = None,
+    wording: Annotated[Path | None, typer.Option(help="YAML whose `wording` has D_meta's verdicts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Shows what a file of prompts or of D_meta is read as: layout, counts, reasons, and its first conversation.
@@ -44,8 +48,9 @@ def data(
     """
     source = Source(file, split, subset, revision)
     loaded: Loaded[Prompt] | Loaded[Refined]
+    words = load_wording(wording) or ENGLISH
     if _is_corpus(source):
-        loaded = load_corpus(source, {"prompt": column}, max_bad_share=1, system=system)
+        loaded = load_corpus(source, {"prompt": column}, max_bad_share=1, system=system, wording=words)
     else:
         loaded = load_prompts(source, column, max_bad_share=1, setting="--column", system=system)
     summary = summarise(source, loaded)
@@ -112,8 +117,7 @@ def _by_reason(rows: Iterable[BadRow]) -> list[dict[str, Any]]:
 def _print(summary: dict[str, Any]) -> None:
     kept = summary["kept"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("read as", f"{kept} {'trajectories of D_meta' if summary['read_as'] == 'D_meta' else 'prompts'}")
-    table.add_row("rows", str(summary["rows"]))
+    table.add_row("read as", f"{summary['read_as']}, {kept} of {summary['rows']} rows")
     for each in summary["layouts"]:
         table.add_row("layout", f"{each['layout']}, from {', '.join(each['columns'])}: {each['rows']}")
     table.add_row("with system prompt", str(summary["with_system"]))

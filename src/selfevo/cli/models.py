@@ -15,7 +15,7 @@ from selfevo.cli.ending import finish
 from selfevo.cli.files import check_target
 from selfevo.cli.options import AsJson, Quiet, progress
 from selfevo.config.base import OwnPart
-from selfevo.config.loading import explained, parse, parse_engine
+from selfevo.config.loading import explained, load_wording, parse, parse_engine
 from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig, TransformersSettings
 from selfevo.errors import ALARMS, ConfigError
 from selfevo.method.records import Prompt, as_row
@@ -28,6 +28,7 @@ app = typer.Typer()
 
 BaseUrl = Annotated[str | None, typer.Option(help="Address of a server with the model (OpenAI protocol).")]
 LIMIT = "Token limit of each text; default: that of the run that made the model."
+WORDING = "YAML whose section `wording` the model is asked in; default: the words it was trained with."
 SYSTEM = "System prompt of prompts that have none; default: that of the run that made the model."
 KeyName = Annotated[str | None, typer.Option(help="With --base-url: the environment variable with the key.")]
 
@@ -63,6 +64,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the problems.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
     system: Annotated[str | None, typer.Option(help=SYSTEM)] = None,
+    wording: Annotated[Path | None, typer.Option(help=WORDING)] = None,
     consistency: Annotated[
         int, typer.Option(min=1, help="Above 1: this many samples vote, as well as the greedy answer.")
     ] = 1,
@@ -128,6 +130,7 @@ def evaluate(
             consistency=consistency,
             max_new_tokens=max_new_tokens,
             system=system,
+            wording=load_wording(wording),
             engine=settings,
             endpoint=endpoint,
         )
@@ -159,6 +162,7 @@ def answer(
     temperature: Annotated[float, typer.Option(min=0, help="With --consistency: sampling temperature.")] = 0.7,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
     system: Annotated[str | None, typer.Option(help=SYSTEM)] = None,
+    wording: Annotated[Path | None, typer.Option(help=WORDING)] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the samples.")] = 0,
     engine: Annotated[str, typer.Option(help="transformers, vllm, or your own, package.module:Name.")] = "transformers",
     show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
@@ -202,6 +206,7 @@ def answer(
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         system=system,
+        wording=load_wording(wording),
         seed=seed,
         # Refiner makes this one when it has found the model, because it is slow to import.
         engine=None if isinstance(settings, TransformersSettings) else build_engine(settings),

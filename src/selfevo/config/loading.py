@@ -15,6 +15,7 @@ from pydantic import BaseModel, Tag, TypeAdapter, ValidationError
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import EngineConfig
 from selfevo.errors import ConfigError
+from selfevo.method.prompts import Wording
 from selfevo.rundir.atomic_files import exists
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -149,6 +150,11 @@ def _size(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int
 def parse_config(data: dict[str, Any], source: str) -> RunConfig:
     """`data` as a configuration. Raises ConfigError on a mistake."""
     return parse(RunConfig, data, source)
+
+
+def load_wording(path: Path | None) -> Wording | None:
+    """The section `wording` of a configuration; the rest of the file is not read. None where there is no file."""
+    return None if path is None else parse(Wording, read_yaml(path).get("wording") or {}, f"{path}: wording")
 
 
 def parse(section: type[Section], data: dict[str, Any], source: str) -> Section:

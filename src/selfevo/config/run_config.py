@@ -35,6 +35,7 @@ from selfevo.config.sources import (
     as_path,
 )
 from selfevo.method.filters import ByVerdict
+from selfevo.method.prompts import Wording
 
 
 class RunConfig(Strict):
@@ -80,6 +81,7 @@ class RunConfig(Strict):
         None, description="problems for the audit; default: those of the pool, if it is a task"
     )
     monitors: MonitorsConfig = Field(MonitorsConfig(), description="bounds on figures of a round's rows")
+    wording: Wording = Field(Wording(), description="the words that the model is asked with and judges in")
     skills: SkillsConfig = Field(SkillsConfig(), description="how each skill samples during a round")
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Discriminator, Field, HttpUrl, Tag, field_
 
 from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, SystemPrompt, kind_or, own_or_built_in
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
+from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Sampling
 
 
@@ -322,6 +323,9 @@ class MeasureConfig(Strict):
     )
     system: SystemPrompt | None = Field(
         None, description="system prompt of problems that have none; default: that of the run that made the model"
+    )
+    wording: Wording | None = Field(
+        None, description="the words that the model is asked with; default: those it was trained with"
     )
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     endpoint: EndpointConfig | None = Field(None, description="the server with the model, instead of engine")

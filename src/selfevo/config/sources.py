@@ -97,7 +97,18 @@ class ColumnsConfig(Strict):
     refinement: str = "refinement"
 
 
-class FileCorpus(Strict):
+class _Corpus(Strict):
+    max_doubtful_share: Share = Field(
+        0.1,
+        description="the run stops if a larger share of D_meta, of 20 rows or more, is doubtful: a qualified response "
+        "that the refinement changes, a repeated row, two verdicts on one response, ...",
+    )
+    max_one_verdict: Share = Field(
+        0.95, description="the run stops if a larger share of D_meta, of 20 rows or more, has the same verdict"
+    )
+
+
+class FileCorpus(_Corpus):
     """D_meta as recorded trajectories in a file."""
 
     path: str = Field(description="source of rows with prompt, response, feedback, refinement")
@@ -108,7 +119,7 @@ class FileCorpus(Strict):
     max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
 
 
-class TaskCorpus(Strict):
+class TaskCorpus(_Corpus):
     """D_meta from a task: the model answers its problems, and an annotator criticises and refines.
 
     The annotator knows the gold answers. Without `annotator` a program annotates.
@@ -127,7 +138,7 @@ class TaskCorpus(Strict):
     temperature: float = Field(0.8, ge=0, description="sampling temperature of the criticised responses")
 
 
-class PromptsCorpus(Strict):
+class PromptsCorpus(_Corpus):
     """D_meta from prompts without answers: the model answers, an annotator criticises and refines."""
 
     prompts: str = Field(description="file, folder or hub data set")

@@ -114,6 +114,8 @@ def _read(values: Mapping[str, Any], column: str, default: str) -> Conversation:
             layout, given = "Alpaca", _beside(values, ("input", "context"), used)  # Dolly has a context
             asked = f"{asked}\n\n{given}" if given else asked
         history = _history(values, used)
+    elif _history(values, used):
+        raise _UnreadableError(f"column {used[-1]!r} stands beside a list of messages; put its turns into the list")
     elif not isinstance(found, list | tuple):
         raise _UnreadableError(f"column {place!r} holds {type(found).__name__}, not text or a list of messages")
     elif not found:
@@ -253,7 +255,7 @@ def _history(values: Mapping[str, Any], used: list[str]) -> Turns:
         try:
             listed = json.loads(listed)
         except (ValueError, RecursionError):
-            listed = None
+            raise _UnreadableError(f"column {name!r} is no JSON list; write its turns as JSON") from None
     if name is None or not isinstance(listed, list | tuple) or not listed:
         return ()  # a text under this name is another thing
     used.append(name)

@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 from selfevo.data.conversations import PROMPT, Conversation, has_prompts, read_conversation, said, text_fault
 from selfevo.data.tables import BadRow, Row, Source, read_table
 from selfevo.errors import DataError
-from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Prompt, Refined, as_row, check_fields
+from selfevo.method.verdicts import Verdict
 
 MAX_BAD_SHARE = 0.01  # share of unusable rows; above it the reader raises DataError
 CORPUS_FIELDS = ("response", "feedback", "refinement")
@@ -99,14 +100,18 @@ def load_prompts(
 
 
 def load_corpus(
-    source: str | Source, columns: Mapping[str, str], max_bad_share: float = MAX_BAD_SHARE, system: str = ""
+    source: str | Source,
+    columns: Mapping[str, str],
+    max_bad_share: float = MAX_BAD_SHARE,
+    system: str = "",
+    wording: Wording = ENGLISH,
 ) -> Loaded[Refined]:
     """Recorded trajectories (p, r, f, r^). `columns` maps a field to its column name, if they differ.
 
     The prompt p may be a conversation, as in load_prompts; if that ends in the response, the response is taken from
     its own column all the same.
 
-    A row whose feedback has no readable verdict is quarantined, because it would teach the model
+    A row whose feedback has no readable verdict is unusable, because it would teach the model
     feedback that no filter can use. Raises DataError as load_prompts does.
     """
     column = columns.get("prompt", PROMPT)
@@ -123,11 +128,10 @@ def load_corpus(
         response, feedback, refinement = (texts[names[field]].strip() for field in CORPUS_FIELDS)
         if read.answer not in ("", response):
             return BadRow(row.file, row.line, f"the messages end in an answer that is not in {names['response']!r}")
-        if parse_verdict(feedback) is Verdict.UNKNOWN:
-            return (
-                f"column {names['feedback']!r} has no readable verdict; its last line must be "
-                f"{verdict_line(Verdict.QUALIFIED)!r} or {verdict_line(Verdict.NOT_QUALIFIED)!r}"
-            )
+        if wording.parse(feedback) is Verdict.UNKNOWN:
+            yes, no = (wording.line(verdict) for verdict in (Verdict.QUALIFIED, Verdict.NOT_QUALIFIED))
+            reason = f"column {names['feedback']!r} has no readable verdict; its last line must be {yes!r} or {no!r}"
+            return BadRow(row.file, row.line, f"{reason}, or your own words in wording")
         loaded.count(replace(read, answer=""))
         return Refined(**as_row(read.prompt), response=response, feedback=feedback, refinement=refinement)
 

@@ -28,9 +28,6 @@ _FILES = (*_LINES, ".json", ".parquet", *_TABLES)
 _MARKS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
-_ABOUT = ("dataset_info.json", "dataset_infos.json")  # what `datasets` writes beside the files of a set
-
-
 _HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 
 
@@ -240,13 +237,22 @@ def _read_folder(path: Path, split: str | None) -> Iterator[Row | BadRow]:
         return
     if split:
         raise DataError(f"{path} was not saved by datasets, so it has no split {split!r}; give the file of the split")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _FILES and file.name not in _ABOUT)
+    files = sorted(file for file in path.iterdir() if _has_rows(file))
     if not files:
         raise DataError(
             f"{path} holds no file of {', '.join(_FILES)} and was not saved by datasets; give another folder"
         )
     for file in files:
         yield from _read_file(file)
+
+
+def _has_rows(file: Path) -> bool:
+    """Whether a file of a folder holds rows. An object in a .json file says something about the others."""
+    kind = file.suffix.lower()
+    if kind == ".json" and file.is_file():
+        with file.open("rb") as opened:
+            return opened.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    return kind in _FILES
 
 
 def _read_saved(path: Path, split: str | None) -> Iterator[Row]:
@@ -273,6 +279,7 @@ def _read_hub(source: Source) -> Iterator[Row]:
     import datasets
 
     split = source.split or "train"
+    place = f"{source}:{source.split}" if source.split else str(source)
     chosen = {"revision": source.revision} if source.revision else {}
     try:
         rows = datasets.load_dataset(source.path, source.subset, split=split, **chosen)
@@ -284,7 +291,7 @@ def _read_hub(source: Source) -> Iterator[Row]:
             f"{_short(error)}; correct the path, choose a split with name:split, or download the file and give its path"
         ) from error
     for number, values in enumerate(rows, start=1):
-        yield Row(str(source), number, dict(values))
+        yield Row(place, number, dict(values))
 
 
 def _short(error: BaseException) -> str:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 from selfevo.method.answer_extraction import answer_key, declared_answer, last_number, read_number
 from selfevo.method.inference import Draft, answer, criticise, elect
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Finish
 from selfevo.method.records import Judged, Prompt
 from selfevo.method.skills import RESPOND
+from selfevo.method.verdicts import Verdict
 from selfevo.rundir.results import Audit, Extractors, Mode, ModelResults, Split, Verdicts, to_bits
 from selfevo.rundir.workspace import StageRunner
 from selfevo.statistics import natural
@@ -45,19 +46,19 @@ def measure(
 
     With `consistency` above 1, that many samples also vote, before and after refinement.
     """
-    prompts = [problem.prompt for problem in problems]
+    prompts, wording = [problem.prompt for problem in problems], runner.wording
     outcomes = [
         _outcome(task, problem, drafts)
-        for problem, drafts in zip(problems, answer(runner.generations, prompts), strict=True)
+        for problem, drafts in zip(problems, answer(runner.generations, prompts, wording=wording), strict=True)
     ]
     if consistency == 1:
         return outcomes
     warm = {RESPOND.name: replace(runner.sampling[RESPOND.name], temperature=temperature)}
     runners = [runner.beside(f"sample-{number}", warm) for number in range(1, consistency + 1)]
-    samples = list(zip(*(answer(each.generations, prompts) for each in runners), strict=True))
+    samples = list(zip(*(answer(each.generations, prompts, wording=wording) for each in runners), strict=True))
     ask = runner.beside("vote", {}).generations
-    first = elect(ask, prompts, [[drafts[0] for drafts in several] for several in samples])
-    last = elect(ask, prompts, [[drafts[-1] for drafts in several] for several in samples])
+    first = elect(ask, prompts, [[drafts[0] for drafts in several] for several in samples], wording=wording)
+    last = elect(ask, prompts, [[drafts[-1] for drafts in several] for several in samples], wording=wording)
     return [
         replace(
             outcome,
@@ -138,12 +139,18 @@ def extract(outcomes: Sequence[Outcome]) -> Extractors | None:
     )
 
 
-def audit(task: Checker, problems: Mapping[str, Problem], judged: Sequence[Judged], kept: Sequence[bool]) -> Audit:
+def audit(
+    task: Checker,
+    problems: Mapping[str, Problem],
+    judged: Sequence[Judged],
+    kept: Sequence[bool],
+    wording: Wording = ENGLISH,
+) -> Audit:
     """How good a filter was. `problems` holds the known answers by prompt id. Never trained on."""
     known = [problems[row.prompt_id] for row in judged]
     before = [task.is_correct(problem, row.response) for problem, row in zip(known, judged, strict=True)]
     right = [task.is_correct(problem, row.refinement) for problem, row in zip(known, judged, strict=True)]
-    verdicts = [parse_verdict(row.judgement) for row in judged]
+    verdicts = [wording.parse(row.judgement) for row in judged]
     return Audit(
         judged=len(judged),
         response_right=sum(before),
@@ -168,7 +175,7 @@ def self_agreement(runner: StageRunner, prompts: Sequence[Prompt], samples: int,
     the model's own feedback calls that response qualified.
     """
     ask = runner.generations
-    greedy = criticise(ask, prompts, [Draft(generation) for generation in ask(RESPOND, prompts)])
+    greedy = criticise(ask, prompts, [Draft(generation) for generation in ask(RESPOND, prompts)], runner.wording)
     drawn = runner.sample(RESPOND, prompts, samples, temperature)
     scores = []
     for draft, several in zip(greedy, drawn, strict=True):

@@ -15,7 +15,8 @@ from typing import Any
 
 from selfevo.config.sections import MonitorsConfig
 from selfevo.method.answer_extraction import answer_key
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import ENGLISH, Wording
+from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.results import Alarm
 
@@ -54,7 +55,7 @@ MEANING = {
 }
 
 
-def round_figures(folder: Path) -> dict[str, float | None]:
+def round_figures(folder: Path, wording: Wording = ENGLISH) -> dict[str, float | None]:
     """The figures of one round, from its folder under stages/. None if there is nothing to count.
 
     All are shares in [0, 1], except `mean_length`, in tokens. `distinct_n`: distinct n-grams of
@@ -77,8 +78,8 @@ def round_figures(folder: Path) -> dict[str, float | None]:
             if len(texts) > 2 * SAMPLE:
                 texts = sorted(texts)[:SAMPLE]  # ids are hashes, so this sample is random but fixed
     sample = [text for _, text in sorted(texts)[:SAMPLE]]
-    first = Counter(_verdict(row, "feedback") for row in read_rows(folder / "critique.jsonl"))
-    second = Counter(_verdict(row, "judgement") for row in read_rows(folder / "judge.jsonl"))
+    first = Counter(_verdict(row, "feedback", wording) for row in read_rows(folder / "critique.jsonl"))
+    second = Counter(_verdict(row, "judgement", wording) for row in read_rows(folder / "judge.jsonl"))
     path = folder / "refine.jsonl"  # missing in the ablation without refinement
     same = Counter(
         answer_key(row["response"]) == answer_key(row["refinement"])
@@ -152,8 +153,8 @@ def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-def _verdict(row: dict[str, Any], column: str) -> Verdict:
-    return parse_verdict(row[column]) if row["status"] == "ok" else Verdict.UNKNOWN
+def _verdict(row: dict[str, Any], column: str, wording: Wording) -> Verdict:
+    return wording.parse(row[column]) if row["status"] == "ok" else Verdict.UNKNOWN
 
 
 def _yes(verdicts: Counter[Verdict]) -> float | None:

@@ -17,18 +17,19 @@ from selfevo.config.sections import AblationConfig
 from selfevo.config.sources import CorpusConfig, FileCorpus, PromptsCorpus, TaskCorpus
 from selfevo.errors import DataError
 from selfevo.method.names import WARM_UP
-from selfevo.method.prompts import Verdict, parse_verdict, verdict_line, without_verdict
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
 from selfevo.method.training_examples import answer_examples
+from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import read_counts, read_rows
 from selfevo.rundir.inspect import lost_rows
 from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace
 from selfevo.tasks.base import AnnotatedTask, Problem
-from selfevo.teachers.base import Teacher
+from selfevo.teachers.base import Annotation, Teacher
 
 FOLDER = "d_meta"
 STAGE = f"{FOLDER}/annotate"
@@ -58,7 +59,7 @@ def annotate(
         for batch in teacher.annotate([window[key] for key in owed]):
             annotations = [annotation for _, annotation in batch]
             dollars += sum(annotation.dollars for annotation in annotations)
-            rows = {owed[position]: asdict(annotation) for position, annotation in batch}
+            rows = {owed[position]: _stated(annotation, workspace.wording) for position, annotation in batch}
             yield rows, f"${dollars:.2f}" if dollars else ""
             now = time.monotonic()
             workspace.event("rows", stage=STAGE, seconds=now - started, rows=len(annotations))
@@ -97,7 +98,7 @@ def taken(rows: Sequence[AnyPrompt], share: float, seed: int) -> list[AnyPrompt]
     return [row for row in rows if row.id in chosen]
 
 
-def altered(rows: Sequence[Refined], ablation: AblationConfig, seed: int) -> list[Refined]:
+def altered(rows: Sequence[Refined], ablation: AblationConfig, seed: int, wording: Wording = ENGLISH) -> list[Refined]:
     """D_meta as it is used: with some verdicts turned round, or without words, as ablations ask.
 
     Which rows are changed hangs on their ids and the seed.
@@ -109,16 +110,21 @@ def altered(rows: Sequence[Refined], ablation: AblationConfig, seed: int) -> lis
         is_flipped = (row.id, row.response) in flipped
         feedback = row.feedback.strip()
         if is_flipped or ablation.verdict_only:
-            qualified = (parse_verdict(feedback) is Verdict.QUALIFIED) != is_flipped
-            words = "" if ablation.verdict_only else without_verdict(feedback)
-            feedback = f"{words}\n{verdict_line(Verdict.QUALIFIED if qualified else Verdict.NOT_QUALIFIED)}".strip()
+            qualified = (wording.parse(feedback) is Verdict.QUALIFIED) != is_flipped
+            words = "" if ablation.verdict_only else wording.without_verdict(feedback)
+            feedback = f"{words}\n{wording.line(Verdict.QUALIFIED if qualified else Verdict.NOT_QUALIFIED)}".strip()
         result.append(replace(row, feedback=feedback))
     return result
 
 
-def balance(rows: Iterable[Refined]) -> Counter[str]:
-    """How many responses are judged qualified, and how many are not."""
-    return Counter(parse_verdict(row.feedback).value for row in rows)
+def _stated(annotation: Annotation, wording: Wording) -> dict[str, Any]:
+    """With the verdict in the words of the run; tasks of this package give it in English. Checked if it has none."""
+    feedback, reason = wording.restated(annotation.feedback), annotation.reason
+    if not reason and wording.parse(feedback) is Verdict.UNKNOWN:
+        reason = "the feedback has no readable verdict"
+    if not reason and not annotation.refinement.strip():
+        reason = "the refinement is empty"
+    return {**asdict(annotation), "feedback": feedback, "reason": reason}
 
 
 def _chosen(

@@ -33,6 +33,7 @@ from selfevo.tasks.base import Problem, Task
 
 Row = TypeVar("Row", Prompt, Refined, Problem)
 Read = TypeVar("Read", Prompt, Refined)
+CORPUS = "corpus.path"  # the place of a row of D_meta that is in an evaluation set
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Splits:
     audit: list[Problem]
     sft: list[Problem]  # further labels of the supervised baseline, beyond those of D_meta
     quarantined: list[BadRow]
+    corpus_quarantined: list[BadRow]  # those of a recorded D_meta
     left_off: list[str]  # what of the rows of files is not asked
     blocked: Decontaminator
 
@@ -70,6 +72,12 @@ class Splits:
         first, count = self.quarantined[0], len(self.quarantined)
         rows = "row was" if count == 1 else "rows were"
         return f"{count} {rows} set aside, the first is line {first.line} of {first.file}: {first.reason}"
+
+    @property
+    def corpus_reasons(self) -> list[str]:
+        """Why rows of a recorded D_meta were set aside, also as known to an evaluation set."""
+        known = (row for row in self.quarantined if row.file == CORPUS)
+        return [row.reason for row in (*self.corpus_quarantined, *known)]
 
     @property
     def notes(self) -> list[str]:
@@ -112,6 +120,7 @@ def draw_splits(config: RunConfig) -> Splits:
         audit=audit,
         sft=sft,
         quarantined=draws.quarantined,
+        corpus_quarantined=draws.corpus_quarantined,
         left_off=draws.left_off,
         blocked=Decontaminator(
             map(as_text, [*(problem.prompt for problem in [*evaluation, *dev, *audit]), *dev_prompts, *draws.known()])
@@ -131,6 +140,7 @@ class _Draws:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.quarantined: list[BadRow] = []
+        self.corpus_quarantined: list[BadRow] = []
         self.left_off: list[str] = []
         self.pool_answers: dict[str, Problem] = {}
         self.pool_tasks: dict[str, Task] = {}
@@ -155,7 +165,10 @@ class _Draws:
         if not isinstance(corpus, FileCorpus):
             return []
         columns, system = corpus.columns.model_dump(), self.config.system
-        return self._read(corpus.path, load_corpus(source_in(corpus), columns, corpus.max_bad_share, system))
+        source, wording = source_in(corpus), self.config.wording
+        loaded = load_corpus(source, columns, corpus.max_bad_share, system, wording)
+        self.corpus_quarantined = loaded.quarantined
+        return self._read(corpus.path, loaded)
 
     def pools(self) -> list[list[Prompt]]:
         """The pool of each round. If rounds is a number: one pool for all rounds."""
@@ -192,10 +205,13 @@ class _Draws:
         return prompts
 
     def known(self) -> list[Prompt]:
-        """The prompts of further evaluation sets."""
-        return [
-            row for source in self.config.decontaminate for row in self._prompts(source, "decontaminate.column=...")
-        ]
+        """The prompts of further evaluation sets, which are asked of nobody."""
+        rows = []
+        for each in self.config.decontaminate:
+            found = load_prompts(source_in(each), each.column, each.max_bad_share, "decontaminate.column=...")
+            self.quarantined += found.unusable  # a duplicate is no loss here
+            rows += found.rows
+        return rows
 
     def audit(self) -> list[Problem]:
         audit = self.config.audit
@@ -238,7 +254,7 @@ def _without_known(splits: Splits) -> Splits:
         labelled=clean(splits.labelled, "labels"),
         sft=clean(splits.sft, "labels"),
         unlabelled=clean(splits.unlabelled, "corpus.prompts"),
-        d_meta=clean(splits.d_meta, "corpus.path"),
+        d_meta=clean(splits.d_meta, CORPUS),
     )
 
 

@@ -13,17 +13,16 @@ with them. It returns only whether to go on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
+from selfevo.method.filters import Filter
 from selfevo.method.names import META, round_name
+from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Model
 from selfevo.method.records import Critiqued, Example, Judged, Prompt, Refined, extended
 from selfevo.method.rows import Mapped, Rows
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
 from selfevo.method.training_examples import meta_examples, self_examples
-
-if TYPE_CHECKING:  # filters import pydantic, and importing selfevo should not wait for it
-    from selfevo.method.filters import Filter
 
 Policy = Literal["restart", "continual-mixed", "continual-latest"]
 In = TypeVar("In", bound=Prompt)
@@ -40,6 +39,11 @@ class StageRunner(Protocol):
 
 class Workspace(Protocol):
     """Runs stages and trains models, each once, even if the run is killed in between."""
+
+    @property
+    def wording(self) -> Wording:
+        """The words that the models are asked with, and learn."""
+        ...
 
     def runner(self, name: str, model: Model) -> StageRunner: ...
 
@@ -76,7 +80,7 @@ def evolve(
     A pool is called with the current model, because the model may write the prompts itself. `learn`
     turns the kept rows into training examples. `learn` and `refine` are for ablations.
     """
-    lessons = meta_examples(d_meta, beta)  # L_meta
+    lessons = meta_examples(d_meta, beta, workspace.wording)  # L_meta
     model = workspace.train(META, base, lessons)  # M_0
     evolved: list[Example] = []
     for t, pool in enumerate(pools, start=1):

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from selfevo.method.answer_extraction import answer_key
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Prompt, Refined, Turns, as_row, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import JUDGE, RESPOND, Skill
+from selfevo.method.verdicts import Verdict
 
 Reason = Callable[[Judged], str | None]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Sampler(Protocol):
-    """The model of the round. A filter can ask it again."""
+    """The model of the round, and the words that it is asked with. A filter can ask it again."""
+
+    @property
+    def wording(self) -> Wording: ...
 
     def sample(self, skill: Skill[Any, Any], rows: Rows[Any], times: int, temperature: float) -> list[list[Generation]]:
         """`times` sampled texts for each row."""
@@ -46,7 +51,7 @@ class ByVerdict(_Kind):
     kind: Literal["verdict"] = "verdict"
 
     def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
-        return by_verdict
+        return partial(by_verdict, wording=sampler.wording)
 
 
 class ByVotes(_Kind):
@@ -61,7 +66,7 @@ class ByVotes(_Kind):
         refined = [from_row(Refined, as_row(row)) for row in rows]
         given = sampler.sample(JUDGE, refined, self.votes, self.temperature)
         yes = {
-            row.id: sum(g.finish == "stop" and parse_verdict(g.text) is Verdict.QUALIFIED for g in generations)
+            row.id: sum(g.finish == "stop" and sampler.wording.parse(g.text) is Verdict.QUALIFIED for g in generations)
             for row, generations in zip(refined, given, strict=True)
         }
 
@@ -157,8 +162,8 @@ class Distinct(_Kind):
 BY_FORM = (MaxPerPrompt, Length, Distinct)  # the other filters judge the content of a row
 
 
-def by_verdict(row: Judged) -> str | None:
-    verdict = parse_verdict(row.judgement)
+def by_verdict(row: Judged, wording: Wording = ENGLISH) -> str | None:
+    verdict = wording.parse(row.judgement)
     if verdict is Verdict.QUALIFIED:
         return None
     return "verdict not qualified" if verdict is Verdict.NOT_QUALIFIED else "verdict unreadable"

@@ -20,10 +20,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from selfevo.method.answer_extraction import answer_key
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Critiqued, Drafted, Prompt, Refined
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
+from selfevo.method.verdicts import Verdict
 
 When = Literal["never", "if-judged-wrong", "always"]
 
@@ -36,13 +37,14 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One text on the way to an answer, and the feedback on it. None: no feedback was asked for.
+    """One text on the way to an answer, the feedback on it, and its verdict. None: no feedback was asked for.
 
     `refinement` is one that was asked for and did not come whole, so that this text stays the answer.
     """
 
     generation: Generation
     feedback: Generation | None = None
+    verdict: Verdict = Verdict.UNKNOWN
     refinement: Generation | None = None
 
     @property
@@ -55,9 +57,8 @@ class Draft:
         """The text of the feedback; "" if there is none or it is incomplete."""
         return _whole(self.feedback)
 
-    @property
-    def verdict(self) -> Verdict:
-        return parse_verdict(self.said)
+    def criticised(self, feedback: Generation | None, wording: Wording) -> Draft:
+        return replace(self, feedback=feedback, verdict=wording.parse(_whole(feedback)))
 
 
 def _whole(generation: Generation | None) -> str:
@@ -65,13 +66,18 @@ def _whole(generation: Generation | None) -> str:
 
 
 def answer(
-    ask: Ask, prompts: Sequence[Prompt], when: When = "if-judged-wrong", rounds: int = 1
+    ask: Ask,
+    prompts: Sequence[Prompt],
+    when: When = "if-judged-wrong",
+    rounds: int = 1,
+    *,
+    wording: Wording = ENGLISH,
 ) -> list[tuple[Draft, ...]]:
     """The drafts for each prompt; the last one is the answer. Refines at most `rounds` times."""
     work = [[Draft(generation)] for generation in ask(RESPOND, prompts)]
     going = list(range(len(work)))
     for _ in range(rounds if when != "never" else 0):
-        criticised = criticise(ask, [prompts[i] for i in going], [work[i][-1] for i in going])
+        criticised = criticise(ask, [prompts[i] for i in going], [work[i][-1] for i in going], wording)
         for i, draft in zip(going, criticised, strict=True):
             work[i][-1] = draft
         going = [i for i in going if _is_to_refine(work[i][-1], when)]
@@ -86,12 +92,12 @@ def answer(
     return [tuple(drafts) for drafts in work]
 
 
-def criticise(ask: Ask, prompts: Sequence[Prompt], drafts: Sequence[Draft]) -> list[Draft]:
+def criticise(ask: Ask, prompts: Sequence[Prompt], drafts: Sequence[Draft], wording: Wording = ENGLISH) -> list[Draft]:
     """The drafts, with the model's feedback on each complete one."""
     whole = [i for i, draft in enumerate(drafts) if draft.text]
     rows = [Drafted(**_of(prompts[i]), response=drafts[i].text) for i in whole]
     feedback = dict(zip(whole, ask(CRITIQUE, rows), strict=True))
-    return [replace(draft, feedback=feedback.get(i)) for i, draft in enumerate(drafts)]
+    return [draft.criticised(feedback.get(i), wording) for i, draft in enumerate(drafts)]
 
 
 def _is_to_refine(draft: Draft, when: When) -> bool:
@@ -103,6 +109,7 @@ def elect(
     prompts: Sequence[Prompt],
     samples: Sequence[Sequence[Draft]],
     key: Callable[[str], str] = answer_key,
+    wording: Wording = ENGLISH,
 ) -> list[tuple[int, Draft]]:
     """The sample that wins the vote, for each prompt: its position, and the sample itself.
 
@@ -120,7 +127,7 @@ def elect(
     if tied:  # judged like r^ in a round: the judge sees only the prompt and this text
         rows = [Refined(**_of(prompts[i]), response="", feedback="", refinement=drafts[i][j].text) for i, j in tied]
         for (i, j), feedback in zip(tied, ask(JUDGE, rows), strict=True):
-            drafts[i][j] = replace(drafts[i][j], feedback=feedback)
+            drafts[i][j] = drafts[i][j].criticised(feedback, wording)
     elected = [vote(own, [draft.verdict for draft in several]) for own, several in zip(keys, drafts, strict=True)]
     return [(position, several[position]) for position, several in zip(elected, drafts, strict=True)]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from selfevo.method import prompts
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Request
 from selfevo.method.records import Critiqued, Drafted, Judged, Prompt, Refined, Turns, extended
 
@@ -19,19 +20,22 @@ Out = TypeVar("Out", bound=Prompt)
 
 @dataclass(frozen=True, slots=True)
 class Skill(Generic[In, Out]):
-    """`turns(row)` is what the model sees. `record` has one more field, for the model's text."""
+    """`turns(row, wording)` is what the model sees. `record` has one more field, for the model's text."""
 
     name: str
-    turns: Callable[[In], Turns]
+    asked: Callable[[In, Wording], Turns]
     record: type[Out]
+
+    def turns(self, row: In, wording: Wording = ENGLISH) -> Turns:
+        return self.asked(row, wording)
 
     def build(self, row: In, text: str) -> Out:
         """The row with `text` as its new field."""
         return extended(self.record, row, text)
 
-    def request(self, row: In, seed: int) -> Request:
+    def request(self, row: In, seed: int, wording: Wording = ENGLISH) -> Request:
         """What an engine is asked with for `row`."""
-        return Request(self.turns(row), seed, row.system, opening=len(row.history) + 1)
+        return Request(self.turns(row, wording), seed, row.system, opening=len(row.history) + 1)
 
     @property
     def column(self) -> str:
@@ -39,13 +43,17 @@ class Skill(Generic[In, Out]):
         return [field.name for field in fields(self.record) if not field.kw_only][-1]
 
 
-RESPOND: Skill[Prompt, Drafted] = Skill("respond", prompts.respond, Drafted)
-CRITIQUE: Skill[Drafted, Critiqued] = Skill("critique", lambda row: prompts.critique(row, row.response), Critiqued)
+RESPOND: Skill[Prompt, Drafted] = Skill("respond", lambda row, _: prompts.respond(row), Drafted)
+CRITIQUE: Skill[Drafted, Critiqued] = Skill(
+    "critique", lambda row, wording: prompts.critique(row, row.response, wording), Critiqued
+)
 REFINE: Skill[Critiqued, Refined] = Skill(
-    "refine", lambda row: prompts.refine(row, row.response, row.feedback), Refined
+    "refine", lambda row, wording: prompts.refine(row, row.response, row.feedback, wording), Refined
 )
 # The second self-feedback sees only (p, r^), never the first draft or its critique: it must stand on its own.
-JUDGE: Skill[Refined, Judged] = Skill("judge", lambda row: prompts.critique(row, row.refinement), Judged)
+JUDGE: Skill[Refined, Judged] = Skill(
+    "judge", lambda row, wording: prompts.critique(row, row.refinement, wording), Judged
+)
 
 SKILLS: tuple[Skill[Any, Any], ...] = (RESPOND, CRITIQUE, REFINE, JUDGE)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from selfevo.method import prompts
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Example, Judged, Prompt, Refined, Turns, content_id
 
 
-def meta_examples(d_meta: Iterable[Refined], beta: float) -> list[Example]:
+def meta_examples(d_meta: Iterable[Refined], beta: float, wording: Wording = ENGLISH) -> list[Example]:
     """D_meta as training sequences.
 
     The first two terms of L_meta share one sequence per trajectory, `p r CRITIQUE f REFINE r^`.
@@ -22,7 +23,12 @@ def meta_examples(d_meta: Iterable[Refined], beta: float) -> list[Example]:
     """
     d_meta = list(d_meta)
     skills = [
-        _example(row, (*prompts.refine(row, row.response, row.feedback), row.refinement), (0.0, 1.0, 1.0), "skills")
+        _example(
+            row,
+            (*prompts.refine(row, row.response, row.feedback, wording), row.refinement),
+            (0.0, 1.0, 1.0),
+            "skills",
+        )
         for row in d_meta
     ]
     return skills + (answer_examples(d_meta, beta) if beta > 0 else [])

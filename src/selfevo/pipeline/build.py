@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from selfevo.config.sections import (
 from selfevo.config.sources import PromptsCorpus, TaskCorpus
 from selfevo.method.filters import Filter
 from selfevo.method.names import WARM_UP, round_number
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Sampling, Trainer
 from selfevo.method.records import Example, Judged
 from selfevo.method.rows import Rows
@@ -87,7 +89,8 @@ def build_trainer(config: RunConfig, name: str) -> Trainer:
         if isinstance(objective, GRPOObjective):
             from selfevo.trainers.grpo import VerdictRewardTrainer
 
-            return VerdictRewardTrainer(settings, objective, config.skills, lambda: build_engine(config.engine))
+            judge = partial(build_engine, config.engine)
+            return VerdictRewardTrainer(settings, objective, config.skills, judge, config.wording)
         if make := getattr(build_objective(config), "trainer", None):
             trainer: Trainer = make(settings)
             return trainer
@@ -97,7 +100,10 @@ def build_trainer(config: RunConfig, name: str) -> Trainer:
 
 
 def build_teacher(
-    corpus: TaskCorpus | PromptsCorpus, problems: Mapping[str, Problem], ledger: Ledger | None = None
+    corpus: TaskCorpus | PromptsCorpus,
+    problems: Mapping[str, Problem],
+    ledger: Ledger | None = None,
+    wording: Wording = ENGLISH,
 ) -> Teacher:
     """The annotator of a corpus. With a task it gets the gold answers of `problems`, by prompt id.
 
@@ -113,7 +119,7 @@ def build_teacher(
         from selfevo.models.endpoint import Endpoint  # needs an extra
         from selfevo.teachers.openai import OpenAITeacher
 
-        return OpenAITeacher(annotator, Endpoint(annotator, ledger), task, problems)
+        return OpenAITeacher(annotator, Endpoint(annotator, ledger), task, problems, wording)
     assert task is not None  # only a corpus with a task may have no annotator
     return OracleTeacher(task, problems)
 

@@ -17,7 +17,7 @@ from selfevo.method.skills import RESPOND
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system
 from selfevo.rundir.atomic_files import hash_model
-from selfevo.rundir.inspect import prompts_seen
+from selfevo.rundir.inspect import prompts_seen, wording_of
 from selfevo.rundir.ledger import Ledger
 from selfevo.rundir.ownership import claim, locked
 from selfevo.rundir.results import Results, write_results
@@ -50,6 +50,7 @@ def evaluate_model(
     system = run_system(subject.path) if config.system is None else config.system
     problems = [each.under(system) for each in task.problems(config.count, 1000 * config.seed + 1, seen)]
     sampling = build_sampling(subject.path, config.max_new_tokens)
+    wording = config.wording or wording_of(subject.path)
     with tempfile.TemporaryDirectory() as scratch:
         root = output or Path(scratch)
         with locked(root):
@@ -58,6 +59,7 @@ def evaluate_model(
                 **config.model_dump(mode="json", exclude={"endpoint"}),
                 "system": system,
                 "max_new_tokens": {name: limits.max_new_tokens for name, limits in sampling.items()},
+                "wording": wording.learnt,
                 "base_url": endpoint.base_url if endpoint else None,
             }
             text = yaml.safe_dump(settings, sort_keys=False)
@@ -73,6 +75,7 @@ def evaluate_model(
                 sampling=sampling,
                 seed=config.seed,
                 progress=progress,
+                wording=wording,
             )
             runner = workspace.runner("evaluate", subject)
             outcomes = measure(runner, task, problems, config.consistency)

@@ -14,6 +14,7 @@ from selfevo.config.run_config import RunConfig
 from selfevo.inputs.splits import Splits
 from selfevo.method.evolution import StageRunner, Workspace
 from selfevo.method.filters import BY_FORM, Filter, Reason, Sampler
+from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Model
 from selfevo.method.records import Example, Judged, Prompt
 from selfevo.method.rows import Rows
@@ -80,6 +81,10 @@ class GoldWorkspace:
 
     inner: Workspace
     answers: KnownAnswers
+
+    @property
+    def wording(self) -> Wording:
+        return self.inner.wording
 
     def runner(self, name: str, model: Model) -> StageRunner:
         return GoldRunner(self.inner.runner(name, model), self.answers)

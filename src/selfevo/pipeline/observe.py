@@ -111,7 +111,7 @@ class Observer:
         monitors = self.config.monitors
         layout = self.workspace.layout
         limits = {skill: self._limit(skill) for skill in self.workspace.sampling}
-        figures = round_figures(layout.stages / name)
+        figures = round_figures(layout.stages / name, self.config.wording)
         found = alarms(name, figures, monitors)
         start = read_counts(done(layout.stage(name, RESPOND.name)))["in"]
         judged = read_counts(done(layout.filtered(name)))
@@ -188,7 +188,8 @@ class Observer:
         known = [(row, kept) for row, kept in judged if row.prompt_id in problems]
         if not known:
             return None
-        return audit(self._answers, problems, [row for row, _ in known], [kept for _, kept in known])
+        rows_known, kept = [row for row, _ in known], [kept for _, kept in known]
+        return audit(self._answers, problems, rows_known, kept, self.config.wording)
 
 
 def _extent(results: Results) -> int:

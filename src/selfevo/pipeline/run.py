@@ -22,11 +22,13 @@ from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import MonitorsConfig
 from selfevo.config.sources import FileCorpus, TaskCorpus
-from selfevo.errors import ConfigError
+from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken
+from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
 from selfevo.method.names import BASE, SFT
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import Example, Refined
 from selfevo.method.training_examples import answer_examples, meta_examples
@@ -42,7 +44,7 @@ from selfevo.pipeline.build import (
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
 from selfevo.report.terminal import complain
-from selfevo.rundir.atomic_files import hash_model, read_marker, write_atomic
+from selfevo.rundir.atomic_files import hash_model, read_marker, read_rows, write_atomic
 from selfevo.rundir.inspect import costs
 from selfevo.rundir.ledger import Ledger
 from selfevo.rundir.ownership import changed_parts, claim, locked, note_versions
@@ -58,6 +60,7 @@ RESUMABLE = (
     *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "input_price", "output_price")),
     *(f"corpus.annotator.{key}" for key in ("api_key_env", "limit_name")),
     *(f"corpus.annotator.{key}" for key in ("response_format", "temperature", "max_new_tokens")),
+    *(f"corpus.{key}" for key in ("max_doubtful_share", "max_one_verdict")),
     *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
 )
 
@@ -77,7 +80,9 @@ def run_loop(
     filters, objective = build_filters(config), build_objective(config)  # built first, so that a mistake is found now
     with open_run(config, progress, engine, trainer, shared) as (workspace, base, splits):
         recorded = taken(splits.d_meta, config.ablation.label_share, config.seed)
-        d_meta = altered(recorded or write_d_meta(config, workspace, base, splits), config.ablation, config.seed)
+        written = recorded or write_d_meta(config, workspace, base, splits)
+        check_corpus(config, workspace, splits, written)
+        d_meta = altered(written, config.ablation, config.seed, config.wording)
         workspace.save_rows("d_meta", d_meta)
         observer = Observer(config, workspace, splits, filters)
         measured = config.evaluation.models if config.evaluation else ()
@@ -89,7 +94,9 @@ def run_loop(
                 if isinstance(config.corpus, TaskCorpus)
                 else []
             )
-            examples = baseline_examples(d_meta, further, config.beta, base.path, workspace.trainer(SFT))
+            examples = baseline_examples(
+                d_meta, further, config.beta, base.path, workspace.trainer(SFT), config.wording
+            )
             observer.measure(workspace.train(SFT, base, examples))
         evolve(
             observer.evolving,
@@ -107,8 +114,7 @@ def run_loop(
         if not observer.alarmed:  # after an alarm the run can go on with another bound
             workspace.finish()
         write_cards(config.output)
-        path = workspace.layout.manifest
-        write_atomic(path, json.dumps({**read_marker(path), "costs": costs(config.output)}, indent=2))
+        note(workspace.layout.manifest, costs=costs(config.output))
         return config.output
 
 
@@ -117,7 +123,7 @@ def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = 
     if isinstance(config.corpus, FileCorpus):
         raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
     with open_run(config, progress, engine, None) as (workspace, base, splits):
-        d_meta = altered(write_d_meta(config, workspace, base, splits), config.ablation, config.seed)
+        d_meta = altered(write_d_meta(config, workspace, base, splits), config.ablation, config.seed, config.wording)
         workspace.save_rows("d_meta", d_meta)
         return workspace.layout.data("d_meta"), d_meta
 
@@ -155,6 +161,7 @@ def open_run(
             sampling={name: getattr(config.skills, name).to_sampling() for name in type(config.skills).model_fields},
             seed=config.seed,
             progress=progress,
+            wording=config.wording,
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))
@@ -185,14 +192,35 @@ def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, splits: S
     corpus = config.corpus
     assert not isinstance(corpus, FileCorpus)  # its rows need no annotator
     problems = {problem.prompt.id: problem for problem in splits.labelled}
-    teacher = build_teacher(corpus, problems, Ledger(workspace.root, STAGE))
+    teacher = build_teacher(corpus, problems, Ledger(workspace.root, STAGE), config.wording)
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None
     prompts = taken(splits.to_annotate(), config.ablation.label_share, config.seed)
     return annotate(workspace, base, corpus, prompts, teacher, task, problems)
 
 
+def check_corpus(config: RunConfig, workspace: Workspace, splits: Splits, d_meta: Sequence[Refined]) -> None:
+    """Notes in the manifest what is odd about D_meta. Raises DataError where that is too much."""
+    path = workspace.layout.stage(*STAGE.split("/"))
+    rows = read_rows(path) if path.is_file() else ()
+    quarantined = [row["reason"] for row in rows if row["status"] == "quarantined"]
+    counts = count(d_meta, config.wording, quarantined or splits.corpus_reasons)
+    note(workspace.layout.manifest, d_meta=counts.as_json())
+    if faults := [fault for check in (doubt, imbalance) if (fault := check(counts, config.corpus))]:
+        raise DataError("; ".join(faults))
+
+
+def note(manifest: Path, **facts: Any) -> None:
+    """Adds facts to a manifest."""
+    write_atomic(manifest, json.dumps({**read_marker(manifest), **facts}, indent=2))
+
+
 def baseline_examples(
-    d_meta: Sequence[Refined], further: Sequence[Example], beta: float, base: Path, trainer: Trainer
+    d_meta: Sequence[Refined],
+    further: Sequence[Example],
+    beta: float,
+    base: Path,
+    trainer: Trainer,
+    wording: Wording = ENGLISH,
 ) -> list[Example]:
     """The examples of the supervised baseline: D_QA and `further` answers.
 
@@ -200,5 +228,5 @@ def baseline_examples(
     for a fair comparison.
     """
     answers = [*answer_examples(d_meta), *further]
-    budget = trainer.tokens(base, meta_examples(d_meta, beta))
+    budget = trainer.tokens(base, meta_examples(d_meta, beta, wording))
     return answers * max(1, math.ceil(budget / max(1, trainer.tokens(base, answers))))

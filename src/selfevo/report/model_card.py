@@ -13,10 +13,12 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from selfevo.method.prompts import Wording
+from selfevo.method.verdicts import Verdict
 from selfevo.report.terminal import printable
 from selfevo.report.wording import duration, number, percent
 from selfevo.rundir.atomic_files import MADE, MODEL_MARKER, exists, from_user, read_marker, write_atomic
-from selfevo.rundir.inspect import costs
+from selfevo.rundir.inspect import costs, wording_of
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import MODES, Mode, ModelResults, read_results
 
@@ -77,6 +79,7 @@ def write_card(root: Path, name: str) -> None:
     ]
     if system := config.get("system"):
         parts.append(f"## System prompt\n\nPrompts without one of their own were asked under: {literal(system)}")
+    parts.append(f"## Wording\n\n{_wording(wording_of(folder))}")
     if measured:
         parts.append(f"## Results\n\n{_results(task, measured)}")
     parts.append(f"## Cost\n\n{_cost(costs(root), name)}")
@@ -128,6 +131,13 @@ def _eval_results(task: str, measured: ModelResults) -> list[EvalResult]:
         for mode in MODES
         if (rate := measured.rate(mode)) and rate.accuracy is not None
     ]
+
+
+def _wording(wording: Wording) -> str:
+    verdicts = (wording.line(verdict) for verdict in (Verdict.QUALIFIED, Verdict.NOT_QUALIFIED))
+    said = {"asked for feedback": wording.feedback_request, "asked to refine": wording.refine}
+    lines = [f"- {name}: {literal(text)}" for name, text in said.items()]
+    return "\n".join([*lines, f"- last line of a feedback: {' or '.join(map(literal, verdicts))}"])
 
 
 def _results(task: str, measured: ModelResults) -> str:

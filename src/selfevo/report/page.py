@@ -19,12 +19,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template, Undefi
 
 from selfevo.errors import RunError
 from selfevo.evaluation.monitors import MEANING
-from selfevo.method.prompts import parse_verdict
+from selfevo.method.prompts import Wording
 from selfevo.method.skills import SKILLS
 from selfevo.report.chart import draw
 from selfevo.report.wording import duration, number, p_value, percent, points, summarise
 from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, read_rows, write_atomic
-from selfevo.rundir.inspect import costs, is_run
+from selfevo.rundir.inspect import costs, is_run, read_wording
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.ownership import check_format
 from selfevo.rundir.results import Results, Split, read_results
@@ -91,8 +91,8 @@ def write_report(run: Path) -> Path:
     if layout.manifest.is_file():
         check_format(run)
     config, manifest = (read_marker(path) if path.is_file() else {} for path in (layout.config, layout.manifest))
-    results = read_results(run)
-    rounds = [_read_round(run, path) for path in layout.rounds()]
+    results, wording = read_results(run), read_wording(layout.config)
+    rounds = [_read_round(run, path, wording) for path in layout.rounds()]
     models = [read_marker(path / MODEL_MARKER, name=str, examples=dict) for path in layout.finished_models()]
     evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
     filters = [str(each.get("kind", each)) for each in config.get("filter", [])]
@@ -124,7 +124,7 @@ def write_report(run: Path) -> Path:
         costs=costs(run) if is_run(run) else {},
         models=models,
         terms=sorted({term for model in models for term in model["examples"]}),
-        corpus=_read_corpus(layout.data("d_meta")),
+        corpus=_read_corpus(layout.data("d_meta"), wording),
     )
     # A lone surrogate is legal in JSON but not in UTF-8; it must not make the page fail.
     write_atomic(layout.report, page.encode("utf-8", "replace").decode("utf-8"))
@@ -165,7 +165,7 @@ def _template() -> Template:
     return environment.get_template("page.html.jinja")
 
 
-def _read_round(run: Path, folder: Path) -> Round:
+def _read_round(run: Path, folder: Path, wording: Wording) -> Round:
     found = Round(folder.name)
     # Ids are hashes, so the rows with the smallest ids are a random but fixed sample.
     picked: dict[str, list[dict[str, Any]]] = {group: [] for group in SAMPLES}
@@ -188,8 +188,10 @@ def _read_round(run: Path, folder: Path) -> Round:
             found.rejected[str(row.get("reason"))] += 1
             pick("rejected", row)
     quarantined = _with_history(run, folder, picked.pop("quarantined"))
-    found.trajectories = [_trajectory(group, row, row.get("reason")) for group, rows in picked.items() for row in rows]
-    found.trajectories += [_stopped(row) for row in quarantined]
+    found.trajectories = [
+        _trajectory(group, row, row.get("reason"), wording) for group, rows in picked.items() for row in rows
+    ]
+    found.trajectories += [_stopped(row, wording) for row in quarantined]
     return found
 
 
@@ -221,41 +223,41 @@ def _rows(path: Path, **kinds: type) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _trajectory(group: str, row: Mapping[str, Any], reason: str | None) -> Trajectory:
-    steps = [_step("", "system prompt", row["system"], judges=False)] if row.get("system") else []
+def _trajectory(group: str, row: Mapping[str, Any], reason: str | None, wording: Wording) -> Trajectory:
+    judges = {name: wording.parse(row[name]).value for name in ("feedback", "judgement") if name in row}
+    steps = [_step("", "system prompt", row["system"])] if row.get("system") else []
     for i, turn in enumerate(row.get("history", ())):
-        steps.append(_step("", "assistant, earlier" if i % 2 else "user, earlier", turn, judges=False))
-    steps += [_step(*STEPS[name], row[name], judges=name in ("feedback", "judgement")) for name in STEPS if name in row]
+        steps.append(_step("", "assistant, earlier" if i % 2 else "user, earlier", turn))
+    steps += [_step(*STEPS[name], row[name], judges.get(name)) for name in STEPS if name in row]
     prompt = " ".join(str(row.get("prompt", row["id"])).split())
     return Trajectory(group, prompt[:160] + "…" * (len(prompt) > 160), reason, steps)
 
 
-def _stopped(row: Mapping[str, Any]) -> Trajectory:
+def _stopped(row: Mapping[str, Any], wording: Wording) -> Trajectory:
     """A quarantined row: its earlier texts, then the unusable text of the engine."""
     reason = f"{row['skill']}: {FINISHES.get(row['reason'], row['reason'])}"
-    trajectory = _trajectory("quarantined", row, reason)
+    trajectory = _trajectory("quarantined", row, reason, wording)
     text = row.get("generation", {}).get("text", "")
     if text:
-        trajectory.steps.append(_step("…", f"what {row['skill']} gave", text, judges=False))
+        trajectory.steps.append(_step("…", f"what {row['skill']} gave", text))
     return trajectory
 
 
-def _step(symbol: str, label: str, text: str, *, judges: bool) -> Step:
-    verdict = parse_verdict(text).value if judges else None
+def _step(symbol: str, label: str, text: str, verdict: str | None = None) -> Step:
     return Step(symbol, label, text[:LONGEST_TEXT], max(0, len(text) - LONGEST_TEXT), verdict)
 
 
-def _read_corpus(path: Path) -> dict[str, Any]:
+def _read_corpus(path: Path, wording: Wording) -> dict[str, Any]:
     """The size of D_meta, the counts of its verdicts, and two of its rows."""
     prompts, verdicts = set[tuple[str, ...]](), Counter[str]()
     picked: list[dict[str, Any]] = []
     for row in _rows(path, id=str, prompt=str, response=str, feedback=str):
         prompts.add((row.get("system", ""), *row.get("history", ()), row["prompt"]))
-        verdicts[parse_verdict(row["feedback"]).value] += 1
+        verdicts[wording.parse(row["feedback"]).value] += 1
         picked = sorted([*picked, row], key=lambda r: (str(r["id"]), r["response"]))[:2]
     return {
         "rows": verdicts.total(),
         "prompts": len(prompts),
         "verdicts": dict(sorted(verdicts.items())),
-        "trajectories": [_trajectory("annotated", row, None) for row in picked],
+        "trajectories": [_trajectory("annotated", row, None, wording) for row in picked],
     }

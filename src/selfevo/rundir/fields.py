@@ -38,6 +38,7 @@ class MarkerFields(TypedDict, total=False):
     seconds: float
     selfevo: str
     platform: Texts
+    d_meta: Object
     parts: Texts
     model: str
     seed: int
@@ -49,6 +50,7 @@ class MarkerFields(TypedDict, total=False):
     ablation: Object
     skills: Object
     system: str
+    wording: Texts
 
 
 class _GenerationFields(TypedDict, total=False):

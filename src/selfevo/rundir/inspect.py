@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 from selfevo.errors import RunError
 from selfevo.method.names import META, round_number
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Prompt
-from selfevo.method.skills import SKILLS
 from selfevo.rundir.atomic_files import (
     MODEL_MARKER,
     added_files,
@@ -32,8 +31,8 @@ from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ledger import read_events
 from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
+from selfevo.rundir.stage_order import places
 
-_ORDER = (*(skill.name for skill in SKILLS), "annotate", "filter")
 _UNFINISHED = ("partial.jsonl", "growing.jsonl")  # what the file of a stage is called before
 
 
@@ -117,32 +116,8 @@ def entries(root: Path) -> list[Entry]:
         if event["event"] == "train":
             entry.rows = entry.out = int(event.get("sequences", 0))
         order.append(event["stage"])
-    place = {name: (float(i), 0) for i, name in reversed(list(enumerate(order)))}
-    for name in sorted(found.keys() - place.keys(), key=lambda name: (_round(name), _rank(name), name)):
-        place[name] = _place(name, place)
+    place = places(found, order)
     return sorted((entry for entry in found.values() if entry.name), key=lambda entry: place[entry.name])
-
-
-def _place(name: str, place: Mapping[str, tuple[float, int]]) -> tuple[float, int]:
-    """Where a stage without events belongs: a filter, one that had no rows, or one that another run has made."""
-    folder = name.partition("/")[0]
-    before = [each for other, each in place.items() if other.startswith(f"{folder}/") and _rank(other) < _rank(name)]
-    if before:
-        return max(before)[0], _rank(name)
-    after = [each for other, each in place.items() if _round(other) > _round(name)]
-    return (min(after)[0] - 0.5 if after else float(len(place))), _rank(name)
-
-
-def _rank(name: str) -> int:
-    """The order of the stages in one folder."""
-    skill = name.rpartition("/")[2]
-    return _ORDER.index(skill) if skill in _ORDER else len(_ORDER)
-
-
-def _round(name: str) -> int:
-    """The number of the round that a stage or a training belongs to; 0 before the rounds."""
-    match = re.search(r"(?:round|self-instruct)-(\d+)", name)
-    return int(match[1]) if match else 0
 
 
 def costs(root: Path) -> dict[str, dict[str, float]]:
@@ -239,6 +214,24 @@ def run_settings(model: Path) -> dict[str, Any]:
     """The configuration of the run that made the folder `model`; empty if no run made it."""
     root = model.resolve().parent.parent
     return read_marker(Layout(root).config) if is_run(root) else {}
+
+
+def wording_of(model: Path) -> Wording:
+    """The words that the model in a folder was trained with; the default for a model that no run made.
+
+    They are in the folder itself, so that they go where it goes.
+    """
+    marker = model / MODEL_MARKER
+    return read_wording(marker) if marker.is_file() else ENGLISH
+
+
+def read_wording(path: Path) -> Wording:
+    """The wording in a selfevo.json or config.json. Raises RunError if it is damaged."""
+    said = read_marker(path).get("wording", {})
+    try:
+        return Wording.model_validate(said)
+    except ValueError:
+        raise RunError(f"{path} is damaged: its wording is {json.dumps(said)[:80]}; restore it") from None
 
 
 def prompts_seen(model: Path) -> frozenset[str]:

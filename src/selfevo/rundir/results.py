@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from selfevo.errors import RunError
 from selfevo.method.names import META, SFT, round_number
-from selfevo.method.prompts import Verdict
+from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import write_atomic
 from selfevo.rundir.fields import Count
 from selfevo.rundir.layout import Layout

@@ -19,7 +19,8 @@ from typing import Any, Generic, TypeVar
 
 from selfevo.errors import EngineError, RunError, SelfevoError, TrainingError
 from selfevo.method.filters import Filter, apply
-from selfevo.method.protocols import Engine, Generation, Model, Progress, Sampling, Trainer, stream
+from selfevo.method.prompts import ENGLISH, Wording
+from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer, stream
 from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
@@ -60,6 +61,7 @@ class Workspace:
     sampling: Mapping[str, Sampling]  # by the name of the skill
     seed: int
     progress: Progress
+    wording: Wording = ENGLISH
     shared: tuple[Path, ...] = ()  # other run directories: identical finished stages and models are taken from them
 
     @property
@@ -74,7 +76,8 @@ class Workspace:
         """The model `name`. Trains it from `start` on `examples` unless it exists already."""
         final = self.layout.model(name)
         trainer = self.trainer(name)
-        lineage = content_id(start.id, [example.id for example in examples], self.seed, trainer.key())
+        ids = [example.id for example in examples]
+        lineage = content_id(start.id, ids, self.seed, trainer.key(), *self.wording.identity)
         if not final.is_dir():
             self._take_over(name, lineage)
         if final.is_dir():
@@ -112,6 +115,7 @@ class Workspace:
                     "lineage": lineage,
                     "examples": dict(sorted(Counter(example.term for example in examples).items())),
                     "seed": self.seed,
+                    "wording": self.wording.learnt,
                     "seconds": round(seconds, 3),
                     "figures": figures,
                 }
@@ -202,6 +206,10 @@ class StageRunner:
     model: Model
     sampling: Mapping[str, Sampling]
 
+    @property
+    def wording(self) -> Wording:
+        return self.workspace.wording
+
     def generate(self, skill: Skill[In, Out], rows: Rows[In]) -> Stored[Out]:
         """Runs `skill` on every row. Returns the complete ones; the others are quarantined on disk."""
         path = self._fill(skill, rows)
@@ -238,12 +246,12 @@ class StageRunner:
         return Stored(path, Judged, counts["kept"], ("kept", True))
 
     def _fill(self, skill: Skill[In, Out], rows: Rows[In]) -> Path:
-        sampling = self.sampling[skill.name]
+        sampling, wording = self.sampling[skill.name], self.wording
 
         def key(row: In) -> str:
             system = (row.system,) if row.system else ()
             seed = self._seed(skill, row)
-            return content_id(self.model.id, skill.name, skill.turns(row), asdict(sampling), seed, *system)
+            return content_id(self.model.id, skill.name, skill.turns(row, wording), asdict(sampling), seed, *system)
 
         def line(row: In, generation: Mapping[str, Any]) -> Mapping[str, Any]:
             whole = generation["finish"] == "stop"
@@ -273,7 +281,7 @@ class StageRunner:
         }
         if known.keys() - done.keys():
             yield {key: known[key] for key in known.keys() - done.keys()}, ""
-        turns = {key: skill.turns(row) for key, row in window.items() if key not in known}
+        turns = {key: skill.turns(row, self.wording) for key, row in window.items() if key not in known}
         order = sorted(turns, key=lambda key: (sum(map(len, turns[key])), key))
         size = self.workspace.engine.batch_size
         batches = ([key for key in order[i : i + size] if key not in done] for i in range(0, len(order), size))
@@ -281,7 +289,7 @@ class StageRunner:
         if slices:
             check_present(self.model.path)
             note_work(self.workspace.root, f"{self.name}/{skill.name}")
-        asked = [[skill.request(window[key], self._seed(skill, window[key])) for key in owed] for owed in slices]
+        asked = [[self._request(skill, window[key]) for key in owed] for owed in slices]
         started = time.monotonic()
         for place, answers in stream(self.workspace.engine, self.model.path, asked, sampling):
             owed, seconds = slices[place], time.monotonic() - started
@@ -302,6 +310,9 @@ class StageRunner:
                 new_tokens=tokens,
             )
             started = time.monotonic()
+
+    def _request(self, skill: Skill[In, Out], row: In) -> Request:
+        return skill.request(row, self._seed(skill, row), self.wording)
 
     def _seed(self, skill: Skill[In, Out], row: In) -> int:
         return int(content_id(self.workspace.seed, self.name, skill.name, row.id), 16)

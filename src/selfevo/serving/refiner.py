@@ -12,12 +12,14 @@ from selfevo.data.conversations import read_prompt, text_fault
 from selfevo.errors import ConfigError, DataError
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.inference import Draft, When, answer, criticise, elect
-from selfevo.method.prompts import Verdict
+from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Engine, Finish, Generation, generate_all
 from selfevo.method.records import Prompt, Turns, content_id, under
 from selfevo.method.skills import RESPOND, Skill
+from selfevo.method.verdicts import Verdict
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, run_system
+from selfevo.rundir.inspect import wording_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Refiner:
     `max_new_tokens` limits each text. By default each skill has the limit of the run that made the
     model, or of `selfevo run`.
 
+    `wording` holds the words that the model is asked with, by default those it was trained with.
+
     Raises ConfigError if the model is not found, EngineError if it cannot be loaded.
     """
 
@@ -95,6 +99,7 @@ class Refiner:
         system: str | None = None,
         seed: int = 0,
         key: Callable[[str], str] = answer_key,
+        wording: Wording | None = None,
         engine: Engine | None = None,
     ) -> None:
         if refine not in get_args(When):
@@ -114,6 +119,7 @@ class Refiner:
         self.engine = engine or build_engine()
         self.refine, self.rounds, self.consistency, self.key = refine, rounds, consistency, key
         self.temperature, self.seed = temperature, seed
+        self.wording = wording or wording_of(self.model)
         self.sampling = build_sampling(self.model, max_new_tokens)
         self.system = run_system(self.model) if system is None else system
 
@@ -127,7 +133,9 @@ class Refiner:
             raise ConfigError(f"prompts is the text {prompts[:40]!r}; give a list of prompts, [{prompts[:10]!r}...]")
         asked = [under(_prompt(prompt, place), self.system) for place, prompt in enumerate(prompts, start=1)]
         samples = self._samples(asked)
-        elected = elect(self._ask, asked, [[drafts[-1] for drafts in several] for several in samples], self.key)
+        elected = elect(
+            self._ask, asked, [[drafts[-1] for drafts in several] for several in samples], self.key, self.wording
+        )
         if self.refine != "never":  # an answer with feedback also has a verdict
             elected = self._with_verdict(asked, elected)
         return [
@@ -143,12 +151,12 @@ class Refiner:
             for prompt in prompts
             for number in range(count)
         ]
-        drafts = answer(self._ask, rows, self.refine, self.rounds)
+        drafts = answer(self._ask, rows, self.refine, self.rounds, wording=self.wording)
         return [drafts[i : i + count] for i in range(0, len(drafts), count)]
 
     def _with_verdict(self, prompts: Sequence[Prompt], elected: Sequence[tuple[int, Draft]]) -> list[tuple[int, Draft]]:
         open_ = [i for i, (_, draft) in enumerate(elected) if draft.feedback is None]
-        judged = criticise(self._ask, [prompts[i] for i in open_], [elected[i][1] for i in open_])
+        judged = criticise(self._ask, [prompts[i] for i in open_], [elected[i][1] for i in open_], self.wording)
         found = dict(zip(open_, judged, strict=True))
         return [(position, found.get(i, draft)) for i, (position, draft) in enumerate(elected)]
 
@@ -173,7 +181,8 @@ class Refiner:
         sampling = self.sampling[skill.name]
         if skill is RESPOND and self.consistency > 1:
             sampling = replace(sampling, temperature=self.temperature)
-        requests = [skill.request(row, int(content_id(self.seed, skill.name, row.id), 16)) for row in rows]
+        seeds = [int(content_id(self.seed, skill.name, row.id), 16) for row in rows]
+        requests = [skill.request(row, seed, self.wording) for row, seed in zip(rows, seeds, strict=True)]
         return generate_all(self.engine, self.model, requests, sampling)
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.method.answer_extraction import DECLARATION, MAX_CHARACTERS, extract_answer, read_number
-from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.prompts import verdict_line
 from selfevo.method.records import Prompt, content_id
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
 from selfevo.tasks.sandbox import Child, ChildError
 from selfevo.tasks.word_problems import explain_answer

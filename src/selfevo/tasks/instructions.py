@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from selfevo.errors import ConfigError
-from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.prompts import verdict_line
 from selfevo.method.records import content_id
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
 from selfevo.tasks.sampling import made
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from selfevo.errors import DataError
-from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.prompts import verdict_line
 from selfevo.method.records import Prompt
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
 
 

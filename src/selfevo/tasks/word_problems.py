@@ -28,8 +28,9 @@ from selfevo.method.answer_extraction import (
     write_number,
 )
 from selfevo.method.normal_form import plain_characters
-from selfevo.method.prompts import Verdict, verdict_line
+from selfevo.method.prompts import verdict_line
 from selfevo.method.records import Prompt
+from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
 from selfevo.tasks.sampling import good_rows, sampled
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from selfevo.config.sections import OpenAIAnnotator
-from selfevo.method.prompts import Verdict, parse_verdict, verdict_line
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Drafted, content_id
+from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
 from selfevo.tasks.base import AnnotatedTask, Problem
 from selfevo.teachers.base import Annotation
-from selfevo.teachers.written import SCHEMA, Written, read_written
+from selfevo.teachers.written import Written, read_written, schema
 
 
 class OpenAITeacher:
@@ -28,11 +29,14 @@ class OpenAITeacher:
         endpoint: Endpoint,
         task: AnnotatedTask | None = None,
         problems: Mapping[str, Problem] | None = None,
+        wording: Wording = ENGLISH,
     ) -> None:
         self.config, self.endpoint, self.task, self.problems = config, endpoint, task, problems or {}
+        self.wording = wording
 
     def key(self, draft: Drafted) -> str:
-        return content_id([self.config.base_url, self.config.model], self._messages(draft))
+        server = [self.config.base_url, self.config.model]
+        return content_id(server, self._messages(draft), *self.wording.identity)
 
     def annotate(self, drafts: Sequence[Drafted]) -> Iterator[list[tuple[int, Annotation]]]:
         for replies in self.endpoint.ask([self.ask(draft) for draft in drafts]):
@@ -46,16 +50,16 @@ class OpenAITeacher:
         if self.config.response_format == "json_object":
             options["response_format"] = {"type": "json_object"}
         elif self.config.response_format == "json_schema":
-            schema = {"name": "annotation", "strict": True, "schema": SCHEMA}
-            options["response_format"] = {"type": "json_schema", "json_schema": schema}
+            written = {"name": "annotation", "strict": True, "schema": schema(self.wording)}
+            options["response_format"] = {"type": "json_schema", "json_schema": written}
         return Ask(self._messages(draft), self.config.max_new_tokens, options)
 
     def _messages(self, draft: Drafted) -> list[dict[str, str]]:
         content: dict[str, Any] = {"instruction": draft.prompt, "response": draft.response}
-        told = INSTRUCTION
+        told = instruction(self.wording)
         if draft.system or draft.history:
             content = {"conversation_before": messages(draft.history, draft.system), **content}
-            told = f"{INSTRUCTION}\n{IN_CONVERSATION}"
+            told = f"{told}\n{IN_CONVERSATION}"
         if (problem := self.problems.get(draft.id)) is not None:
             assert self.task is not None
             content["correct_answer"] = self.task.solution(problem)
@@ -75,19 +79,19 @@ class OpenAITeacher:
             return "", "", f"no reply: {reply.fault}"
         if reply.finish == "length":
             return "", "", "the reply was cut off at max_new_tokens"
-        written = read_written(reply.text)
+        written = read_written(reply.text, self.wording)
         return self._checked(draft, written) if written else ("", "", "the reply is not the JSON asked for")
 
     def _checked(self, draft: Drafted, written: Written) -> tuple[str, str, str]:
         verdict = written.verdict
-        feedback = f"{written.feedback.strip()}\n{verdict_line(verdict)}"
+        feedback = f"{written.feedback.strip()}\n{self.wording.line(verdict)}"
         # Where the response is qualified it stands, word for word: a right answer must not be taught to change.
         refinement = draft.response if verdict is Verdict.QUALIFIED else written.refinement.strip()
         if not written.feedback.strip() or not refinement:
             return feedback, refinement, "feedback or refinement is empty"
         if "\0" in feedback + refinement:
             return feedback, refinement, "feedback or refinement holds a NUL character"
-        if parse_verdict(feedback) is not verdict:
+        if self.wording.parse(feedback) is not verdict:
             return feedback, refinement, "the feedback holds a verdict line of its own"
         if verdict is Verdict.NOT_QUALIFIED and refinement == draft.response.strip():
             return feedback, refinement, "the refinement repeats a response that is judged not qualified"
@@ -100,15 +104,21 @@ class OpenAITeacher:
         return feedback, refinement, ""
 
 
+def instruction(wording: Wording) -> str:
+    """What the annotator is told to do: the instruction of `wording`, else INSTRUCTION with its words."""
+    given = wording.annotator or INSTRUCTION.format(wording.qualified, wording.not_qualified)
+    return f"{given}\n\n{wording.rubric}" if wording.rubric else given
+
+
 INSTRUCTION = """\
 You teach a language model to find and mend its own errors. You are given, as JSON, an instruction, the model's
 response, and sometimes the correct answer. Reply with one JSON object of three strings:
 "feedback": language feedback on the response, addressed to its author, in a few sentences: what is right; each error,
 where it is and why it is one; how to mend it. Work from the instruction alone: never mention that you were given the
 correct answer. Do not state the verdict here.
-"verdict": "qualified" if the response follows the instruction and is correct, else "not qualified".
+"verdict": "{0}" if the response follows the instruction and is correct, else "{1}".
 "refinement": the improved response that follows from the feedback, complete, as the model should have written it, in
-the form of the response and, where a correct answer is given, ending as that does. If the verdict is "qualified",
+the form of the response and, where a correct answer is given, ending as that does. If the verdict is "{0}",
 repeat the response."""
 IN_CONVERSATION = """\
 The instruction ends a conversation: "conversation_before" has the turns before it, and the system prompt if there is

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import ENGLISH, Wording
+from selfevo.method.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +21,21 @@ class Written:
     refinement: str
 
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "feedback": {"type": "string"},
-        "verdict": {"type": "string", "enum": ["qualified", "not qualified"]},
-        "refinement": {"type": "string"},
-    },
-    "required": ["feedback", "verdict", "refinement"],
-    "additionalProperties": False,
-}
+def schema(wording: Wording) -> dict[str, Any]:
+    """The JSON schema of what an annotator writes."""
+    return {
+        "type": "object",
+        "properties": {
+            "feedback": {"type": "string"},
+            "verdict": {"type": "string", "enum": [wording.qualified, wording.not_qualified]},
+            "refinement": {"type": "string"},
+        },
+        "required": ["feedback", "verdict", "refinement"],
+        "additionalProperties": False,
+    }
 
 
-def read_written(text: str) -> Written | None:
+def read_written(text: str, wording: Wording = ENGLISH) -> Written | None:
     """The one object in a reply that holds what was asked for, with words or a fence around it.
 
     What was thought before it does not count. None where there is none, or several that differ.
@@ -43,12 +46,12 @@ def read_written(text: str) -> Written | None:
     if _THINKS.match(text):  # to no end
         return None
     for source in (text, _COMMA.sub(r"\1", _BACKSLASH.sub(_doubled, text))):
-        if found := set(_objects(source)):
+        if found := set(_objects(source, wording)):
             return found.pop() if len(found) == 1 else None
     return None
 
 
-def _objects(text: str) -> Iterator[Written]:
+def _objects(text: str, wording: Wording) -> Iterator[Written]:
     place = 0
     for _ in range(_TRIES):
         if (opening := _OPENING.search(text, place)) is None:
@@ -58,12 +61,12 @@ def _objects(text: str) -> Iterator[Written]:
             value, end = _DECODER.raw_decode(text, opening.start())
         except (ValueError, RecursionError):
             continue
-        if (written := _written(value)) is not None:
+        if (written := _written(value, wording)) is not None:
             yield written
             place = end
 
 
-def _written(value: Mapping[str, Any]) -> Written | None:
+def _written(value: Mapping[str, Any], wording: Wording) -> Written | None:
     fields = {name.strip().casefold(): field for name, field in value.items()}
     feedback, refinement = (fields.get(name) or "" for name in ("feedback", "refinement"))
     if isinstance(feedback, list) and all(isinstance(line, str) for line in feedback):
@@ -71,11 +74,22 @@ def _written(value: Mapping[str, Any]) -> Written | None:
     verdict = fields.get("verdict")
     if not (isinstance(feedback, str) and isinstance(refinement, str) and isinstance(verdict, str)):
         return None
-    words = re.sub("[_-]", " ", verdict.removeprefix("Verdict:")).strip(_MARKS)
-    read = parse_verdict(f"Verdict: {re.sub(' +', ' ', words)}")
+    read = _read(verdict, wording)
     if read is Verdict.UNKNOWN:
         return None
     return Written(_as_meant(feedback), read, _as_meant(refinement))
+
+
+def _read(verdict: str, wording: Wording) -> Verdict:
+    """The verdict in a field of its own, where people write not_qualified as well."""
+    said = _spaced(re.sub(f"^{re.escape(wording.verdict)}[:：]", "", verdict.strip()))
+    words = {wording.qualified: Verdict.QUALIFIED, wording.not_qualified: Verdict.NOT_QUALIFIED}
+    as_written = {_spaced(word).lower(): word for word in words}
+    return wording.parse(f"{wording.verdict}: {as_written.get(said.lower(), said)}")
+
+
+def _spaced(words: str) -> str:
+    return re.sub(" +", " ", re.sub("[_-]", " ", words).strip(_MARKS))
 
 
 def _as_meant(text: str) -> str:
@@ -95,7 +109,7 @@ def _doubled(match: re.Match[str]) -> str:
 
 
 _TRIES = 200  # of a text that is full of braces
-_MARKS = "*\"'`.! \t\n"  # around a verdict
+_MARKS = "*\"'`.!“”„「」『』。！ \t\n"  # around a verdict
 _TAGS = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad)"
 _THINKS = re.compile(rf"<{_TAGS}\b[^<>]*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
 _THOUGHT = re.compile(

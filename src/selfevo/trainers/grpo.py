@@ -16,10 +16,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
 from selfevo.errors import TrainingError
-from selfevo.method.prompts import Verdict, parse_verdict
+from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Progress, Request
 from selfevo.method.records import Drafted, Example, Prompt, content_id, extended
 from selfevo.method.skills import CRITIQUE
+from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
@@ -39,10 +40,12 @@ class VerdictRewardTrainer:
     objective: GRPOObjective
     skills: SkillsConfig
     judge: Callable[[], Engine]
+    wording: Wording = ENGLISH
 
     def key(self) -> str:
         settings = self.config.model_dump(mode="json", exclude={"save_minutes"})
-        return content_id(settings, self.objective.model_dump(mode="json"), self.skills.model_dump(mode="json"))
+        objective, skills = (each.model_dump(mode="json") for each in (self.objective, self.skills))
+        return content_id(settings, objective, skills, *self.wording.identity)
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         """The number of tokens in the prompts; the length of the responses is not known yet."""
@@ -119,22 +122,22 @@ class VerdictRewardTrainer:
         """1 if the feedback on a response says qualified, else 0. Empty or cut responses get 0."""
         texts = [completion[0]["content"].strip() for completion in completions]
         whole = [i for i, text in enumerate(texts) if text and ended[i]]
-        requests = [_about(asked[i], texts[i], seed) for i in whole]
+        requests = [_about(asked[i], texts[i], seed, self.wording) for i in whole]
         feedback = judge.generate(base, requests, self.skills.judge.to_sampling()) if requests else []
         yes = {
             i
             for i, generation in zip(whole, feedback, strict=True)
-            if generation.finish == "stop" and parse_verdict(generation.text) is Verdict.QUALIFIED
+            if generation.finish == "stop" and self.wording.parse(generation.text) is Verdict.QUALIFIED
         }
         return [float(i in yes) for i in range(len(texts))]
 
 
-def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int) -> Request:
+def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int, wording: Wording) -> Request:
     """The request for feedback on `text`, a response to the messages `asked`."""
     system = "".join(message["content"] for message in asked if message["role"] == "system")
     *history, last = (message["content"] for message in asked if message["role"] != "system")
     prompt = Prompt.of(last, system=system, history=tuple(history))
-    return CRITIQUE.request(extended(Drafted, prompt, text), seed)
+    return CRITIQUE.request(extended(Drafted, prompt, text), seed, wording)
 
 
 def at_once(count: int) -> int:
