@@ -150,16 +150,21 @@ def corpus(config: RunConfig, splits: Splits) -> list[Check]:
         return [Check(name, "pass", "written during the run") for name in ("verdicts", "D_meta")]
     finding, remedy = listed(counts.verdicts), "add rows with the other verdict to D_meta"
     if (fault := imbalance(counts, config.corpus)) is not None:
-        verdicts = Check("verdicts", "fail", *fault.split("; ", 1))
+        verdicts = _failed("verdicts", fault)
     elif len(counts.verdicts) == 1 and counts.rows > 1:
         verdicts = Check("verdicts", "warn", f"all of D_meta: {finding}", remedy)
     else:
         verdicts = Check("verdicts", "pass", finding)
     if (fault := doubt(counts, config.corpus)) is not None:
-        return [verdicts, Check("D_meta", "fail", *fault.split("; ", 1))]
+        return [verdicts, _failed("D_meta", fault)]
     if counts.doubtful or counts.quarantined:
         return [verdicts, Check("D_meta", "warn", str(counts), "correct these rows, or go on with them")]
     return [verdicts, Check("D_meta", "pass", f"verdict and refinement agree in all of {counts.rows} rows")]
+
+
+def _failed(name: str, fault: str) -> Check:
+    finding, _, remedy = fault.partition("; ")
+    return Check(name, "fail", finding, remedy)
 
 
 def conversations(chat: Chat, splits: Splits, wording: Wording = ENGLISH) -> Check:

@@ -28,12 +28,14 @@ class Column:
 
     @property
     def natural(self) -> int:
-        """The width of its longest cell, or of the longest word of its title."""
-        return max(cell_len(printable(cell)) for cell in (*self.title.split(), *self.cells))
+        """The width of its longest cell, or of its title, which may be broken at spaces above numbers."""
+        title = [self.title] if self.is_text else self.title.split()
+        return max(cell_len(printable(cell)) for cell in (*title, *self.cells))
 
     @property
     def least(self) -> int:
-        return min(self.natural, self.narrow) if self.is_text else self.natural
+        words = (cell_len(printable(cell)) for cell in (*self.title.split(), *self.cells))
+        return min(max(words), self.narrow) if self.is_text else self.natural
 
     @property
     def header(self) -> str:
