@@ -22,7 +22,7 @@ from training import trajectories as annotated
 from trajectories import Generate, ours
 
 from selfevo.cli.demo import demo_model
-from selfevo.config.sections import TaskConfig
+from selfevo.config.task import TaskConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.method.protocols import Sampling
 from selfevo.method.records import Example, Prompt, Refined, Turns

@@ -30,7 +30,8 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from selfevo.cli.demo import demo_model
-from selfevo.config.sections import TaskConfig, TrainerConfig
+from selfevo.config.sections import TrainerConfig
+from selfevo.config.task import TaskConfig
 from selfevo.method.prompts import CRITIQUE, REFINE
 from selfevo.method.records import Example, Refined, Turns
 from selfevo.method.training_examples import meta_examples
@@ -73,8 +74,10 @@ def main() -> None:
             console.print(f"repeat {repeat + 1}, {name}: {seconds:.1f} s", highlight=False)
     chat = Chat(load_tokenizer(model))
     read = {
-        "ours": steps / steps_of(examples) * sum(len(chat.sequence(e.turns, e.weights)[0]) for e in examples),
-        "TRL defaults": sum(len(chat.sequence(t, (1.0,) * (len(t) // 2))[0]) for t in conversations),
+        "ours": steps
+        / steps_of(examples)
+        * sum(len(ids) for e in examples for ids, _ in chat.sequences(e.turns, e.weights)),
+        "TRL defaults": sum(len(ids) for t in conversations for ids, _ in chat.sequences(t, (1.0,) * (len(t) // 2))),
     }
     result: dict[str, Any] = {"trajectories": len(d_meta), "steps": steps, "repeats": given.repeats}
     result["platform"] = describe_platform()
@@ -175,11 +178,11 @@ def loss(folder: Path, examples: Sequence[Example]) -> float:
     chat, model = Chat(load_tokenizer(folder)), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     total = count = 0.0
     for example in examples:
-        ids, weights = chat.sequence(example.turns, example.weights)
-        logits = model(torch.tensor([ids])).logits[0, :-1]
-        nll = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
-        total += float((nll * torch.tensor(weights[1:])).sum())
-        count += sum(weights[1:])
+        for ids, weights in chat.sequences(example.turns, example.weights):
+            logits = model(torch.tensor([ids])).logits[0, :-1]
+            nll = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+            total += float((nll * torch.tensor(weights[1:])).sum())
+            count += sum(weights[1:])
     return total / count
 
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from selfevo.cli.demo import demo_model
-from selfevo.config.sections import TaskConfig
+from selfevo.config.task import TaskConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.method import prompts as templates
 from selfevo.method.protocols import Engine, Request, Sampling

@@ -14,7 +14,8 @@ from typing import Any
 
 from selfevo.report import documents
 from selfevo.rundir.ablation import Ablation
-from selfevo.rundir.results import Results, Stored
+from selfevo.rundir.results import Results
+from selfevo.rundir.scores import Stored
 
 WIDTH = 100
 FOLDER = Path(__file__).with_name("reference")

@@ -62,7 +62,8 @@ SKILL = {"base": 0.1, "warm-up": 0.5, "sft": 0.5, "meta": 0.6, "round-1": 0.7, "
 
 def everything(config: RunConfig) -> dict[str, Problem]:
     splits = draw_splits(config)
-    return {p.prompt.prompt: p for p in [*splits.labelled, *splits.evaluation, *splits.pool_answers.values()]}
+    known = [*splits.labelled, *splits.evaluation, *splits.audit, *splits.pool_answers.values()]
+    return {p.prompt.prompt: p for p in known}
 
 
 def student(config: RunConfig) -> Callable[[Path, Turns], str | Generation]:

@@ -17,7 +17,8 @@ from selfevo.checks.preview import preview_annotation
 from selfevo.config.base import OwnPart
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import MeasureConfig, TaskConfig
+from selfevo.config.sections import MeasureConfig
+from selfevo.config.task import TaskConfig
 from selfevo.errors import ConfigError, RunError
 from selfevo.pipeline.evaluate_model import evaluate_model
 from selfevo.pipeline.run import run_loop

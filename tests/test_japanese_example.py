@@ -208,7 +208,7 @@ def test_grpo_asks_and_reads_in_the_words_of_the_run(config: RunConfig) -> None:
     assert key(Wording()) != key(config.wording)
     judge = ScriptedEngine(lambda model, turns: YES if turns[-1] == config.wording.feedback_request else "?")
     trainer = VerdictRewardTrainer(TrainerConfig(), GRPOObjective(), SkillsConfig(), lambda: judge, config.wording)
-    prompt, completion = [{"role": "user", "content": "問"}], [{"role": "assistant", "content": "答"}]
+    prompt, completion = [{"role": "user", "content": "問"}], "答"
     assert trainer._rewards(judge, Path("base"), [prompt], [completion], [True], 0) == [1.0]
 
 

@@ -27,7 +27,7 @@ FLOORS = [
     {"engines", "trainers", "teachers", "evaluation"},
     {"inputs", "report"},
     {"pipeline"},
-    {"checks", "serving"},
+    {"checks", "serving", "sharing"},
     {"api"},
     {"cli"},
 ]

@@ -13,6 +13,7 @@ from selfevo.errors import (
     ConfigError,
     DataError,
     EngineError,
+    HubError,
     MissingExtraError,
     RunError,
     SelfevoError,
@@ -20,7 +21,7 @@ from selfevo.errors import (
 )
 
 if TYPE_CHECKING:
-    from selfevo.api import FilteredRow, RunResult, evaluate, run
+    from selfevo.api import FilteredRow, RunResult, evaluate, merge, run
     from selfevo.method.evolution import evolve
     from selfevo.method.prompts import Wording, parse_verdict
     from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from selfevo.teachers.base import Annotation, Teacher
 
 _WHERE = {
-    "selfevo.api": ("FilteredRow", "RunResult", "evaluate", "run"),
+    "selfevo.api": ("FilteredRow", "RunResult", "evaluate", "merge", "run"),
     "selfevo.method.evolution": ("evolve",),
     "selfevo.method.prompts": ("Wording", "parse_verdict"),
     "selfevo.method.protocols": ("Engine", "Generation", "Model", "Progress", "Request", "Sampling", "Trainer"),
@@ -58,6 +59,7 @@ __all__ = [
     "Example",
     "FilteredRow",
     "Generation",
+    "HubError",
     "Judged",
     "MissingExtraError",
     "Model",
@@ -81,6 +83,7 @@ __all__ = [
     "evaluate",
     "evolve",
     "load_results",
+    "merge",
     "parse_verdict",
     "run",
 ]

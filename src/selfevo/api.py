@@ -9,7 +9,7 @@ for row in run.rows("round-2"):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,7 @@ from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model, is_run, require_run
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import Results, load_results
+from selfevo.sharing.export import Exported, Format, Which, export_rows
 
 Part = TypeVar("Part")
 
@@ -84,6 +85,23 @@ class RunResult:
             raise RunError(f"{self.root} has no filtered rows of {name!r}; it has those of {there or 'no round yet'}")
         return (from_row(FilteredRow, row) for row in read_rows(layout.filtered(name)))
 
+    def export(self, form: Format, path: str | Path, *, rounds: Sequence[int] = (), rows: Which = "kept") -> Exported:
+        """Writes the rows of `rounds`, by default of all, to a new JSONL file that TRL reads, and counts them.
+
+        `form` is "sft", "preference" or "trajectories", as in `selfevo export --as`. `rows` "all" takes what the
+        filter rejected too.
+        """
+        return export_rows(self.root, form, Path(path), rounds=rounds, rows=rows)
+
+    def push(self, repo: str, *, model: str | None = None, private: bool = False, revision: str | None = None) -> str:
+        """Uploads a model, by default the best, and its card to the hub as `repo`. Returns the address.
+
+        The token is that of `hf auth login`, or of the environment variable HF_TOKEN.
+        """
+        from selfevo.sharing.push import push_model
+
+        return push_model(self.root, repo, model=model, private=private, revision=revision).url
+
 
 def run(
     config: str | Path | Mapping[str, Any] | RunConfig,
@@ -120,7 +138,7 @@ def evaluate(
     task: str | Mapping[str, Any],
     *,
     path: str | Path | None = None,
-    count: int = 300,
+    count: int | None = None,
     seed: int = 0,
     consistency: int = 1,
     max_new_tokens: int | None = None,
@@ -130,10 +148,11 @@ def evaluate(
     progress: bool | Progress = True,
     engine: Engine | Mapping[str, Any] | None = None,
 ) -> Results:
-    """Measures a model on `count` problems of a task: its direct and its refined answers.
+    """Measures a model on problems of a task: its direct and its refined answers.
 
     `model` is a folder, a hub id, or a run directory (its best model). `task` is a name, as in
-    `selfevo eval --task`, or a section as in a configuration. With `consistency` above 1, that many
+    `selfevo eval --task`, or a section as in a configuration. `count` is the number of problems, by
+    default all of a file, and 300 of any other task. With `consistency` above 1, that many
     samples also vote. Each skill is limited to `max_new_tokens`, by default to the limit of the run
     that made the model. `system` is the system prompt of problems that have none, by default that of
     the same run. `wording` holds the words that the model is asked with, by default those that it
@@ -157,6 +176,21 @@ def evaluate(
     measure = parse(MeasureConfig, asked, "evaluate")
     folder = Path(output) if output else None
     return evaluate_model(str(model), measure, output=folder, progress=_shown(progress), engine=own)
+
+
+def merge(
+    adapter: str | Path, output: str | Path, *, base: str | Path | None = None, progress: bool | Progress = True
+) -> Path:
+    """Adds an adapter to its base and writes a plain transformers folder to `output`. Returns that folder.
+
+    `adapter` is the folder of an adapter or a run directory (its best model). `base` is a folder or a hub id, by
+    default the one that the adapter names. Raises an error, and writes nothing, if `output` exists or the logits
+    change.
+    """
+    from selfevo.sharing.merge import merge_adapter  # imports torch and peft
+
+    named = str(base) if base is not None else None
+    return merge_adapter(str(adapter), Path(output), _shown(progress), named).path
 
 
 def _settings(config: str | Path | Mapping[str, Any] | RunConfig, overrides: Mapping[str, Any]) -> RunConfig:

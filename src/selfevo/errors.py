@@ -8,7 +8,8 @@ SelfevoError                 exit code 1   the base of all others
 ├── RunError                 exit code 3   the run directory belongs to another configuration, or is damaged
 ├── EngineError              exit code 4   generation failed
 ├── TrainingError            exit code 5   training failed, or produced something that must not be kept
-└── BudgetError              exit code 6   the next call could exceed the budget of money or tokens
+├── BudgetError              exit code 6   the next call could exceed the budget of money or tokens
+└── HubError                 exit code 8   the hub refuses an upload, or cannot be reached
 
 Any other exception is a mistake of this program. The command line saves its traceback and ends with
 exit code 70.
@@ -55,6 +56,7 @@ EXIT_CODES = {
     5: "training failed",
     6: "the next call could exceed the budget",
     ALARMS: "finished with alarms, which the last lines name",
+    8: "the hub refuses an upload, or cannot be reached",
     70: "an error that nobody foresaw; the line names a file with the traceback, please report it",
     130: "stopped by Ctrl-C (SIGINT); the same command goes on",
     143: "stopped by SIGTERM; the same command goes on",
@@ -111,3 +113,9 @@ class BudgetError(SelfevoError):
     """The next call could exceed the budget of money or tokens. Everything paid for is kept."""
 
     exit_code = 6
+
+
+class HubError(SelfevoError):
+    """The hub refuses an upload, or cannot be reached."""
+
+    exit_code = 8

@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`correct` right answers out of `n`."""
+    """`correct` right answers out of `n`. Where answers are compared in pairs, a tie is half of one."""
 
     n: int
-    correct: int
+    correct: float
 
     @property
     def accuracy(self) -> float | None:

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import chat_templates as shapes
+from chat_templates import model_with_template
 from selfevo.checks import doctor, generation
 from selfevo.checks.check import Check
 from selfevo.checks.doctor import checks_of, examine
+from selfevo.checks.preview import preview
 from selfevo.cli import app as cli
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
@@ -89,15 +93,30 @@ def test_a_sound_model_passes_every_check_and_nothing_is_left_behind(tiny_model:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_template_that_changes_earlier_turns_fails(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_template_that_changes_earlier_turns_makes_more_sequences(tiny_model: Path, tmp_path: Path) -> None:
     """Like those that leave out earlier reasoning, this one marks the last turn alone."""
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ('!' if loop.last else '') + '\n' + m['content'] + "
         "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     checks = examine(configuration(changed(tiny_model, tmp_path, template), tmp_path))
+    assert found(checks)["chat template"] == "pass"
+    assert "a trajectory is 2 sequences" in finding(checks, "chat template")
+
+
+def test_a_turn_that_is_not_trained_behind_its_prompt_fails(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Chat.sequences
+
+    def shifted(self: Chat, turns: Any, weights: Any, system: str = "") -> list[tuple[list[int], list[float]]]:
+        found = whole(self, turns, weights, system)
+        return [([*ids[:-9], 5, *ids[-9:]], [*loss[:-9], 0.0, *loss[-9:]]) for ids, loss in found]
+
+    monkeypatch.setattr(Chat, "sequences", shifted)
+    checks = examine(configuration(tiny_model, tmp_path))
     assert found(checks)["chat template"] == "fail"
-    assert "training and inference differ from token" in finding(checks, "chat template")
+    assert "training and inference differ in front of turn" in finding(checks, "chat template")
 
 
 def test_a_template_without_a_place_for_a_system_prompt_fails_before_a_run_asks_one(
@@ -132,13 +151,15 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
 
     chat = Chat(AutoTokenizer.from_pretrained(tiny_model))
     assert doctor.stop_token(chat, [ROW]).status == "pass"
-    whole = Chat.sequence
+    whole = Chat.sequences
 
-    def careless(self: Chat, turns: Any, weights: Any, system: str) -> tuple[list[int], list[float]]:
-        ids, loss = whole(self, turns, weights, system)
-        return ids, [0.0 if token == self.stop_id else weight for token, weight in zip(ids, loss, strict=True)]
+    def careless(self: Chat, turns: Any, weights: Any, system: str) -> list[tuple[list[int], list[float]]]:
+        return [
+            (ids, [0.0 if token == self.stop_id else weight for token, weight in zip(ids, loss, strict=True)])
+            for ids, loss in whole(self, turns, weights, system)
+        ]
 
-    monkeypatch.setattr(Chat, "sequence", careless)
+    monkeypatch.setattr(Chat, "sequences", careless)
     check = doctor.stop_token(chat, [ROW])
     assert check.status == "fail"
     assert "has no weight in the loss after 2 labelled turns" in check.finding
@@ -160,7 +181,9 @@ def test_characters_without_a_token_are_said(tiny_model: Path, tmp_path: Path) -
     """A tokenizer of whole words, without an alphabet to fall back on."""
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "<|im_end|>": 1, "Sort": 2, ":": 3, "9": 4, "8": 5}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", chat_template="is not used"))
+    template = "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    names = {"unk_token": "[UNK]", "eos_token": "<|im_end|>"}
+    chat = Chat(PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template, **names))
     row = replace(ROW, prompt="Sort: 9 8", response="9 8", feedback="9 ð 8", refinement="8 9")
     splits = draw_splits(configuration(tiny_model, tmp_path))
     check = doctor.unknown_tokens(chat, replace(splits, unlabelled=[]), [row])
@@ -324,3 +347,41 @@ def test_doctor_as_json_and_quiet(
     code, out, _ = call()
     assert code == 0
     assert "pass" not in out
+
+
+def shaped(model: Path, folder: Path, template: str) -> Path:
+    return model_with_template(model, folder / "shaped", template)
+
+
+@pytest.mark.parametrize(
+    ("template", "status", "said"),
+    [
+        (
+            shapes.QWEN3,
+            "warn",
+            r"the template itself writes '<think>\n\n</think>\n\n' between a prompt and its last answer",
+        ),
+        ("{% set enable_thinking = false %}" + shapes.QWEN3, "pass", "a trajectory is 2 sequences, because"),
+        (shapes.GPT_OSS, "warn", "the template itself writes '<|channel|>final<|message|>' between"),
+        (shapes.DEEPSEEK_R1, "warn", r"each prompt opens thinking with '<think>\n'; '</think>\n\n' stands between it"),
+        (shapes.GEMMA3, "pass", "agree token by token on 3 conversations"),
+    ],
+)
+def test_it_says_which_tokens_stand_between_a_prompt_and_its_answer(
+    tiny_model: Path, tmp_path: Path, template: str, status: str, said: str
+) -> None:
+    chat = Chat(load_tokenizer(shaped(tiny_model, tmp_path, template)))
+    check = doctor.template(chat, [ROW])
+    assert (check.status, said in check.finding) == (status, True), check.finding
+    wanted = "chat_template_kwargs: {enable_thinking: false}" if "enable_thinking" in template else ""
+    assert wanted in check.remedy or status == "pass"
+
+
+def test_the_dry_run_shows_each_sequence_of_a_trajectory(tiny_model: Path, tmp_path: Path) -> None:
+    template = "{% set enable_thinking = false %}" + shapes.QWEN3
+    config = configuration(shaped(tiny_model, tmp_path, template), tmp_path)
+    console = Console(record=True, width=200)
+    preview(config, console)
+    shown = console.export_text()
+    assert shown.count(" in the loss]") == 2 + 1, "two sequences of the trajectory, one of the answer"
+    assert shown.count("<think>⏎") == 3 + 6, "each of them, and what the skills are asked, is behind an empty thought"

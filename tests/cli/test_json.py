@@ -12,7 +12,8 @@ from commands import Selfevo, configuration
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.report.documents import ResultsDocument, RunsDocument, ShowDocument, VerifyDocument, print_document
-from selfevo.rundir.results import Results, Stored, load_results
+from selfevo.rundir.results import Results, load_results
+from selfevo.rundir.scores import Stored
 
 
 def document(kind: type[Stored], out: str) -> Any:

@@ -95,7 +95,7 @@ def test_a_wrong_value_is_named_with_its_place_and_remedy(
         assert part in message
 
 
-@pytest.mark.parametrize("key", ["model", "output", "corpus"])
+@pytest.mark.parametrize("key", ["model", "output"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     path = written(tmp_path, {name: value for name, value in MINIMAL.items() if name != key})
     assert refusal(path) == f"{path}: {key!r} is missing; add it"

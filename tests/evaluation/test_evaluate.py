@@ -15,7 +15,8 @@ from selfevo.method.protocols import Generation, Model, Sampling
 from selfevo.method.records import Judged, Prompt
 from selfevo.method.verdicts import Verdict
 from selfevo.report.progress import Silent
-from selfevo.rundir.results import Extractors, ModelResults, Results, Transitions, Verdicts
+from selfevo.rundir.results import Extractors, ModelResults, Results, Verdicts
+from selfevo.rundir.scores import Transitions
 from selfevo.rundir.workspace import Workspace
 from selfevo.statistics import Rate, wilson
 from selfevo.tasks.base import Problem

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from selfevo.config.sections import TaskConfig
 from selfevo.config.sources import GateConfig, PromptsGate, TaskGate
+from selfevo.config.task import TaskConfig
 from selfevo.evaluation.gate import Gate
 
 TASK = TaskConfig(name="demo")

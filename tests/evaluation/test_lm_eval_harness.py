@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 
 from selfevo.cli import app as cli
 from selfevo.config.sections import TransformersSettings
-from selfevo.errors import ConfigError, MissingExtraError
+from selfevo.errors import ConfigError, DataError, MissingExtraError
 from selfevo.evaluation import lm_eval_harness as harness
 from selfevo.evaluation.lm_eval_harness import own_data, run_harness, score
 
@@ -82,6 +82,8 @@ def test_what_cannot_be_run_is_said(tiny_model: Path, problems: Path, monkeypatc
         run_harness(tiny_model, ["gsm9k"], engine=ENGINE)
     with pytest.raises(ConfigError, match="give the documents of one task"):
         run_harness(tiny_model, ["gsm8k", "hellaswag"], path=problems, engine=ENGINE)
+    with pytest.raises(DataError, match=r"--count is 999, and gsm8k has \d+ documents; lower it, or leave it out"):
+        run_harness(tiny_model, ["gsm8k"], path=problems, limit=999, engine=ENGINE)
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'selfevo\[harness\]'"):
         run_harness(tiny_model, ["gsm8k"], engine=ENGINE)

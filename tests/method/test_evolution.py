@@ -91,13 +91,19 @@ class StageRunner:
 
 
 def play(
-    policy: Policy, *, beta: float = 1.0, filter: Filter = BY_VERDICT, stop: str = "", refine: bool = True
+    policy: Policy,
+    *,
+    beta: float = 1.0,
+    filter: Filter = BY_VERDICT,
+    stop: str = "",
+    refine: bool = True,
+    d_meta: Sequence[Refined] = D_META,
 ) -> tuple[Workspace, Model]:
     workspace = Workspace()
     last = evolve(
         workspace,
         BASE,
-        D_META,
+        d_meta,
         [given(pool) for pool in POOLS],
         beta=beta,
         policy=policy,
@@ -140,6 +146,15 @@ def test_each_policy_starts_from_its_model_with_its_lessons(
     assert [learnt(workspace.trained[f"round-{t}"][1]) for t in (1, 2, 3)] == lessons
     assert workspace.trained["meta"][0] == "base"
     assert learnt(workspace.trained["meta"][1]) == META
+    assert last.name == "round-3"
+
+
+def test_without_d_meta_the_base_is_the_first_model_and_rounds_learn_from_their_rows_alone() -> None:
+    workspace, last = play("restart", d_meta=[])
+    assert workspace.log[:2] == ["observe base", "runner round-1 of base"]
+    assert "meta" not in workspace.trained
+    assert [workspace.trained[f"round-{t}"][0] for t in (1, 2, 3)] == ["base", "base", "base"]
+    assert learnt(workspace.trained["round-2"][1]) == ["good a", "good c"]
     assert last.name == "round-3"
 
 

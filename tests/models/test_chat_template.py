@@ -52,7 +52,7 @@ def test_plain_text_gets_the_ids_of_apply_chat_template(tokenizer: Any, chat: Ch
     if len(turns) % 2:
         assert chat.prompt(tuple(turns)) == expected
     else:
-        ids, _ = chat.sequence(tuple(turns), (1.0,) * (len(turns) // 2))
+        [(ids, _)] = chat.sequences(tuple(turns), (1.0,) * (len(turns) // 2))
         # What stands behind the last stop token teaches nothing and is left out.
         assert ids == expected[: len(ids)]
         assert tokenizer.decode(expected[len(ids) :]) == "\n"
@@ -69,7 +69,7 @@ def test_the_mask_covers_exactly_the_assistants_words_and_the_stop_token(
 ) -> None:
     count = len(turns) // 2
     weights = tuple(data.draw(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=count, max_size=count)))
-    ids, loss = chat.sequence(tuple(turns), weights)
+    [(ids, loss)] = chat.sequences(tuple(turns), weights)
     assert len(ids) == len(loss)
     # The parts between stop tokens are the turns, user and assistant in turn.
     ends = [i + 1 for i, token in enumerate(ids) if token == chat.stop_id]
@@ -85,7 +85,7 @@ def test_the_mask_covers_exactly_the_assistants_words_and_the_stop_token(
 def test_what_is_learnt_follows_what_is_asked(chat: Chat) -> None:
     """The prompt at inference is the very beginning of the training sequence, up to the first word of the answer."""
     turns = ("p", "r", "criticise", "f", "refine", "s")
-    ids, _ = chat.sequence(turns, (0.0, 1.0, 1.0))
+    [(ids, _)] = chat.sequences(turns, (0.0, 1.0, 1.0))
     for count in (1, 3, 5):
         asked = chat.prompt(turns[:count])
         assert ids[: len(asked)] == asked
@@ -96,8 +96,8 @@ def test_what_is_learnt_follows_what_is_asked(chat: Chat) -> None:
 def test_special_tokens_in_a_text_never_act(chat: Chat, tokenizer: Any, pieces: list[str], role: int) -> None:
     text = "".join(pieces)
     turns = ("a", text, "b", "c") if role else (text, "a", "b", "c")
-    ids, _ = chat.sequence(turns, (1.0, 1.0))
-    plain, _ = chat.sequence(("a", "a", "b", "c"), (1.0, 1.0))
+    [(ids, _)] = chat.sequences(turns, (1.0, 1.0))
+    [(plain, _)] = chat.sequences(("a", "a", "b", "c"), (1.0, 1.0))
     for special in tokenizer.all_special_ids:
         assert ids.count(special) == plain.count(special)
     assert not set(chat.words(text)) & set(tokenizer.all_special_ids)
@@ -144,7 +144,7 @@ def test_a_template_that_cannot_hold_a_trajectory_is_refused(tiny_model: Path, t
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = template
     with pytest.raises(DataError, match=reason):
-        Chat(tokenizer).sequence(("a", "b", "c", "d"), (1.0, 1.0))
+        Chat(tokenizer).sequences(("a", "b", "c", "d"), (1.0, 1.0))
 
 
 @pytest.mark.parametrize("template", [None, ""])
@@ -176,8 +176,8 @@ def test_a_system_prompt_stands_where_the_template_puts_it(
     if len(turns) % 2:
         assert chat.prompt(tuple(turns), system) == expected
     else:
-        ids, weights = chat.sequence(tuple(turns), (1.0,) * (len(turns) // 2), system)
-        bare, plain = chat.sequence(tuple(turns), (1.0,) * (len(turns) // 2))
+        [(ids, weights)] = chat.sequences(tuple(turns), (1.0,) * (len(turns) // 2), system)
+        [(bare, plain)] = chat.sequences(tuple(turns), (1.0,) * (len(turns) // 2))
         assert ids == expected[: len(ids)]
         assert ids[len(ids) - len(bare) :] == bare
         assert weights == [0.0] * (len(ids) - len(bare)) + plain, "a system prompt is never in the loss"

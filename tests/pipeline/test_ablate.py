@@ -32,7 +32,8 @@ from selfevo.rundir.ablation import Ablation, AblationRow, Voted, load_ablation
 from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import best_model
 from selfevo.rundir.ownership import locked
-from selfevo.rundir.results import ModelComparison, from_bits, load_results
+from selfevo.rundir.results import ModelComparison, load_results
+from selfevo.rundir.scores import from_bits
 from selfevo.statistics import mcnemar_exact
 from selfevo.trainers.scripted import ScriptedTrainer
 

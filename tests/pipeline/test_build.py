@@ -9,7 +9,7 @@ import pytest
 from runs import small_demo
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.inputs.splits import split_evenly
+from selfevo.inputs.continuing import Course
 from selfevo.method.records import Prompt, Refined
 from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.pipeline.build import trainer_of
@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> RunConfig:
 @pytest.mark.parametrize(("size", "rounds"), [(9, 3), (10, 3), (11, 3), (3, 3), (100, 7)])
 def test_the_pool_is_split_evenly_and_whole(size: int, rounds: int) -> None:
     pool = [Prompt.of(str(i)) for i in range(size)]
-    parts = split_evenly(pool, rounds)
+    parts = Course(rounds).shared_out(pool)
     assert [p for part in parts for p in part] == pool
     assert len(parts) == rounds
     assert max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -12,7 +12,7 @@ import pytest
 from runs import everything, results, small_demo, timeless, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import TaskConfig
+from selfevo.config.task import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, TrainingError
 from selfevo.inputs.splits import Repeated, draw_splits

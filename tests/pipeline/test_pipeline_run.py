@@ -12,7 +12,8 @@ import pytest
 from runs import KilledError, everything, results, small_demo, student, timeless, tree
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import MeasureConfig, TaskConfig
+from selfevo.config.sections import MeasureConfig
+from selfevo.config.task import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
 from selfevo.inputs.splits import draw_splits

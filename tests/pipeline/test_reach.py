@@ -14,7 +14,8 @@ from commands import YES
 from selfevo.cli.app import TEMPLATE
 from selfevo.config.loading import load_config, parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import MeasureConfig, TaskConfig
+from selfevo.config.sections import MeasureConfig
+from selfevo.config.task import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.splits import Splits, draw_splits
@@ -154,7 +155,9 @@ def test_a_model_is_asked_under_the_system_prompt_of_its_run(
         assert {request.system for _, request in engine.calls} == {expected}
 
 
-def test_what_a_run_learnt_from_is_not_measured_under_another_system_prompt(tmp_path: Path) -> None:
+def test_what_a_run_learnt_from_is_not_measured_under_another_system_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     problems = (EXAMPLES / "eval.jsonl").read_text(encoding="utf-8").splitlines()
     pool = [{"prompt": json.loads(line)["question"]} for line in problems[:6]]
     prompts = {"path": lines(tmp_path / "pool.jsonl", pool)}
@@ -165,8 +168,12 @@ def test_what_a_run_learnt_from_is_not_measured_under_another_system_prompt(tmp_
     engine = ScriptedEngine(reply)
     evaluate_model(model, MeasureConfig(task=task, count=6), output=None, progress=Silent(), engine=engine)
     assert not {row["prompt"] for row in pool} & {request.turns[0] for _, request in engine.calls}
-    with pytest.raises(DataError, match="6 of them not in use yet, and 7 are asked for"):
+    with pytest.raises(DataError, match=r"7 problems are asked for, and .* has 12, 6 of them not in use"):
         evaluate_model(model, MeasureConfig(task=task, count=7), output=None, progress=Silent(), engine=engine)
+    capsys.readouterr()
+    results = evaluate_model(model, MeasureConfig(task=task), output=None, progress=Silent(), engine=engine)
+    assert results.models[0].direct.n == 6
+    assert "6 of 12 problems are left out: the run of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

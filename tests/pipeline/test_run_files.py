@@ -11,7 +11,7 @@ import pytest
 from runs import results
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import TaskConfig
+from selfevo.config.task import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, TrainingError
 from selfevo.method.prompts import REFINE

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from selfevo.rundir.atomic_files import read_rows
 from selfevo.rundir.inspect import costs
-from selfevo.rundir.ledger import Cost, Ledger, write_event
+from selfevo.rundir.ledger import Cost, Ledger, finished_rounds, write_event
 
 STAGE = "d_meta/annotate"
+
+
+@pytest.mark.parametrize(
+    ("events", "rounds"),
+    [
+        ([], None),
+        ([("start", 3)], None),
+        ([("start", 3), ("finish", 3)], 3),
+        ([("start", 3), ("finish", 3), ("start", 3)], 3),
+        ([("start", 3), ("finish", 3), ("start", 5)], None),
+        ([("start", 3), ("finish", 3), ("start", 5), ("finish", 5)], 5),
+        ([("start", 5), ("start", 3), ("finish", 3)], 3),
+        ([("start", None), ("finish", None), ("start", None)], 0),
+    ],
+)
+def test_a_run_is_finished_until_more_rounds_are_asked_for(
+    tmp_path: Path, events: list[tuple[str, int | None]], rounds: int | None
+) -> None:
+    for kind, number in events:
+        write_event(tmp_path, kind, stage="", seconds=0, **({} if number is None else {"rounds": number}))
+    assert finished_rounds(tmp_path) == rounds
 
 
 def test_a_later_process_knows_what_was_spent(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,17 @@ def test_a_run_that_was_moved_goes_on(root: Path) -> None:
     claim(root, {**CONFIG, "output": "here"}, {}, "yaml")
     claim(root, {**CONFIG, "output": "there"}, {}, "yaml")
     assert json.loads((root / "config.json").read_text())["output"] == "here", "written once"
+
+
+def test_a_key_that_may_change_gets_its_new_value_and_notes_are_no_settings(root: Path) -> None:
+    claim(root, CONFIG, {}, "yaml")
+    with pytest.raises(RunError, match="seed: 0 in the run, 5 now"):
+        claim(root, {**CONFIG, "seed": 5}, {}, "yaml", amendment={"seed": 5})
+    assert json.loads((root / "config.json").read_text()) == CONFIG, "what is refused changes nothing"
+    claim(root, {**CONFIG, "seed": 5}, {}, "yaml", ("seed",), amendment={"seed": 5, "continued": []})
+    assert json.loads((root / "config.json").read_text()) == {**CONFIG, "seed": 5, "continued": []}
+    assert yaml.safe_load((root / "config.yaml").read_text()) == {**CONFIG, "seed": 5}
+    claim(root, {**CONFIG, "seed": 5}, {}, "yaml")
 
 
 def test_a_folder_of_something_else_is_left_alone(root: Path) -> None:

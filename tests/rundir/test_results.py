@@ -14,12 +14,12 @@ from selfevo.rundir.results import (
     GateResults,
     ModelResults,
     Results,
-    Transitions,
     Verdicts,
     load_results,
     read_results,
     write_results,
 )
+from selfevo.rundir.scores import Transitions
 from selfevo.statistics import Rate, compare_counts
 
 RECORDED = Path(__file__).parents[2] / "docs" / "results"

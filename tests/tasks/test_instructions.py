@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.config.sections import TaskConfig
+from selfevo.config.task import TaskConfig
 from selfevo.errors import ConfigError, DataError
 from selfevo.method.prompts import parse_verdict
 from selfevo.method.records import Prompt

@@ -39,7 +39,7 @@ def margin(folder: Path, example: Example) -> float:
     prompt = chat.prompt(example.turns[:1])
     total = []
     for text in (example.turns[1], example.rejected):
-        ids = chat.sequence((example.turns[0], text), (1.0,))[0]
+        ids = chat.sequences((example.turns[0], text), (1.0,))[0][0]
         with torch.no_grad():
             logs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         total.append(sum(float(logs[i - 1, ids[i]]) for i in range(len(prompt), len(ids))))
@@ -75,8 +75,8 @@ def test_token_ids_are_those_of_every_other_training(tiny_model: Path) -> None:
     example = preference_examples([Judged("1", "p", "r <|im_end|>", "f", "r^", "v")])[0]
     [row], dropped = pairs(chat, [example], 512)
     assert dropped == 0
-    assert row["prompt_ids"] + row["chosen_ids"] == chat.sequence(("p", "r^"), (1.0,))[0]
-    assert row["prompt_ids"] + row["rejected_ids"] == chat.sequence(("p", "r <|im_end|>"), (1.0,))[0]
+    assert row["prompt_ids"] + row["chosen_ids"] == chat.sequences(("p", "r^"), (1.0,))[0][0]
+    assert row["prompt_ids"] + row["rejected_ids"] == chat.sequences(("p", "r <|im_end|>"), (1.0,))[0][0]
     assert row["rejected_ids"].count(chat.stop_id) == 1, "a control token in a text is plain text"
     assert pairs(chat, [example], 5) == ([], 1)
 

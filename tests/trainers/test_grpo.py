@@ -61,11 +61,11 @@ def test_the_model_it_starts_from_judges_every_response(
 
 def test_only_a_readable_yes_is_rewarded(tiny_model: Path) -> None:
     trainer = VerdictRewardTrainer(CONFIG, OBJECTIVE, SKILLS, lambda: ScriptedEngine(likes_short))
-    asked = [[{"role": "user", "content": "p"}]] * 5
-    texts = [[{"role": "assistant", "content": text}] for text in ("yes", "much too long", "12345", "  ", "yes")]
-    ended = [True, True, True, True, False]
+    asked = [[{"role": "user", "content": "p"}]] * 7
+    texts = ["yes", "much too long", "12345", "  ", "yes", "<think>\nmuch too long\n</think>\n\nyes", "<think>yes"]
+    ended = [True, True, True, True, False, True, True]
     given = trainer._rewards(ScriptedEngine(likes_short), tiny_model, asked, texts, ended, 0)
-    assert given == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert given == [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0], "thinking is neither judged nor an answer"
 
 
 def test_each_prompt_is_trained_on_once() -> None:

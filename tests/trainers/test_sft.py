@@ -40,7 +40,7 @@ def loss_by_hand(base: Path, examples: Sequence[Example]) -> tuple[float, int]:
     model, chat = AutoModelForCausalLM.from_pretrained(base).eval(), Chat(AutoTokenizer.from_pretrained(base))
     total, count = 0.0, 0
     for example in examples:
-        ids, weights = chat.sequence(example.turns, example.weights)
+        [(ids, weights)] = chat.sequences(example.turns, example.weights)
         with torch.no_grad():
             log_probabilities = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
         for position in range(1, len(ids)):
@@ -145,7 +145,7 @@ def test_a_draft_of_weight_zero_is_read_but_not_learnt(tiny_model: Path, tmp_pat
     example = EXAMPLES[2]
     train(tiny_model, tmp_path, [example], max_grad_norm=1e9)
     model, chat = AutoModelForCausalLM.from_pretrained(tiny_model), Chat(AutoTokenizer.from_pretrained(tiny_model))
-    ids, _ = chat.sequence(example.turns, example.weights)
+    [(ids, _)] = chat.sequences(example.turns, example.weights)
     log_probabilities = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
     spans = [("Verdict: not qualified", 1.0), ("4 7", 0.5)]
     loss, count = torch.tensor(0.0), 0
@@ -167,7 +167,7 @@ def test_a_draft_of_weight_zero_is_read_but_not_learnt(tiny_model: Path, tmp_pat
 
 def test_over_long_sequences_are_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
     chat = Chat(AutoTokenizer.from_pretrained(tiny_model))
-    size = len(chat.sequence(EXAMPLES[1].turns, (1.0,))[0])
+    size = len(chat.sequences(EXAMPLES[1].turns, (1.0,))[0][0])
     assert [row["length"] for row in tokenise(chat, EXAMPLES, size)[0]][1] == size, "exactly max_length fits"
     figures = train(tiny_model, tmp_path, max_length=size)
     assert (figures["sequences"], figures["dropped_overlong"]) == (2, 1)

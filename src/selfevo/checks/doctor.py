@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from transformers import AutoConfig
 
 from selfevo.checks.check import Check
-from selfevo.checks.generation import generation
+from selfevo.checks.generation import generation, skilled
 from selfevo.checks.own_parts import make_own_parts
 from selfevo.checks.preview import count_parameters, estimate, lessons_of, skeleton
 from selfevo.config.run_config import RunConfig
@@ -38,7 +38,8 @@ from selfevo.method.skills import RESPOND
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer, pick_device
-from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import base_of
+from selfevo.pipeline.build import build_engine
 from selfevo.trainers.adapters import check_targets
 
 PROMPTS = 20
@@ -59,7 +60,7 @@ def checks_of(config: RunConfig, engine: Engine | None = None) -> Iterator[Check
 
 def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
     yield versions()
-    folder, splits = resolve_model(config.model), draw_splits(config)
+    folder, splits = base_of(config), draw_splits(config)
     model = skeleton(folder)  # first, because it gives the clearest error for an unknown model
     if config.trainer.lora:
         check_targets(config.trainer.lora.target_modules, model)
@@ -67,7 +68,8 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
     yield disk(config, folder, parameters)
     yield memory(config, parameters)
     yield rows(splits)
-    yield from corpus(config, splits)
+    if config.corpus:
+        yield from corpus(config, splits)
     if own := make_own_parts(config, splits):
         yield Check("own parts", "pass", f"{', '.join(own)} can be made")
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
@@ -79,6 +81,8 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
     yield lengths(config, found.lengths)
     yield context(config, folder, chat, d_meta)
     yield from generation(config, folder, chat, splits, engine)
+    if config.corpus is None:
+        yield skilled(config, folder, splits, engine or build_engine(config.engine))
     yield Check("time", "pass", f"a run takes about {found.seconds / 60:.0f} minutes, within a factor of three")
 
 
@@ -104,7 +108,7 @@ def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     measured = config.evaluation.models if config.evaluation else ()
     warm_up = isinstance(config.corpus, TaskCorpus) and config.corpus.warmup_share > 0
-    models = 1 + config.round_count + (SFT in measured) + warm_up
+    models = (config.corpus is not None) + config.round_count + (SFT in measured) + warm_up
     checkpoint = 0 if config.trainer.lora else 12 * parameters
     need = models * weights + checkpoint
     place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())
@@ -182,34 +186,64 @@ def conversations(chat: Chat, splits: Splits, wording: Wording = ENGLISH) -> Che
 
 
 def template(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH) -> Check:
-    """Whether a skill's prompt has the same tokens in training and inference."""
+    """Whether the first token behind the prompt of every skill is the answer's first, and what the template does."""
     name = "chat template"
-    for row in d_meta[:PROMPTS]:
-        turns = (*prompts.refine(row, row.response, row.feedback, wording), row.refinement)
-        trained, _ = chat.sequence(turns, (0.0,) * (len(turns) // 2), row.system)
-        for asked in (turns[:-5], turns[:-3], turns[:-1]):
-            ids = chat.prompt(asked, row.system)
-            if trained[: len(ids)] != ids:
-                place = next((i for i, pair in enumerate(zip(ids, trained, strict=False)) if pair[0] != pair[1]), 0)
-                return Check(
-                    name,
-                    "fail",
-                    f"training and inference differ from token {place} of a conversation of {len(asked)} turns: "
-                    f"{chat.tokenizer.decode(trained[place : place + 8])!r} and "
-                    f"{chat.tokenizer.decode(ids[place : place + 8])!r}",
-                    "save the model with a template that renders earlier turns the same, whatever follows",
-                )
-    rows = min(PROMPTS, len(d_meta))
-    plain = messages(d_meta[0].conversation[1:], d_meta[0].system) if d_meta else []
+    rows = d_meta[:PROMPTS]
+    for example in meta_examples(rows, 1.0, wording):
+        if fault := _between(chat, example):
+            return Check(name, "fail", f"{fault} of {example.id}", "report it, with the chat template of the model")
+    if chat.skipped:
+        return Check(
+            name,
+            "warn",
+            f"each prompt opens thinking with {chat.opening!r}; {chat.skipped!r} stands between it and an answer "
+            "without thinking, and is trained with it",
+            _without_thinking(chat),
+        )
+    if chat.between:
+        return Check(
+            name,
+            "warn",
+            f"the template itself writes {chat.between!r} between a prompt and its last answer; here each answer is "
+            "trained right behind the prompt, as it is asked",
+            _without_thinking(chat),
+        )
+    asked = d_meta[0].conversation[1:] if d_meta else ()
+    plain = messages(asked, d_meta[0].system) if d_meta else []
     theirs = chat.tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False) if plain else []
-    if plain and list(theirs) != chat.prompt(d_meta[0].conversation[1:], d_meta[0].system):
+    if plain and list(theirs) != chat.prompt(asked, d_meta[0].system):
         return Check(
             name,
             "warn",
             "apply_chat_template gives other tokens than training and inference use here",
             "see `selfevo run --dry-run`; a server that applies the template itself will use slightly other prompts",
         )
-    return Check(name, "pass", f"training and inference agree token by token on {3 * rows} conversations")
+    finding = f"training and inference agree token by token on {3 * len(rows)} conversations"
+    trajectories = (
+        chat.sequences(each.turns, each.weights, each.system) for each in meta_examples(rows[:1], 0.0, wording)
+    )
+    count = max(map(len, trajectories), default=1)
+    if count > 1:
+        finding += f"; a trajectory is {count} sequences, because the template writes past turns otherwise"
+    return Check(name, "pass", finding)
+
+
+def _between(chat: Chat, example: Example) -> str:
+    """What is wrong with a labelled turn whose words do not follow right behind its prompt; "" if nothing is."""
+    sequences = chat.sequences(example.turns, example.weights, example.system)
+    for i in (i for i, weight in enumerate(example.weights) if weight):
+        *asked, text = example.turns[: 2 * i + 2]
+        prompt, answer = chat.prompt(tuple(asked), example.system), chat.answer(text)
+        found = [ids for ids, loss in sequences if ids[: len(prompt)] == prompt and any(loss[len(prompt) :])]
+        if not any(ids[len(prompt) : len(prompt) + len(answer)] == answer for ids in found):
+            return f"training and inference differ in front of turn {2 * i + 2}"
+    return ""
+
+
+def _without_thinking(chat: Chat) -> str:
+    if "enable_thinking" in chat.tokenizer.get_chat_template():
+        return "chat_template_kwargs: {enable_thinking: false} has the template write it into the prompt"
+    return "nothing needs to be done; chat_template takes another template"
 
 
 def stop_token(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH) -> Check:
@@ -227,8 +261,11 @@ def stop_token(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH
 
 
 def _untrained_stops(chat: Chat, example: Example) -> int:
-    ids, weights = chat.sequence(example.turns, example.weights, example.system)
-    trained = sum(token == chat.stop_id and weight > 0 for token, weight in zip(ids, weights, strict=True))
+    trained = sum(
+        token == chat.stop_id and weight > 0
+        for ids, weights in chat.sequences(example.turns, example.weights, example.system)
+        for token, weight in zip(ids, weights, strict=True)
+    )
     return sum(weight > 0 for weight in example.weights) - trained
 
 

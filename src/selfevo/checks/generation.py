@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.inputs.splits import Splits
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
-from selfevo.method.skills import RESPOND
+from selfevo.method.skills import CRITIQUE, RESPOND
+from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import pick_device, pick_dtype, quiet
 from selfevo.models.loading import load_model
 from selfevo.pipeline.build import build_engine, describe_platform
+from selfevo.rundir.inspect import wording_of
 
 PROMPTS = 20
 NEW_TOKENS = 24
@@ -83,6 +85,28 @@ def _generation(
     else:
         checks.append(Check("engine", "pass", finding))
     return checks
+
+
+def skilled(config: RunConfig, folder: Path, splits: Splits, engine: Engine) -> Check:
+    """Whether the model criticises its answers with a verdict that can be read. Without a corpus nothing teaches it."""
+    words = config.wording
+    if wording_of(folder).learnt != words.learnt:
+        remedy = "give the wording of the run that trained it; it is in the config.yaml of that run"
+        return Check("skills", "fail", "the model has learnt the skills in other words than those of `wording`", remedy)
+    skills = {name: getattr(config.skills, name).to_sampling() for name in (RESPOND.name, CRITIQUE.name)}
+    greedy = {name: replace(each, temperature=0.0, top_p=1.0) for name, each in skills.items()}
+    asked = splits.pool[:PROMPTS]
+    drafts = engine.generate(folder, [RESPOND.request(prompt, 0) for prompt in asked], greedy[RESPOND.name])
+    whole = [RESPOND.build(row, draft.text) for row, draft in zip(asked, drafts, strict=True) if draft.finish == "stop"]
+    feedback = engine.generate(folder, [CRITIQUE.request(draft, 0, words) for draft in whole], greedy[CRITIQUE.name])
+    engine.release()
+    given = [words.parse(each.text) for each in feedback if each.finish == "stop"]
+    read = sum(verdict is not Verdict.UNKNOWN for verdict in given)
+    finding = f"of {len(asked)} answers the model ends {len(whole)}, and gives {read} a verdict that can be read"
+    if read == len(asked):
+        return Check("skills", "pass", finding)
+    remedy = "give a corpus, which teaches the skills, or a model that has learnt them in a run: docs/guides/models.md"
+    return Check("skills", "fail" if read < len(asked) / 2 else "warn", finding, remedy)
 
 
 @torch.inference_mode()

@@ -20,6 +20,6 @@ def make_own_parts(config: RunConfig, splits: Splits) -> list[str]:
     if isinstance(config.objective, OwnPart) and hasattr(build_objective(config), "trainer"):
         build_trainer(config, round_name(1))
     corpus = config.corpus
-    if not isinstance(corpus, FileCorpus) and isinstance(corpus.annotator, OwnPart):
+    if corpus and not isinstance(corpus, FileCorpus) and isinstance(corpus.annotator, OwnPart):
         build_teacher(corpus, {problem.prompt.id: problem for problem in splits.labelled})
     return names

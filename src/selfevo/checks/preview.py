@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from selfevo.checks.own_parts import make_own_parts
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sources import FileCorpus, TaskCorpus
+from selfevo.config.sources import TaskCorpus
 from selfevo.errors import ConfigError
+from selfevo.inputs.annotation import to_be_annotated
 from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.names import META, SFT, round_name
@@ -29,7 +30,7 @@ from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
-from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import trainer_of
 from selfevo.report.tables import print_properties
 from selfevo.report.terminal import printable
@@ -37,6 +38,7 @@ from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
 _SAMPLES = 3
+PLACEHOLDERS = 20  # prompts that stand for trajectories where there is no D_meta
 # Speed of training and generation as a share of a large matrix product's speed, measured with
 # SmolLM2-135M on two CPU cores (experiments/notebook.md). The estimate only has to tell minutes
 # from hours.
@@ -45,7 +47,7 @@ _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 def preview(config: RunConfig, console: Console) -> None:
     """Prints three samples per kind of sequence with the loss mask, token counts, and estimated time."""
-    folder = resolve_model(config.model)
+    folder = base_of(config)
     chat = Chat(load_tokenizer(folder))
     splits = draw_splits(config)
     own = make_own_parts(config, splits)
@@ -61,6 +63,12 @@ def preview(config: RunConfig, console: Console) -> None:
         console.print(f"D_meta: {counts}\n", style="yellow" if counts.doubtful else "")
         for fault in filter(None, (doubt(counts, config.corpus), imbalance(counts, config.corpus))):
             console.print(f"{fault}\n", style="red")
+    elif config.corpus is None:
+        console.print(
+            "No corpus: the model has to have the skills already, and only its own r^ is learnt. Its texts are not "
+            "known yet, so token counts are too low.\n",
+            style="yellow",
+        )
     elif splits.unlabelled:
         console.print(
             "D_meta is written during the run; its texts are not known yet, so token counts are too low.\n",
@@ -69,7 +77,8 @@ def preview(config: RunConfig, console: Console) -> None:
     skills, answers = meta_examples(d_meta, 0.0, config.wording), answer_examples(d_meta, config.beta)
     in_loss, other = (marked("in the loss"), "green"), ("not in the loss", "dim")
     console.print(Text.assemble("Training sequences: ", in_loss, ", ", other, "; ⏎ ends a line\n"))
-    for title, examples in (("meta-skills: f and r^ labelled", skills), ("answering: r^ labelled, beta", answers)):
+    answering = ("answering: r^ labelled, beta", answers) if config.corpus else ("answering: r^ labelled", answers)
+    for title, examples in (("meta-skills: f and r^ labelled", skills), answering)[config.corpus is None :]:
         show(console, title, examples, lambda example: masked(chat, example))
     for skill in SKILLS:
         of_pool = skill is RESPOND
@@ -85,9 +94,7 @@ def preview(config: RunConfig, console: Console) -> None:
 
 def preview_annotation(config: RunConfig, console: Console) -> None:
     """Prints the number of annotations, their greatest cost, and the first call. Makes no call."""
-    corpus = config.corpus
-    if isinstance(corpus, FileCorpus):
-        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    corpus = to_be_annotated(config)
     splits = draw_splits(config)
     make_own_parts(config, splits)
     prompts = splits.to_annotate()
@@ -123,12 +130,13 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
 
 
 def lessons_of(config: RunConfig, splits: Splits) -> list[Refined]:
-    """D_meta. Before it is written: gold answers as responses, or placeholder texts."""
+    """D_meta. Before it is written: gold answers as responses, or placeholder texts; also where there is no corpus."""
     if isinstance(config.corpus, TaskCorpus):
         return solved(load_task(config.corpus.task), splits.labelled, config.wording)
     feedback = f"(the feedback)\n{config.wording.line(Verdict.NOT_QUALIFIED)}"
+    prompts = splits.unlabelled if config.corpus else splits.pool[:PLACEHOLDERS]
     return splits.d_meta or [
-        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in splits.unlabelled
+        Refined(**as_row(p), response="(the response)", feedback=feedback, refinement="(r^)") for p in prompts
     ]
 
 
@@ -154,13 +162,16 @@ def show(console: Console, title: str, rows: Sequence[object], render: Callable[
 
 
 def masked(chat: Chat, example: Example) -> Text:
-    ids, weights = chat.sequence(example.turns, example.weights, example.system)
-    text = Text()
-    for in_loss, pairs in groupby(zip(ids, weights, strict=True), lambda pair: pair[1] > 0):
-        shown = "".join(visible(chat, [token]) for token, _ in pairs)
-        text.append(marked(shown) if in_loss else shown, style="green" if in_loss else "dim")
-    labelled = sum(weight > 0 for weight in weights)
-    return text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan")
+    """The training sequences of an example: one, or more where the template writes a past turn otherwise."""
+    texts = []
+    for ids, weights in chat.sequences(example.turns, example.weights, example.system):
+        text = Text()
+        for in_loss, pairs in groupby(zip(ids, weights, strict=True), lambda pair: pair[1] > 0):
+            shown = "".join(visible(chat, [token]) for token, _ in pairs)
+            text.append(marked(shown) if in_loss else shown, style="green" if in_loss else "dim")
+        labelled = sum(weight > 0 for weight in weights)
+        texts.append(text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan"))
+    return Text("\n").join(texts)
 
 
 def marked(text: str) -> str:
@@ -195,11 +206,12 @@ class Estimate:
 
 
 def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Estimate:
-    lengths = [
-        len(chat.sequence(e.turns, e.weights, e.system)[0]) for e in meta_examples(d_meta, config.beta, config.wording)
-    ]
+    examples = meta_examples(d_meta, config.beta, config.wording)
+    lengths = [len(ids) for e in examples for ids, _ in chat.sequences(e.turns, e.weights, e.system)]
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
+    if config.corpus is None:
+        known = 0  # they are placeholders, and nothing is learnt before the rounds
     pool = len(splits.pool) * config.samples_per_prompt
     kept = 0.5 * pool / config.round_count  # not known before the run; half is a guess
     answer = one * 0.3
@@ -221,9 +233,10 @@ def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_m
 def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: int, console: Console) -> None:
     limit = config.trainer.max_length
     cut = sum(length > limit for length in found.lengths)
+    size = f"{trajectories} trajectories, {sum(found.lengths)} tokens, {cut} longer than max_length={limit}"
     values = {
         "parameters": f"{found.parameters / 1e6:.0f} M",
-        "D_meta": f"{trajectories} trajectories, {sum(found.lengths)} tokens, {cut} longer than max_length={limit}",
+        "D_meta": size if config.corpus else "none",
         "pool": f"{pool} prompts in {config.round_count} rounds, policy {config.policy}",
         "tokens to train on": f"about {found.training / 1e3:.0f} k",
         "tokens to generate and read": f"about {found.generated / 1e3:.0f} k",

@@ -20,6 +20,7 @@ from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
 from selfevo.cli.options import AsJson, Overrides, Quiet, progress
 from selfevo.cli.runs import app as run_commands
+from selfevo.cli.sharing import app as sharing_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import EXIT_CODES, ConfigError
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(data_commands)
 app.add_typer(run_commands)
 app.add_typer(model_commands)
+app.add_typer(sharing_commands)
 
 TEMPLATE = Path(selfevo.config.__file__).with_name("template.yaml")
 
@@ -280,6 +282,7 @@ def _examine(settings: RunConfig, quiet: bool, as_json: bool = False) -> None:
 
 
 def _run_and_report(settings: RunConfig, quiet: bool) -> None:
+    from selfevo.inputs.continuing import is_complete
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
     from selfevo.rundir.layout import Layout
@@ -287,10 +290,19 @@ def _run_and_report(settings: RunConfig, quiet: bool) -> None:
 
     if not quiet:
         console.print(f"run directory: {settings.output}", soft_wrap=True)
+    was_complete = is_complete(settings)
     layout = Layout(run_loop(settings, progress(quiet)))
     results = load_results(layout.root)
     print_results(console, results)
     models = ", ".join(folder.name for folder in layout.finished_models())
     console.print(f"report: {layout.report}", soft_wrap=True)
     console.print(f"models: {models or 'none yet'}, in {layout.models}", soft_wrap=True)
+    if was_complete:
+        more = (
+            "the gate has stopped it, so it has no more rounds"
+            if results.stopped
+            else f"--set rounds={settings.round_count + 1} goes on with one more round, which needs further prompts: "
+            "docs/guides/resume.md"
+        )
+        console.print(f"this run was finished before, so nothing was left to do; {more}")
     finish(results.alarms)

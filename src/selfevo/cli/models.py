@@ -15,8 +15,9 @@ from selfevo.cli.ending import finish
 from selfevo.cli.files import check_target
 from selfevo.cli.options import AsJson, Quiet, progress
 from selfevo.config.base import OwnPart
-from selfevo.config.loading import explained, load_wording, parse, parse_engine
-from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TaskConfig, TransformersSettings
+from selfevo.config.loading import apply_overrides, explained, load_wording, parse, parse_engine
+from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TransformersSettings
+from selfevo.config.task import TaskConfig
 from selfevo.errors import ALARMS, ConfigError
 from selfevo.method.records import Prompt, as_row
 from selfevo.report.terminal import complain, console
@@ -47,20 +48,30 @@ def _engine(kind: str, batch_size: int | None = None) -> EngineConfig:
     name="eval",
     epilog="Examples: `selfevo eval runs/demo-seed0/models/round-3 --task demo`   "
     "`selfevo eval my-model --task gsm8k --path gsm8k/test.jsonl --count 200`   "
+    "`selfevo eval my-model --task exact --path mine.jsonl --set columns.answer=gold`   "
     "`selfevo eval my-name --base-url http://localhost:8000/v1 --task svamp --path svamp.json`   "
     "`selfevo eval my-model --harness gsm8k,ifeval --count 200`",
 )
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder or a hub id.")],
-    task: Annotated[str | None, typer.Option(help="demo, instructions, gsm8k, svamp, math, gym:NAME, ...")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="exact, choice, regex, number, math, python:MODULE:FUNCTION, gsm8k, svamp, demo, gym:NAME, ..."
+        ),
+    ] = None,
     harness: Annotated[
         str | None, typer.Option(help="Instead of --task: tasks of lm-evaluation-harness, separated by commas.")
     ] = None,
     num_fewshot: Annotated[int | None, typer.Option(min=0, help="With --harness: examples in each prompt.")] = None,
-    path: Annotated[
-        Path | None, typer.Option(help="File with the problems, for gsm8k, svamp, math and --harness.")
+    path: Annotated[Path | None, typer.Option(help="File with the problems, for tasks on files and --harness.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the task: columns.answer=gold, options.ignore_case=true. Repeatable."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Number of problems.")] = 300,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Number of problems; default: all of a file, 300 of any other task.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draws the problems.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help=LIMIT)] = None,
     system: Annotated[str | None, typer.Option(help=SYSTEM)] = None,
@@ -92,9 +103,9 @@ def evaluate(
 
     if (task is None) == (harness is None):
         raise ConfigError("give exactly one of --task and --harness")
-    settings = _engine(engine, batch_size)
+    engine_settings = _engine(engine, batch_size)
     if harness is not None:
-        if base_url or isinstance(settings, OwnPart):
+        if base_url or isinstance(engine_settings, OwnPart):
             raise ConfigError(
                 "--harness loads the model itself; leave out --base-url and your own --engine, or call lm-eval with "
                 "the server"
@@ -111,7 +122,7 @@ def evaluate(
             num_fewshot=num_fewshot,
             max_new_tokens=build_sampling(folder, max_new_tokens)["respond"].max_new_tokens,
             system=run_system(folder) if system is None else system,
-            engine=settings,
+            engine=engine_settings,
             output=output,
         )
         if as_json:
@@ -120,7 +131,7 @@ def evaluate(
             print_harness(console, figures)
         return
     assert task is not None
-    problems = parse(TaskConfig, {"name": task, "path": path}, "--task")
+    problems = parse(TaskConfig, apply_overrides({"name": task, "path": path}, settings or ()), "--task")
     endpoint = _endpoint(model, base_url, api_key_env) if base_url else None
     with explained(MeasureConfig, "selfevo eval"):
         measure = MeasureConfig(
@@ -131,7 +142,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             system=system,
             wording=load_wording(wording),
-            engine=settings,
+            engine=engine_settings,
             endpoint=endpoint,
         )
     results = evaluate_model(model, measure, output=output, progress=progress(quiet, as_json))

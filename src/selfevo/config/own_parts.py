@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from selfevo.config.base import OwnPart
-from selfevo.config.sections import TaskConfig
+from selfevo.config.task import TaskConfig
 from selfevo.errors import ConfigError, SelfevoError
 from selfevo.rundir.atomic_files import hash_file
 
@@ -91,8 +91,8 @@ def _names(section: Any) -> Iterator[str]:
     match section:
         case OwnPart():
             yield section.kind
-        case TaskConfig() if section.own:
-            yield section.name
+        case TaskConfig() if section.part is not None:
+            yield section.part
         case BaseModel():
             for field in type(section).model_fields:
                 yield from _names(getattr(section, field))

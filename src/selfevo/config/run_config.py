@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -35,7 +36,11 @@ from selfevo.config.sources import (
     as_path,
 )
 from selfevo.method.filters import ByVerdict
+from selfevo.method.names import BASE, META, SFT
 from selfevo.method.prompts import Wording
+from selfevo.method.thinking import Thinking
+
+PROMPTS_PER_ROUND = 300  # of a task whose count is not given
 
 
 class RunConfig(Strict):
@@ -48,7 +53,11 @@ class RunConfig(Strict):
         "", description="system prompt of every prompt that has none: pool, D_meta, problems, gate"
     )
     prompts: PromptsConfig | None = Field(None, description="the pool of unlabelled prompts")
-    corpus: CorpusConfig = Field(description="D_meta, which teaches the two meta-skills")
+    corpus: CorpusConfig | None = Field(
+        None,
+        description="D_meta, which teaches the two meta-skills; default: none, for a model that has them already, such "
+        "as that of an earlier run",
+    )
     evaluation: EvaluationConfig | None = Field(
         None, description="held-out problems on which every model is measured; default: no measurement"
     )
@@ -83,6 +92,20 @@ class RunConfig(Strict):
     monitors: MonitorsConfig = Field(MonitorsConfig(), description="bounds on figures of a round's rows")
     wording: Wording = Field(Wording(), description="the words that the model is asked with and judges in")
     skills: SkillsConfig = Field(SkillsConfig(), description="how each skill samples during a round")
+    chat_template: str | None = Field(
+        None, description="a Jinja template, or a file with one, for every model of the run; default: the model's"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="variables of the chat template, such as enable_thinking: false; saved with every model"
+    )
+    eos_token: str | None = Field(
+        None, description="the token that ends an assistant turn; default: the one that the chat template writes"
+    )
+    thinking: Thinking = Field(
+        "drop",
+        description="what becomes of the think block at the start of a model's text: drop; keep, to train on it (no "
+        "verdict, critic or judge sees it); or show, as a part of the answer that critic and judge read",
+    )
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
     ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
@@ -97,14 +120,27 @@ class RunConfig(Strict):
             raise ValueError(f"{longest[0][:40]}... has {len(longest[0].encode())} bytes; a name has at most 255")
         return value
 
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in ("messages", "add_generation_prompt"):
+                raise ValueError(f"{name!r} is no variable that can be set; remove it")
+        return value
+
     @property
     def round_count(self) -> int:
         return self.rounds if isinstance(self.rounds, int) else len(self.rounds)
 
     @property
+    def first_model(self) -> str:
+        """The name of M_0, the first model with the meta-skills: the base model itself if no corpus teaches them."""
+        return META if self.corpus else BASE
+
+    @property
     def default_pool(self) -> int:
         """How many prompts a task draws for all rounds together, if no count is given."""
-        return 300 * self.round_count
+        return PROMPTS_PER_ROUND * self.round_count
 
     @model_validator(mode="after")
     def _one_pool(self) -> RunConfig:
@@ -117,6 +153,30 @@ class RunConfig(Strict):
             raise ValueError(
                 "the first round has no prompts; add them, because a model writes new prompts from those it has seen"
             )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measured_without_corpus(cls, data: Any) -> Any:
+        """Without a corpus there are no labels for sft, and no model that learns the meta-skills alone."""
+        evaluation = data.get("evaluation") if isinstance(data, dict) else None
+        if isinstance(evaluation, dict) and data.get("corpus") is None and "models" not in evaluation:
+            return {**data, "evaluation": {**evaluation, "models": [BASE, "rounds"]}}
+        return data
+
+    @model_validator(mode="after")
+    def _without_corpus(self) -> RunConfig:
+        if self.corpus is not None:
+            return self
+        if found := [name for name in (SFT, META) if self.evaluation and name in self.evaluation.models]:
+            raise ValueError(
+                f"evaluation.models names {' and '.join(found)}, and a run without a corpus trains no such model; add "
+                "a corpus, or leave the name out"
+            )
+        about_labels = ("label_share", "flipped_verdicts", "verdict_only", "sft_labels")
+        default = AblationConfig()
+        if changed := [name for name in about_labels if getattr(self.ablation, name) != getattr(default, name)]:
+            raise ValueError(f"ablation.{changed[0]} is about the labels of a corpus; add a corpus, or leave it out")
         return self
 
     @model_validator(mode="after")

@@ -7,38 +7,16 @@ docs/reference/configuration.md (`python docs/generate_configuration.py`).
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Discriminator, Field, HttpUrl, Tag, field_validator, model_validator
 
 from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, SystemPrompt, kind_or, own_or_built_in
+from selfevo.config.task import CheckedTaskConfig, TaskConfig
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
 from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Sampling
-
-
-class TaskConfig(Strict):
-    """Problems whose answers a program can check."""
-
-    name: str = Field(
-        description="demo or one of its kinds; instructions; gsm8k, svamp, math; gym:NAME; or package.module:Name"
-    )
-    path: Path | None = Field(None, description="file with the problems, for gsm8k, svamp and math")
-    options: dict[str, Any] = Field({}, description="options of a reasoning-gym generator or of your own task")
-
-    @property
-    def own(self) -> bool:
-        """Whether `name` is your own part, package.module:Name."""
-        source, colon, _ = self.name.partition(":")
-        return bool(colon) and source not in ("gym", "instructions")
-
-    @model_validator(mode="after")
-    def _path_in_options(self) -> TaskConfig:
-        if self.own and self.path is not None:
-            raise ValueError(f"path {self.path} is only for tasks of this package; give it to {self.name} in options")
-        return self
 
 
 class EndpointConfig(Strict):
@@ -120,7 +98,9 @@ class EvaluationConfig(Strict):
     """Held-out problems on which every model is measured."""
 
     task: TaskConfig
-    count: Positive = Field(300, description="number of problems, the same for every model")
+    count: Positive | None = Field(
+        None, description="number of problems, the same for every model; default: all of a file, 300 of any other task"
+    )
     consistency: Positive = Field(1, description="above 1: this many samples vote as well, before and after refinement")
     models: tuple[Literal["base", "sft", "meta", "rounds"], ...] = Field(
         ("base", "sft", "meta", "rounds"),
@@ -145,8 +125,8 @@ Filters = Annotated[tuple[FilterConfig, ...], BeforeValidator(_listed), Field(mi
 class AuditConfig(Strict):
     """Problems with known answers that go through every round and are never trained on."""
 
-    task: TaskConfig
-    count: Positive = 100
+    task: CheckedTaskConfig
+    count: Positive | None = Field(None, description="number of problems; default: 100, or all of a smaller file")
 
 
 class MonitorsConfig(Strict):
@@ -315,7 +295,9 @@ class MeasureConfig(Strict):
     """The settings of `selfevo eval`, which measures one model."""
 
     task: TaskConfig
-    count: Positive = Field(300, description="number of problems")
+    count: Positive | None = Field(
+        None, description="number of problems; default: all of a file, 300 of any other task"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     consistency: Positive = Field(1, description="above 1: this many samples vote as well, before and after refinement")
     max_new_tokens: Positive | None = Field(

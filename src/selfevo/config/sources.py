@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from selfevo.config.base import Positive, Share, Strict, check_source, exactly_one, source_of
-from selfevo.config.sections import AnnotatorConfig, TaskConfig
+from selfevo.config.sections import AnnotatorConfig
+from selfevo.config.task import CheckedTaskConfig, TaskConfig
 from selfevo.data.loading import MAX_BAD_SHARE
 from selfevo.data.tables import Source
 
@@ -33,8 +34,10 @@ class FilePrompts(Strict):
 class TaskPrompts(Strict):
     """The questions of a task, without their answers."""
 
-    task: TaskConfig
-    count: Positive | None = Field(None, description="number of prompts; default: 300 per round")
+    task: CheckedTaskConfig
+    count: Positive | None = Field(
+        None, description="number of prompts; default: 300 per round, or all of a smaller file"
+    )
 
 
 def as_path(value: Any) -> Any:
@@ -125,7 +128,7 @@ class TaskCorpus(_Corpus):
     The annotator knows the gold answers. Without `annotator` a program annotates.
     """
 
-    task: TaskConfig
+    task: CheckedTaskConfig
     annotator: AnnotatorConfig | None = Field(None, description="a model that annotates and is given the gold answers")
     labels: Positive = Field(240, description="number of annotated prompts")
     samples_per_prompt: Positive = Field(
@@ -172,7 +175,9 @@ class TaskGate(_Gate):
     """A dev set. A round is promoted only if it answers significantly better than the best model."""
 
     task: TaskConfig
-    count: Positive = Field(200, description="number of problems, the same for every model")
+    count: Positive | None = Field(
+        None, description="number of problems, the same for every model; default: 200, or all of a smaller file"
+    )
     mode: Literal["direct", "refined"] = Field("direct", description="which answers are compared")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from selfevo.config.sections import EndpointConfig
 from selfevo.errors import EngineError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling, generate_all
+from selfevo.method.thinking import reopened
 from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
 from selfevo.rundir.ledger import Ledger
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 class OpenAIEngine:
     """Answers with the model that `config` names, whatever folder is given."""
 
+    keeps_account = True  # its ledger has the tokens of every call, so a stage need not count them again
     batch_size = 1  # each answer is kept when it comes; the endpoint sees to it that many are asked for at once
 
     def __init__(self, config: EndpointConfig, ledger: Ledger | None = None) -> None:
@@ -74,7 +76,7 @@ def _ask(request: Request, sampling: Sampling) -> Ask:
 
 
 def _generation(reply: Reply) -> Generation:
-    text = reply.text.strip()
+    text = reopened(reply.text.strip())
     finish: Finish = "stop" if text else "empty"
     if reply.fault:
         finish = "failed"

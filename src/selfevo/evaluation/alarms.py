@@ -56,11 +56,11 @@ def of_annotation(prompts: int, reasons: Counter[str]) -> list[Alarm]:
 
 def of_evaluation(model: ModelResults, limit: str) -> list[Alarm]:
     """An alarm if nearly all first answers are incomplete. `limit`: the name of their token limit, and its value."""
-    reasons = Counter(model.incomplete)
-    if not model.direct.n or reasons.total() < NEARLY_ALL * model.direct.n:
+    reasons, asked = Counter(model.incomplete), len(model.answers["direct"])
+    if not asked or reasons.total() < NEARLY_ALL * asked:
         return []
     finding = (
-        f"{reasons.total()} of {model.direct.n} answers are incomplete and count as wrong ({_listed(reasons)}), so its "
+        f"{reasons.total()} of {asked} answers are incomplete and count as wrong ({_listed(reasons)}), so its "
         "accuracy says little about the model"
     )
     return [Alarm(kind="evaluation", place=model.name, finding=finding, remedy=_remedy(reasons, limit))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from selfevo.method.answer_extraction import answer_key, declared_answer, last_number, read_number
 from selfevo.method.inference import Draft, answer, criticise, elect
@@ -17,10 +18,11 @@ from selfevo.method.protocols import Finish
 from selfevo.method.records import Judged, Prompt
 from selfevo.method.skills import RESPOND
 from selfevo.method.verdicts import Verdict
-from selfevo.rundir.results import Audit, Extractors, Mode, ModelResults, Split, Verdicts, to_bits
+from selfevo.rundir.results import Audit, Extractors, Mode, ModelResults, Split, Verdicts
+from selfevo.rundir.scores import Comparisons, Score, to_bits
 from selfevo.rundir.workspace import StageRunner
 from selfevo.statistics import natural
-from selfevo.tasks.base import Checker, Problem, Task
+from selfevo.tasks.base import Checker, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +34,51 @@ class Outcome:
     feedback: str
     refined: str
     verdict: Verdict
-    right: bool
-    right_refined: bool
+    right: Score
+    right_refined: Score
     finish: Finish = "stop"  # of the response
-    right_voted: bool | None = None  # the vote of several samples, if asked for
-    right_both: bool | None = None  # the vote of the refined samples
+    right_voted: Score | None = None  # the vote of several samples, if asked for
+    right_both: Score | None = None  # the vote of the refined samples
+
+
+class Grader(Protocol):
+    """Scores the answers of a model."""
+
+    def grade(self, mode: Mode, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
+        """A score for each answer; the text "" is an incomplete one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Grades by a program: right or wrong."""
+
+    checker: Checker
+
+    def grade(self, mode: Mode, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
+        return [
+            float(bool(text) and self.checker.is_correct(problem, text))
+            for problem, text in zip(problems, texts, strict=True)
+        ]
 
 
 def measure(
-    runner: StageRunner, task: Task, problems: Sequence[Problem], consistency: int = 1, temperature: float = 0.7
+    runner: StageRunner,
+    task: Checker | Grader,
+    problems: Sequence[Problem],
+    consistency: int = 1,
+    temperature: float = 0.7,
 ) -> list[Outcome]:
     """Measures a model on each problem, by the rule of inference.py, with greedy decoding.
 
     With `consistency` above 1, that many samples also vote, before and after refinement.
     """
+    grader = Checks(task) if isinstance(task, Checker) else task
     prompts, wording = [problem.prompt for problem in problems], runner.wording
-    outcomes = [
-        _outcome(task, problem, drafts)
-        for problem, drafts in zip(problems, answer(runner.generations, prompts, wording=wording), strict=True)
-    ]
+    work = answer(runner.generations, prompts, wording=wording)
+    direct = grader.grade("direct", problems, [drafts[0].text for drafts in work])
+    refined = grader.grade("refined", problems, [drafts[-1].text for drafts in work])
+    outcomes = [_outcome(*each) for each in zip(problems, work, direct, refined, strict=True)]
     if consistency == 1:
         return outcomes
     warm = {RESPOND.name: replace(runner.sampling[RESPOND.name], temperature=temperature)}
@@ -59,17 +87,15 @@ def measure(
     ask = runner.beside("vote", {}).generations
     first = elect(ask, prompts, [[drafts[0] for drafts in several] for several in samples], wording=wording)
     last = elect(ask, prompts, [[drafts[-1] for drafts in several] for several in samples], wording=wording)
+    voted = grader.grade("consistency", problems, [draft.text for _, draft in first])
+    both = grader.grade("both", problems, [draft.text for _, draft in last])
     return [
-        replace(
-            outcome,
-            right_voted=_is_right(task, outcome.problem, plain),
-            right_both=_is_right(task, outcome.problem, both),
-        )
-        for outcome, (_, plain), (_, both) in zip(outcomes, first, last, strict=True)
+        replace(outcome, right_voted=plain, right_both=refined)
+        for outcome, plain, refined in zip(outcomes, voted, both, strict=True)
     ]
 
 
-def _outcome(task: Task, problem: Problem, drafts: Sequence[Draft]) -> Outcome:
+def _outcome(problem: Problem, drafts: Sequence[Draft], right: Score, refined: Score) -> Outcome:
     first, last = drafts[0], drafts[-1]
     return Outcome(
         problem,
@@ -77,36 +103,43 @@ def _outcome(task: Task, problem: Problem, drafts: Sequence[Draft]) -> Outcome:
         first.feedback.text if first.feedback else "",
         last.generation.text,
         first.verdict,
-        _is_right(task, problem, first),
-        _is_right(task, problem, last),
+        right,
+        refined,
         first.generation.finish,
     )
 
 
-def _is_right(task: Task, problem: Problem, draft: Draft) -> bool:
-    return bool(draft.text) and task.is_correct(problem, draft.text)
-
-
 def summarise_outcomes(
-    name: str, outcomes: Sequence[Outcome], seconds: float, extractors: Extractors | None = None
+    name: str,
+    outcomes: Sequence[Outcome],
+    seconds: float,
+    extractors: Extractors | None = None,
+    compared: Mapping[Mode, Comparisons] | None = None,
 ) -> ModelResults:
-    """The results of one model for results.json. `seconds` is the time that it took."""
-    answers: dict[Mode, list[bool]] = {
+    """The results of one model for results.json. `seconds` is the time that it took.
+
+    `compared` says more of each way to answer, where a judge compares.
+    """
+    answers: dict[Mode, list[Score]] = {
         "direct": [o.right for o in outcomes],
         "refined": [o.right_refined for o in outcomes],
+    }
+    votes: dict[Mode, list[Score]] = {
         "consistency": [o.right_voted for o in outcomes if o.right_voted is not None],
         "both": [o.right_both for o in outcomes if o.right_both is not None],
     }
+    answers |= {mode: scores for mode, scores in votes.items() if scores}
     verdicts = Verdicts(
         qualified=sum(o.verdict is Verdict.QUALIFIED for o in outcomes),
-        qualified_right=sum(o.verdict is Verdict.QUALIFIED and o.right for o in outcomes),
+        qualified_right=sum(o.verdict is Verdict.QUALIFIED and o.right in (1, 0.5) for o in outcomes),
         unparsed=sum(o.verdict is Verdict.UNKNOWN for o in outcomes),
     )
     return ModelResults(
         name=name,
-        answers={mode: to_bits(right) for mode, right in answers.items() if right or mode in ("direct", "refined")},
+        answers={mode: to_bits(right) for mode, right in answers.items()},
         verdicts=verdicts,
         incomplete=dict(sorted(Counter(o.finish for o in outcomes if o.finish != "stop").items())),
+        compared=dict(compared or {}),
         extractors=extractors,
         seconds=round(seconds, 1),
     )

@@ -81,6 +81,7 @@ def run_harness(
         with tempfile.TemporaryDirectory() as folder:
             specs = [own_data(name, path.resolve(), manager, Path(folder)) if path else name for name in tasks]
             loaded = list(manager.load(specs)["tasks"].values())
+        _check_limit(loaded, limit)
         found = lm_eval.simple_evaluate(
             model="vllm" if isinstance(engine, VLLMSettings) else "hf",
             model_args=arguments,
@@ -106,6 +107,15 @@ def run_harness(
             lines = (json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in samples)
             write_atomic(output / f"samples_{name}.jsonl", "".join(lines))
     return results
+
+
+def _check_limit(tasks: Sequence[Any], limit: int | None) -> None:
+    """Raises DataError if a task has fewer documents than are asked for; the harness would say nothing."""
+    for task in tasks:
+        if limit is not None and limit > (size := len(list(task.eval_docs))):
+            raise DataError(
+                f"--count is {limit}, and {task.config.task} has {size} documents; lower it, or leave it out"
+            )
 
 
 def own_data(name: str, path: Path, manager: Any, folder: Path) -> str:

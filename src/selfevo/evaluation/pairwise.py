@@ -20,9 +20,10 @@ import numpy as np
 from selfevo.data.conversations import read_prompt
 from selfevo.data.tables import BadRow, read_table
 from selfevo.errors import DataError, EngineError
-from selfevo.method.normal_form import plain_characters, without_thinking
+from selfevo.method.normal_form import plain_characters
 from selfevo.method.protocols import Engine, Generation, Request, Sampling, generate_all
 from selfevo.method.records import Prompt, content_id
+from selfevo.method.thinking import spoken, without_thinking
 from selfevo.models.chat_template import messages
 from selfevo.statistics import natural, wilson
 
@@ -75,12 +76,19 @@ def compare_answers(
     engine: Engine, judge: Path, pairs: Sequence[Pair], max_new_tokens: int = 512, seed: int = 0
 ) -> list[Comparison]:
     """Has the judge compare each pair in both orders."""
-    requests = [
-        Request((question(pair.prompt, first, second),), seed)
-        for pair in pairs
-        for first, second in ((pair.a, pair.b), (pair.b, pair.a))
+    requests = [Request((text,), seed) for text in questions(pairs)]
+    return comparisons_of(pairs, generate_all(engine, judge, requests, Sampling(max_new_tokens)))
+
+
+def questions(pairs: Sequence[Pair]) -> list[str]:
+    """What the judge is asked: two questions for each pair, one in each order."""
+    return [
+        question(pair.prompt, first, second) for pair in pairs for first, second in ((pair.a, pair.b), (pair.b, pair.a))
     ]
-    generations = generate_all(engine, judge, requests, Sampling(max_new_tokens))
+
+
+def comparisons_of(pairs: Sequence[Pair], generations: Sequence[Generation]) -> list[Comparison]:
+    """The comparisons that the judge's replies to `questions` make."""
     choices = [_choice(generation) for generation in generations]
     return [
         Comparison(
@@ -127,7 +135,7 @@ def read_pairs(a: str, b: str, column: str, questions: str = "", by: Sequence[st
         row = asked.get(key) or asked.get(Prompt.of(prompt.prompt, history=prompt.history).id)  # --system added one
         found = {name.lower(): value for name, value in row.values.items()} if row else {}
         groups = {name: str(found[name.lower()]) for name in by or BY if found.get(name.lower()) not in (None, "")}
-        pairs.append(Pair(_shown(prompt), answer, second[key][1], groups))
+        pairs.append(Pair(shown(prompt), answer, second[key][1], groups))
     return pairs, len(first.keys() ^ second.keys())
 
 
@@ -144,7 +152,7 @@ def _answers(source: str, column: str) -> dict[str, tuple[Prompt, str]]:
     return {key: (row.prompt, row.text(column)) for key, row in rows.items()}
 
 
-def _shown(prompt: Prompt) -> str:
+def shown(prompt: Prompt) -> str:
     """The prompt as the judge sees it: its text, or the whole conversation as JSON."""
     said = messages(prompt.conversation[1:], prompt.system)
     return json.dumps(said, ensure_ascii=False) if len(said) > 1 else prompt.prompt
@@ -157,11 +165,10 @@ class _Row:
     values: Mapping[str, Any]
 
     def text(self, column: str) -> str:
-        """The answer."""
+        """The answer, without the thinking before it."""
         if not isinstance(self.values.get(column), str):
             raise DataError(f"{self.place}: no text in column {column!r}; name it with --column")
-        text: str = self.values[column]
-        return text
+        return spoken(self.values[column])
 
 
 def _rows(source: str) -> Iterator[_Row]:

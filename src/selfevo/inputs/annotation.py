@@ -13,14 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
+from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import AblationConfig
 from selfevo.config.sources import CorpusConfig, FileCorpus, PromptsCorpus, TaskCorpus
-from selfevo.errors import DataError
+from selfevo.errors import ConfigError, DataError
 from selfevo.method.names import WARM_UP
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Model, Sampling
 from selfevo.method.records import Drafted, Example, Prompt, Refined, as_row, content_id, extended
 from selfevo.method.skills import RESPOND
+from selfevo.method.thinking import spoken
 from selfevo.method.training_examples import answer_examples
 from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import read_counts, read_rows
@@ -34,6 +36,15 @@ from selfevo.teachers.base import Annotation, Teacher
 FOLDER = "d_meta"
 STAGE = f"{FOLDER}/annotate"
 AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
+
+
+def to_be_annotated(config: RunConfig) -> TaskCorpus | PromptsCorpus:
+    """The corpus that an annotator has to write. Raises ConfigError if there is none."""
+    if config.corpus is None:
+        raise ConfigError("corpus is missing, so there is nothing to annotate; give corpus.task or corpus.prompts")
+    if isinstance(config.corpus, FileCorpus):
+        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    return config.corpus
 
 
 def annotate(
@@ -78,13 +89,13 @@ def annotate(
     return rows
 
 
-def unannotated(layout: Layout, corpus: CorpusConfig) -> tuple[int, Counter[str]]:
+def unannotated(layout: Layout, corpus: CorpusConfig | None) -> tuple[int, Counter[str]]:
     """Of the responses that were to be annotated in a run: their number, and the reasons of those that gave no row.
 
     Without a task each prompt has one response, which may be incomplete. (0, none) if the corpus is read from a file.
     """
     path = layout.stage(FOLDER, "annotate")
-    if isinstance(corpus, FileCorpus) or not done(path).exists():
+    if corpus is None or isinstance(corpus, FileCorpus) or not done(path).exists():
         return 0, Counter()
     responses = layout.stage(f"{FOLDER}-1", RESPOND.name)
     asked = responses if isinstance(corpus, PromptsCorpus) else path
@@ -152,7 +163,8 @@ def _chosen(
     drafts: dict[str, dict[str, Drafted]] = {prompt.id: {} for prompt in prompts}
     for sample in range(samples):
         for draft in workspace.runner(f"{FOLDER}-{sample + 1}", author, warm).generate(RESPOND, prompts):
-            drafts[draft.id].setdefault(draft.response, draft)
+            heard = replace(draft, response=spoken(draft.response))  # an annotator never sees thinking
+            drafts[draft.id].setdefault(heard.response, heard)
     for prompt in prompts:
         if task is None:
             yield from drafts[prompt.id].values()

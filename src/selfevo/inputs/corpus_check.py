@@ -81,9 +81,9 @@ def count(rows: Sequence[Refined], wording: Wording, quarantined: Iterable[str] 
     return CorpusCounts(verdicts, doubtful, rows_in_doubt, Counter(quarantined))
 
 
-def doubt(counts: CorpusCounts, corpus: CorpusConfig) -> str | None:
+def doubt(counts: CorpusCounts, corpus: CorpusConfig | None) -> str | None:
     """Why there are too many doubtful rows, with the remedy; None if there are not."""
-    if counts.rows < ENOUGH or counts.doubtful_rows <= corpus.max_doubtful_share * counts.rows:
+    if corpus is None or counts.rows < ENOUGH or counts.doubtful_rows <= corpus.max_doubtful_share * counts.rows:
         return None
     return (
         f"D_meta: {counts.doubtful_rows} of {counts.rows} rows are doubtful ({listed(counts.doubtful)}), more than "
@@ -91,9 +91,9 @@ def doubt(counts: CorpusCounts, corpus: CorpusConfig) -> str | None:
     )
 
 
-def imbalance(counts: CorpusCounts, corpus: CorpusConfig) -> str | None:
+def imbalance(counts: CorpusCounts, corpus: CorpusConfig | None) -> str | None:
     """Why the verdicts are too much the same, with the remedy; None if they are not."""
-    if counts.rows < ENOUGH or max(counts.verdicts.values()) <= corpus.max_one_verdict * counts.rows:
+    if corpus is None or counts.rows < ENOUGH or max(counts.verdicts.values()) <= corpus.max_one_verdict * counts.rows:
         return None
     return (
         f"D_meta: of {counts.rows} rows {listed(counts.verdicts)}, so one verdict has more than "

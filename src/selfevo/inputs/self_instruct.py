@@ -20,10 +20,11 @@ from typing import Any
 from selfevo.config.sources import SelfInstructConfig
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.inputs.decontamination import UNSPACED, Decontaminator, is_unspaced, normal
-from selfevo.method.normal_form import without_thinking, without_unseen
+from selfevo.method.normal_form import without_unseen
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, as_row, content_id
 from selfevo.method.skills import RESPOND
+from selfevo.method.thinking import without_thinking
 from selfevo.rundir.atomic_files import read_counts, read_rows, write_done
 from selfevo.rundir.layout import done
 from selfevo.rundir.workspace import Stored, Workspace

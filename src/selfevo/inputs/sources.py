@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from selfevo.config.sections import TaskConfig
 from selfevo.config.sources import FileCorpus, FilePrompts, PromptsCorpus, PromptsGate, source_in
+from selfevo.config.task import TaskConfig
 from selfevo.data.tables import locate
 from selfevo.tasks import load_checked_task
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from selfevo.config.run_config import RunConfig
+from selfevo.config.run_config import PROMPTS_PER_ROUND, RunConfig
 from selfevo.config.sources import (
     FileCorpus,
     FilePrompts,
@@ -22,18 +22,32 @@ from selfevo.data.disjoint import check_disjoint
 from selfevo.data.loading import Loaded, load_corpus, load_prompts
 from selfevo.data.tables import BadRow
 from selfevo.errors import DataError
+from selfevo.inputs.continuing import Course, course_of
 from selfevo.inputs.decontamination import Decontaminator, as_text
 from selfevo.inputs.self_instruct import grow
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, Refined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
+from selfevo.models.resolve import resolve_model
+from selfevo.rundir.atomic_files import read_rows
+from selfevo.rundir.inspect import is_run, prompts_seen
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_checked_task, load_task
 from selfevo.tasks.base import Problem, Task
+from selfevo.tasks.own_files import OwnFile
+from selfevo.tasks.sampling import GENERATED, draw
 
 Row = TypeVar("Row", Prompt, Refined, Problem)
 Read = TypeVar("Read", Prompt, Refined)
 CORPUS = "corpus.path"  # the place of a row of D_meta that is in an evaluation set
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The id of a prompt that the model had learnt from before the run, so that it measures nothing."""
+
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,9 @@ class Splits:
     corpus_quarantined: list[BadRow]  # those of a recorded D_meta
     left_off: list[str]  # what of the rows of files is not asked
     blocked: Decontaminator
+    course: Course
+    seen: Sequence[Seen] = ()  # without a corpus: prompts that the model had learnt from before the run
+    unused: Sequence[Prompt] = ()  # prompts of the pool that fewer rounds than before leave over
 
     @property
     def pool(self) -> list[Prompt]:
@@ -86,27 +103,31 @@ class Splits:
         return [line for line in (self.set_aside, left_off) if line]
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
+        """The rows of each file of data/. A change of the number of rounds leaves earlier files as they are."""
         named: dict[str, Sequence[Any]] = {
-            "pool": self.pool,
+            **dict(self.course.pool_files([*self.pool, *self.unused])),
             "labelled": self.labelled,
             "unlabelled": self.unlabelled,
             "evaluation": self.evaluation,
             "gate": self.dev or self.dev_prompts,
             "audit": self.audit,
             "sft": self.sft,
-            "quarantined": self.quarantined,
+            **dict(self.course.quarantined_files(self.quarantined)),
+            "seen": self.seen,
         }
-        return [(name, rows) for name, rows in named.items() if rows]
+        return [(name, rows) for name, rows in named.items() if rows or name.startswith("pool-")]
 
 
 def draw_splits(config: RunConfig) -> Splits:
     """Draws or reads evaluation problems, labels or D_meta, and the pool. Checks that none overlap."""
-    draws = _Draws(config)
+    course = course_of(config)
+    draws = _Draws(config, course)
     # The order matters: a task never gives a problem that an earlier split has.
     evaluation, labelled = draws.evaluation(), draws.labelled()
     unlabelled, d_meta, pools = draws.unlabelled(), draws.d_meta(), draws.pools()
     dev, dev_prompts, audit = draws.dev(), draws.dev_prompts(), draws.audit()
     sft = draws.further_labels(labelled)
+    pools = draws.further_pools(pools)
     splits = Splits(
         pools=pools,
         pool_answers=draws.pool_answers,
@@ -125,11 +146,14 @@ def draw_splits(config: RunConfig) -> Splits:
         blocked=Decontaminator(
             map(as_text, [*(problem.prompt for problem in [*evaluation, *dev, *audit]), *dev_prompts, *draws.known()])
         ),
+        course=course,
+        seen=draws.seen,
     )
     if config.decontaminate:
         splits = _without_known(splits)
     if isinstance(config.rounds, int):
-        splits = replace(splits, pools=_in_rounds(splits.pools[0], config.rounds))
+        pool, pools = splits.pools[0], course.shared_out(splits.pools[0])
+        splits = replace(splits, pools=pools, unused=pool[sum(map(len, pools)) :])
     _check_disjoint(splits, config)
     return splits
 
@@ -137,22 +161,32 @@ def draw_splits(config: RunConfig) -> Splits:
 class _Draws:
     """Draws one split after the other, each from its own stream of random numbers."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, course: Course) -> None:
+        self.config, self.course = config, course
         self.quarantined: list[BadRow] = []
         self.corpus_quarantined: list[BadRow] = []
         self.left_off: list[str] = []
         self.pool_answers: dict[str, Problem] = {}
         self.pool_tasks: dict[str, Task] = {}
-        self._taken: frozenset[str] = frozenset()  # ids of the prompts drawn so far
+        self.seen = [] if config.corpus else learnt_from(config)
+        # Ids of the prompts that may not be drawn: those drawn so far, and those that the model has learnt from.
+        self._taken = frozenset(each.id for each in self.seen)
 
     def evaluation(self) -> list[Problem]:
         evaluation = self.config.evaluation
-        return self._draw(load_checked_task(evaluation.task), evaluation.count, 1) if evaluation else []
+        if evaluation is None:
+            return []
+        return self._draw(load_checked_task(evaluation.task), evaluation.count, 1, "evaluation.count")
 
     def labelled(self) -> list[Problem]:
         corpus = self.config.corpus
-        return self._draw(load_task(corpus.task), corpus.labels, 2) if isinstance(corpus, TaskCorpus) else []
+        if not isinstance(corpus, TaskCorpus):
+            return []
+        task = load_task(corpus.task)
+        problems = self._draw(task, corpus.labels, 2, "corpus.labels")
+        for problem in problems if isinstance(task, OwnFile) else ():
+            task.solution(problem)  # a row that nothing can be learnt from is found before anything is trained
+        return problems
 
     def unlabelled(self) -> list[Prompt]:
         corpus = self.config.corpus
@@ -171,26 +205,48 @@ class _Draws:
         return self._read(corpus.path, loaded)
 
     def pools(self) -> list[list[Prompt]]:
-        """The pool of each round. If rounds is a number: one pool for all rounds."""
-        config = self.config
-        sources = [config.prompts] if isinstance(config.rounds, int) else [each.prompts for each in config.rounds]
-        share = config.default_pool // len(sources)
-        return [self._pool(source, share, 3 + number) for number, source in enumerate(sources)]
+        """The pool of each round that the run was started with. If rounds is a number: one pool for all rounds."""
+        rounds, prompts = self.config.rounds, self.config.prompts
+        if isinstance(rounds, int):
+            return [self._pool(prompts, 3, self.course.drawn[0])]
+        first = rounds[: self.course.listed[0]]
+        return [self._pool(each.prompts, 3 + number) for number, each in enumerate(first)]
 
-    def _pool(self, source: PromptsConfig | None, default: int, stream: int) -> list[Prompt]:
+    def further_pools(self, pools: list[list[Prompt]]) -> list[list[Prompt]]:
+        """`pools` with what was added when the number of rounds was changed. Drawn last, as further labels are."""
+        rounds, prompts = self.config.rounds, self.config.prompts
+        if not isinstance(rounds, int):
+            return pools + [self._pool(rounds[i].prompts, 3 + i) for i in range(len(pools), len(rounds))]
+        if not isinstance(prompts, TaskPrompts):
+            return pools  # a file is read once, with what was added to its end
+        drawn = enumerate(self.course.drawn[1:], start=903)
+        further = [self._pool(prompts, stream, count) for stream, count in drawn if count]
+        return [[prompt for pool in (*pools, *further) for prompt in pool]]
+
+    def _pool(self, source: PromptsConfig | None, stream: int, count: int | None = None) -> list[Prompt]:
+        """`count`: the number of problems if the source is a task; default: that of the source, or of one round."""
         if isinstance(source, TaskPrompts):
             task = load_checked_task(source.task)
-            problems = self._draw(task, source.count or default, stream)
+            most = count or source.count or PROMPTS_PER_ROUND
+            problems = self._draw(task, most if source.count else None, stream, "prompts.count", most, most)
             self.pool_answers |= {p.prompt.id: p for p in problems}
             self.pool_tasks |= dict.fromkeys((p.prompt.id for p in problems), task)
             return [p.prompt for p in problems]
         if source is None:
             return []  # the model writes its prompts
-        return self._prompts(source, "prompts.column=...")[: source.count]
+        prompts = self._prompts(source, "prompts.column=...")
+        if source.count and len(prompts) < source.count:
+            raise DataError(
+                f"prompts.count is {source.count}, and {source.path} has {len(prompts)} prompts; lower it, or leave it "
+                "out to take all"
+            )
+        return prompts[: source.count]
 
     def dev(self) -> list[Problem]:
         gate = self.config.gate
-        return self._draw(load_checked_task(gate.task), gate.count, 900) if isinstance(gate, TaskGate) else []
+        if not isinstance(gate, TaskGate):
+            return []
+        return self._draw(load_checked_task(gate.task), gate.count, 900, "gate.count", 200, 200)
 
     def dev_prompts(self) -> list[Prompt]:
         gate = self.config.gate
@@ -215,17 +271,27 @@ class _Draws:
 
     def audit(self) -> list[Problem]:
         audit = self.config.audit
-        return self._draw(load_checked_task(audit.task), audit.count, 901) if audit else []
+        if audit is None:
+            return []
+        return self._draw(load_checked_task(audit.task), audit.count, 901, "audit.count", 100, 100)
 
     def further_labels(self, labelled: Sequence[Problem]) -> list[Problem]:
         """Drawn last, so that a baseline with more labels does not change the other splits."""
         corpus, wanted = self.config.corpus, self.config.ablation.sft_labels
         if wanted is None or not isinstance(corpus, TaskCorpus):
             return []
-        return self._draw(load_task(corpus.task), wanted - len(labelled), 902)
+        return self._draw(load_task(corpus.task), wanted - len(labelled), 902, "ablation.sft_labels")
 
-    def _draw(self, task: Task, count: int, stream: int) -> list[Problem]:
-        problems = task.problems(count, 1000 * self.config.seed + stream, self._taken)
+    def _draw(
+        self,
+        task: Task,
+        count: int | None,
+        stream: int,
+        setting: str,
+        default: int = GENERATED,
+        most: int | None = None,
+    ) -> list[Problem]:
+        problems = draw(task, count, 1000 * self.config.seed + stream, self._taken, setting, default, most)
         self._taken |= {problem.prompt.id for problem in problems}
         return [problem.under(self.config.system) for problem in problems]
 
@@ -240,6 +306,14 @@ class _Draws:
             f"{what} of {count} row{'s' * (count > 1)} of {path}" for what, count in loaded.left_off.items()
         ]
         return loaded.rows
+
+
+def learnt_from(config: RunConfig) -> list[Seen]:
+    """The prompts that an earlier run, if one made the model, could learn from. Kept by the run when it starts."""
+    path = Layout(config.output).data("seen")
+    if is_run(config.output) and Layout(config.output).data("pool").exists():
+        return [Seen(row["id"]) for row in read_rows(path)] if path.is_file() else []
+    return [Seen(each) for each in sorted(prompts_seen(resolve_model(config.model)))]
 
 
 def _without_known(splits: Splits) -> Splits:
@@ -258,21 +332,16 @@ def _without_known(splits: Splits) -> Splits:
     )
 
 
-def _in_rounds(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
-    if len(pool) < rounds:
-        raise DataError(f"the pool has {len(pool)} prompts for rounds={rounds}; add prompts or lower rounds")
-    return split_evenly(pool, rounds)
-
-
 def _check_disjoint(splits: Splits, config: RunConfig) -> None:
     labelled = [problem.prompt for problem in splits.labelled + splits.sft]
+    names = {"corpus": "annotated", "evaluation": "evaluation", "gate": "gate", "audit": "audit"}
     check_disjoint(
         pool=splits.pool,
         annotated=splits.unlabelled or labelled or splits.d_meta,
         evaluation=[problem.prompt for problem in splits.evaluation],
         gate=[problem.prompt for problem in splits.dev] or splits.dev_prompts,
         audit=[problem.prompt for problem in splits.audit],
-        allow_empty=[name for name in ("evaluation", "gate", "audit") if getattr(config, name) is None],
+        allow_empty=[names[name] for name in names if getattr(config, name) is None],
     )
 
 
@@ -291,11 +360,6 @@ def decontaminated(rows: Sequence[Row], place: str, blocked: Decontaminator, qua
     if rows and not clean:
         raise DataError(f"{place}: all {len(rows)} prompts are in an evaluation set; give other prompts")
     return clean
-
-
-def split_evenly(pool: Sequence[Prompt], rounds: int) -> list[list[Prompt]]:
-    """The pool in `rounds` parts. Their sizes differ by at most one."""
-    return [list(pool[t * len(pool) // rounds : (t + 1) * len(pool) // rounds]) for t in range(rounds)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,9 +394,9 @@ def prompt_sources(
             return lambda model: splits.pools[number]
 
         def written(model: Model) -> Rows[Prompt]:
-            grown = grow(
-                workspace, f"self-instruct-{number + 1}", model, [*seeds, *splits.pool, *later], splits.blocked, own
-            )
+            pools = splits.pools[: splits.course.known_to(number + 1)]
+            seen = [*seeds, *(prompt for pool in pools for prompt in pool), *later]
+            grown = grow(workspace, f"self-instruct-{number + 1}", model, seen, splits.blocked, own)
             later.extend(grown)
             return grown
 

@@ -22,7 +22,8 @@ import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 
-from selfevo.method.normal_form import plain_characters, without_thinking
+from selfevo.method.normal_form import plain_characters
+from selfevo.method.thinking import without_thinking
 
 MAX_CHARACTERS = 20_000
 MAX_NUMBER = 40

@@ -77,11 +77,12 @@ def evolve(
 ) -> Model:
     """Teaches the meta-skills, then runs one round per pool of unlabelled prompts; returns the last model.
 
-    A pool is called with the current model, because the model may write the prompts itself. `learn`
-    turns the kept rows into training examples. `learn` and `refine` are for ablations.
+    Without D_meta, `base` is M_0: it has the meta-skills already. A pool is called with the current
+    model, because the model may write the prompts itself. `learn` turns the kept rows into training
+    examples. `learn` and `refine` are for ablations.
     """
     lessons = meta_examples(d_meta, beta, workspace.wording)  # L_meta
-    model = workspace.train(META, base, lessons)  # M_0
+    model = workspace.train(META, base, lessons) if lessons else base  # M_0
     evolved: list[Example] = []
     for t, pool in enumerate(pools, start=1):
         if not observer.measure(model):

@@ -20,6 +20,7 @@ from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Prompt, Refined, Turns, as_row, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import JUDGE, RESPOND, Skill
+from selfevo.method.thinking import spoken
 from selfevo.method.verdicts import Verdict
 
 Reason = Callable[[Judged], str | None]
@@ -133,7 +134,7 @@ class Length(_Kind):
 
     def start(self, sampler: Sampler, rows: Rows[Judged]) -> Reason:
         def reason(row: Judged) -> str | None:
-            length = len(row.refinement)
+            length = len(spoken(row.refinement))
             if length < self.min_characters:
                 return f"shorter than {self.min_characters} characters"
             return f"longer than {self.max_characters} characters" if length > self.max_characters else None
@@ -150,7 +151,7 @@ class Distinct(_Kind):
         seen: set[Turns] = set()
 
         def reason(row: Judged) -> str | None:
-            content = (*row.conversation, " ".join(row.refinement.casefold().split()))
+            content = (*row.conversation, " ".join(spoken(row.refinement).casefold().split()))
             if content in seen:
                 return "duplicate"
             seen.add(content)

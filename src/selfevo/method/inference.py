@@ -24,6 +24,7 @@ from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Critiqued, Drafted, Prompt, Refined
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND, Skill
+from selfevo.method.thinking import spoken
 from selfevo.method.verdicts import Verdict
 
 When = Literal["never", "if-judged-wrong", "always"]
@@ -62,7 +63,8 @@ class Draft:
 
 
 def _whole(generation: Generation | None) -> str:
-    return generation.text if generation is not None and generation.finish == "stop" else ""
+    """A complete text, without the thinking before it; else ""."""
+    return spoken(generation.text) if generation is not None and generation.finish == "stop" else ""
 
 
 def answer(

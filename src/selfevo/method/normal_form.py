@@ -1,7 +1,6 @@
 """Text as a person sees it: the one normal form that answers, verdicts, choices and prompts are read in.
 
-What cannot be seen is taken out, digits and punctuation of other writings become ASCII, and thinking that was closed is
-dropped. Letters are left alone.
+What cannot be seen is taken out, digits and punctuation of other writings become ASCII. Letters are left alone.
 """
 
 from __future__ import annotations
@@ -13,20 +12,12 @@ import regex
 
 _UNSEEN = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}\u2800]")
 _CONTROL = regex.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
-_THOUGHT = regex.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷", regex.IGNORECASE)
 _MARKS = str.maketrans({"。": ".", "｡": ".", "．": ".", "、": ",", "﹕": ":", "︓": ":", "٫": ".", "٬": ","})
 
 
 def without_unseen(text: str) -> str:
     """Without characters that take no space on a screen, controls included; white space stays."""
     return _CONTROL.sub("", _UNSEEN.sub("", text))
-
-
-def without_thinking(text: str) -> str:
-    """What follows the last closed think block; the opening tag may stand in the chat template. Thinking that was never
-    closed is text like any other."""
-    ends = [match.end() for match in _THOUGHT.finditer(text)]
-    return text[ends[-1] :] if ends else text
 
 
 def plain_characters(text: str) -> str:

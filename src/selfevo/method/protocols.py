@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from selfevo.method.records import Example, Turns
+from selfevo.method.thinking import is_open, spoken
 
 Finish = Literal["stop", "length", "overlong", "empty", "failed"]
 
@@ -44,10 +45,10 @@ class Request:
 class Generation:
     """The result of one request.
 
-    `finish` is "stop" (the model ended its turn), "length" (cut at max_new_tokens), "overlong" (the
-    prompt does not fit the context; nothing was generated), "empty" (the model wrote no visible
-    character) or "failed" (a server gave no answer). Counts are in tokens; for an overlong prompt
-    `prompt_tokens` is a lower bound.
+    `finish` is "stop" (the model ended its turn), "length" (cut at max_new_tokens, or ended inside
+    its thinking), "overlong" (the prompt does not fit the context; nothing was generated), "empty"
+    (the model wrote no visible character) or "failed" (a server gave no answer). Counts are in
+    tokens; for an overlong prompt `prompt_tokens` is a lower bound.
     """
 
     text: str
@@ -110,11 +111,22 @@ def stream(
     engine: Engine, model: Path, slices: Sequence[Sequence[Request]], sampling: Sampling
 ) -> Iterator[tuple[int, list[Generation]]]:
     """The slices as `engine` streams them, or one after the other if it cannot stream."""
-    if isinstance(engine, StreamingEngine):
-        yield from engine.stream(model, slices, sampling)
-        return
-    for place, requests in enumerate(slices):
-        yield place, engine.generate(model, requests, sampling)
+    found = (
+        engine.stream(model, slices, sampling)
+        if isinstance(engine, StreamingEngine)
+        else ((place, engine.generate(model, requests, sampling)) for place, requests in enumerate(slices))
+    )
+    for place, generations in found:
+        yield place, [_ended(generation) for generation in generations]
+
+
+def _ended(generation: Generation) -> Generation:
+    """With the finish of its answer: a text that never came out of its thinking has none."""
+    if generation.finish != "stop":
+        return generation
+    if is_open(generation.text):
+        return replace(generation, finish="length")
+    return generation if spoken(generation.text) or not generation.text else replace(generation, finish="empty")
 
 
 def generate_all(engine: Engine, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:

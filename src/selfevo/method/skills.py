@@ -13,6 +13,7 @@ from selfevo.method import prompts
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Request
 from selfevo.method.records import Critiqued, Drafted, Judged, Prompt, Refined, Turns, extended
+from selfevo.method.thinking import heard
 
 In = TypeVar("In", bound=Prompt)
 Out = TypeVar("Out", bound=Prompt)
@@ -35,7 +36,7 @@ class Skill(Generic[In, Out]):
 
     def request(self, row: In, seed: int, wording: Wording = ENGLISH) -> Request:
         """What an engine is asked with for `row`."""
-        return Request(self.turns(row, wording), seed, row.system, opening=len(row.history) + 1)
+        return Request(heard(self.turns(row, wording)), seed, row.system, opening=len(row.history) + 1)
 
     @property
     def column(self) -> str:
@@ -64,8 +65,8 @@ def continued(skill: Skill[In, Out], row: In) -> tuple[Skill[Any, Any], str] | N
     This happens when a refinement repeats the response: judging it is the same request as the
     critique before. Greedy decoding gives the same text again.
     """
-    turns = skill.turns(row)
+    turns = heard(skill.turns(row))
     for earlier in SKILLS[: SKILLS.index(skill)]:
-        if earlier.turns(row) == turns:
+        if heard(earlier.turns(row)) == turns:
             return earlier, getattr(row, earlier.column)
     return None

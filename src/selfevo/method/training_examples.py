@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from selfevo.method import prompts
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Example, Judged, Prompt, Refined, Turns, content_id
+from selfevo.method.thinking import spoken
 
 
 def meta_examples(d_meta: Iterable[Refined], beta: float, wording: Wording = ENGLISH) -> list[Example]:
@@ -59,7 +60,7 @@ def preference_examples(kept: Iterable[Judged]) -> list[Example]:
             row.system,
         )
         for row in kept
-        if row.refinement.strip() != row.response.strip()
+        if spoken(row.refinement).strip() != spoken(row.response).strip()
     ]
 
 

@@ -12,6 +12,7 @@ from enum import Enum
 from functools import cache
 
 from selfevo.method.normal_form import without_unseen
+from selfevo.method.thinking import spoken
 
 
 class Verdict(Enum):
@@ -58,7 +59,7 @@ class Grammar:
 
     def parse(self, feedback: str) -> Verdict:
         """The verdict that a feedback ends in."""
-        feedback = _THINKING.sub("", feedback.replace("\r\n", "\n")).rstrip()
+        feedback = spoken(feedback.replace("\r\n", "\n")).rstrip()
         lines = feedback.splitlines()
         while lines and _FRAME.fullmatch(_line(lines[-1])):
             lines.pop()
@@ -71,7 +72,7 @@ class Grammar:
 
     def without_verdict(self, feedback: str) -> str:
         """The words of a feedback, without the lines that give its verdict and without fences and rules at its end."""
-        lines = [line for line in _THINKING.sub("", feedback).splitlines() if self._read(line) is Verdict.UNKNOWN]
+        lines = [line for line in spoken(feedback).splitlines() if self._read(line) is Verdict.UNKNOWN]
         while lines and _FRAME.fullmatch(_line(lines[-1])):
             lines.pop()
         return "\n".join(lines)
@@ -146,7 +147,6 @@ def grammar(label: str, qualified: str, not_qualified: str) -> Grammar:
     return Grammar(label, qualified, not_qualified)
 
 
-_THINKING = re.compile(r"\A\s*<(think(?:ing)?)>.*?</\1>", re.DOTALL)
 _FRAME = re.compile(r"(?:`{3,}|~{3,}|[-*_=]{3,})?")
 _BREAKS = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _MARK = re.compile(r"\A(?:#{1,6} |[-*+\u2022\u2023] |[0-9]{1,3}[.)] )+")  # of a heading or a list

@@ -5,6 +5,7 @@ transformers fills what is missing with random numbers and goes on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,13 @@ def check_ids(path: Path, model: Any, sequences: Iterable[Sequence[int]]) -> Non
             f"the tokenizer of {path} writes token {largest}, but the model's embedding has {rows} rows; give the "
             "tokenizer that belongs to the model, or enlarge the embedding (model.resize_token_embeddings)"
         )
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """The precision in which the model in `path` was saved."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+    return dtype
 
 
 def _line(error: Exception) -> str:

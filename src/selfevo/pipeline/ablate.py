@@ -25,10 +25,10 @@ from selfevo.rundir.results import (
     ModelResults,
     RoundResults,
     RowCounts,
-    Stored,
     Verdicts,
     load_results,
 )
+from selfevo.rundir.scores import Stored
 from selfevo.statistics import natural
 
 Counts = TypeVar("Counts", bound=Stored)
@@ -144,7 +144,11 @@ def _row(label: str, of_seeds: dict[int, _Measured]) -> AblationRow:
         answers={
             mode: {seed: each.model.answers[mode] for seed, each in of_seeds.items()} for mode in get_args(Answered)
         },
-        votes={mode: _votes(models, mode) for mode in get_args(Voted) if all(mode in each.answers for each in models)},
+        votes={
+            mode: _votes(models, mode)
+            for mode in get_args(Voted)
+            if all(mode in each.answers and not each.compared for each in models)
+        },
         verdicts=_sum(Verdicts, [each.verdicts for each in models]),
         rounds=tuple(len(each.rounds) for each in own),
         rows=_sum(RowCounts, [each.rows for each in rounds]) if rounds else None,

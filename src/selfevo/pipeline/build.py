@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from selfevo.config.base import OwnPart
 from selfevo.config.loading import parse
@@ -28,6 +28,7 @@ from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Sampling, Trainer
 from selfevo.method.records import Example, Judged
 from selfevo.method.rows import Rows
+from selfevo.method.thinking import Thinking
 from selfevo.method.training_examples import preference_examples, prompt_examples, self_examples
 from selfevo.rundir.inspect import run_settings
 from selfevo.rundir.ledger import Ledger
@@ -154,6 +155,12 @@ def describe_platform() -> dict[str, str]:
 def run_system(model: Path) -> str:
     """The system prompt with which the run that made `model` asked prompts without one; "" if there was none."""
     return str(run_settings(model).get("system", ""))
+
+
+def thinking_of(model: Path) -> Thinking:
+    """What the run that made `model` did with its thinking; else the default."""
+    found = run_settings(model).get("thinking")
+    return next((each for each in get_args(Thinking) if each == found), "drop")
 
 
 def build_sampling(model: Path, max_new_tokens: int | None = None) -> dict[str, Sampling]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -11,11 +12,14 @@ from selfevo.config.own_parts import part_files
 from selfevo.config.sections import MeasureConfig
 from selfevo.evaluation.alarms import of_evaluation
 from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
+from selfevo.evaluation.judge import Judge
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
 from selfevo.method.skills import RESPOND
 from selfevo.models.resolve import resolve_model
-from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system
+from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system, thinking_of
+from selfevo.pipeline.judging import Grading, warn_of_unread
+from selfevo.report.terminal import complain
 from selfevo.rundir.atomic_files import hash_model
 from selfevo.rundir.inspect import prompts_seen, wording_of
 from selfevo.rundir.ledger import Ledger
@@ -23,6 +27,8 @@ from selfevo.rundir.ownership import claim, locked
 from selfevo.rundir.results import Results, write_results
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_checked_task
+from selfevo.tasks.base import FiniteTask
+from selfevo.tasks.sampling import draw
 
 
 def evaluate_model(
@@ -48,7 +54,9 @@ def evaluate_model(
         seen = prompts_seen(folder)
     task = load_checked_task(config.task)
     system = run_system(subject.path) if config.system is None else config.system
-    problems = [each.under(system) for each in task.problems(config.count, 1000 * config.seed + 1, seen)]
+    problems = [each.under(system) for each in draw(task, config.count, 1000 * config.seed + 1, seen, "count")]
+    if isinstance(task, FiniteTask) and config.count is None and len(problems) < (known := task.available(frozenset())):
+        complain(f"{known - len(problems)} of {known} problems are left out: the run of {model} has learnt from them")
     sampling = build_sampling(subject.path, config.max_new_tokens)
     wording = config.wording or wording_of(subject.path)
     with tempfile.TemporaryDirectory() as scratch:
@@ -76,20 +84,26 @@ def evaluate_model(
                 seed=config.seed,
                 progress=progress,
                 wording=wording,
+                thinking=thinking_of(subject.path),
             )
             runner = workspace.runner("evaluate", subject)
-            outcomes = measure(runner, task, problems, config.consistency)
+            grading = Grading(config.task, problems, workspace, None, replace(subject, name=subject.path.name))
+            grader = grading.of(runner.name)
+            outcomes = measure(runner, grader, problems, config.consistency)
             seconds = workspace.seconds("")
-            measured = summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes))
+            compared = grader.compared if isinstance(grader, Judge) else {}
+            measured = summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes), compared)
             results = Results(
                 task=config.task.name,
                 seed=config.seed,
                 policy=None,
+                judge=grading.results(),
                 models=(measured,),
                 groups=group(problems),
                 alarms=tuple(of_evaluation(measured, f"max_new_tokens above {sampling[RESPOND.name].max_new_tokens}")),
                 seconds=round(seconds, 1),
             )
+            warn_of_unread(results.models[0])
             write_results(root, results)
     return results
 

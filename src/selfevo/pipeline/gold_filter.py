@@ -19,6 +19,7 @@ from selfevo.method.protocols import Model
 from selfevo.method.records import Example, Judged, Prompt
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill
+from selfevo.method.thinking import spoken
 from selfevo.tasks import load_checked_task
 from selfevo.tasks.base import Problem, Task
 
@@ -43,7 +44,7 @@ class KnownAnswers:
         return cls({**audited, **splits.pool_answers}, tasks)
 
     def is_correct(self, problem: Problem, response: str) -> bool:
-        return self.tasks[problem.prompt.id].is_correct(problem, response)
+        return self.tasks[problem.prompt.id].is_correct(problem, spoken(response))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,24 @@ from dataclasses import dataclass, field, replace
 
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import PromptsGate
+from selfevo.config.task import TaskConfig
 from selfevo.errors import RunError
 from selfevo.evaluation.alarms import of_annotation, of_evaluation, of_round, of_training
 from selfevo.evaluation.evaluate import audit, group, measure, self_agreement, summarise_outcomes
 from selfevo.evaluation.gate import Gate
+from selfevo.evaluation.judge import Judge
 from selfevo.evaluation.monitors import alarms, round_figures
 from selfevo.inputs.annotation import unannotated
 from selfevo.inputs.splits import Splits
 from selfevo.method import evolution
 from selfevo.method.evolution import trajectories
 from selfevo.method.filters import Filter
-from selfevo.method.names import BASE, SFT, round_name, round_number
-from selfevo.method.protocols import Model
+from selfevo.method.names import round_name, round_number
+from selfevo.method.protocols import Generation, Model
 from selfevo.method.records import Judged, from_row
 from selfevo.method.skills import RESPOND
 from selfevo.pipeline.gold_filter import GoldWorkspace, KnownAnswers
+from selfevo.pipeline.judging import Grading, warn_of_unread
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.terminal import complain
@@ -43,8 +46,8 @@ from selfevo.rundir.results import (
     read_results,
     write_results,
 )
+from selfevo.rundir.scores import from_bits, to_bits
 from selfevo.rundir.workspace import StageRunner, Workspace
-from selfevo.tasks import load_checked_task
 from selfevo.tasks.base import Problem
 
 
@@ -56,6 +59,7 @@ class Observer:
     workspace: Workspace
     splits: Splits
     filters: Sequence[Filter]
+    base: Model | None = None  # answers for a judge's other side, and judges if nobody else does
     stopped: str = ""
     models: list[ModelResults] = field(default_factory=list)
     rounds: dict[str, RoundResults] = field(default_factory=dict)
@@ -66,6 +70,7 @@ class Observer:
     _before: Results | None = None  # what earlier processes of the run have measured
     _audited: dict[str, Problem] = field(init=False)
     _answers: KnownAnswers = field(init=False)
+    _grading: dict[str, Grading] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._gate = Gate(self.config.gate) if self.config.gate else None
@@ -90,13 +95,15 @@ class Observer:
         evaluation = self.config.evaluation
         wanted = "rounds" if round_number(model.name) else model.name
         if evaluation and wanted in evaluation.models:
-            task, runner = load_checked_task(evaluation.task), self._greedy(f"evaluate-{model.name}", model)
-            outcomes = measure(runner, task, self.splits.evaluation, evaluation.consistency)
+            runner = self._greedy(f"evaluate-{model.name}", model)
+            grader = self._graded("evaluate", evaluation.task, self.splits.evaluation).of(runner.name)
+            outcomes = measure(runner, grader, self.splits.evaluation, evaluation.consistency)
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
-            measured = summarise_outcomes(model.name, outcomes, seconds)
-            self.models.append(measured)
-            self._alarm(*of_evaluation(measured, self._limit(RESPOND.name)))
-        if self._gate and model.name not in (BASE, SFT):
+            compared = grader.compared if isinstance(grader, Judge) else {}
+            self.models.append(summarise_outcomes(model.name, outcomes, seconds, compared=compared))
+            self._alarm(*of_evaluation(self.models[-1], self._limit(RESPOND.name)))
+            warn_of_unread(self.models[-1])
+        if self._gate and (model.name == self.config.first_model or round_number(model.name)):
             self._gate.admit(model.name, self._scores(model))
             if model.name != round_name(self.config.round_count):  # after the last round there is nothing left to stop
                 self.stopped = self._gate.stopped
@@ -146,6 +153,7 @@ class Observer:
         evaluation = self.config.evaluation
         return Results(
             task=evaluation.task.name if evaluation else None,
+            judge=self._graded("evaluate", evaluation.task, self.splits.evaluation).results() if evaluation else None,
             seed=self.config.seed,
             policy=self.config.policy,
             models=tuple(self.models),
@@ -167,9 +175,21 @@ class Observer:
         assert gate is not None
         if isinstance(gate, PromptsGate):
             return self_agreement(runner, self.splits.dev_prompts, gate.samples, gate.temperature)
-        outcomes = measure(runner, load_checked_task(gate.task), self.splits.dev)
+        outcomes = measure(runner, self._graded("gate", gate.task, self.splits.dev).of(runner.name), self.splits.dev)
         self._alarm(*of_evaluation(summarise_outcomes(runner.name, outcomes, 0), self._limit(RESPOND.name)))
-        return [float(o.right if gate.mode == "direct" else o.right_refined) for o in outcomes]
+        return from_bits(to_bits([o.right if gate.mode == "direct" else o.right_refined for o in outcomes]))
+
+    def _graded(self, name: str, task: TaskConfig, problems: Sequence[Problem]) -> Grading:
+        """How answers are graded: in the evaluation or by the gate."""
+
+        def answers() -> list[Generation]:
+            assert self.base is not None
+            prompts = [problem.prompt for problem in problems]
+            return self._greedy(f"{name}-{self.base.name}", self.base).generations(RESPOND, prompts)
+
+        if name not in self._grading:
+            self._grading[name] = Grading(task, problems, self.workspace, answers, self.base)
+        return self._grading[name]
 
     def _audit(self, name: str) -> Audit | None:
         """Audits the problems of `audit`, which run beside the round, or else the round's own rows."""

@@ -20,10 +20,11 @@ import yaml
 
 from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import MonitorsConfig
-from selfevo.config.sources import FileCorpus, TaskCorpus
-from selfevo.errors import ConfigError, DataError
-from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken
+from selfevo.config.sections import EndpointConfig, EvaluationConfig, MonitorsConfig
+from selfevo.config.sources import PromptsCorpus, TaskCorpus, TaskGate
+from selfevo.errors import DataError
+from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken, to_be_annotated
+from selfevo.inputs.continuing import amendment
 from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
@@ -33,6 +34,7 @@ from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import Example, Refined
 from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import run_template, start_day, template_file, write_base
 from selfevo.pipeline.build import (
     build_engine,
     build_filters,
@@ -41,13 +43,15 @@ from selfevo.pipeline.build import (
     build_trainer,
     describe_platform,
 )
+from selfevo.pipeline.judging import warn_of_family
 from selfevo.pipeline.observe import Observer
 from selfevo.report.model_card import write_cards
 from selfevo.report.terminal import complain
 from selfevo.rundir.atomic_files import hash_model, read_marker, read_rows, write_atomic
 from selfevo.rundir.inspect import costs
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.ledger import Ledger
-from selfevo.rundir.ownership import changed_parts, claim, locked, note_versions
+from selfevo.rundir.ownership import changed_parts, claim, locked, note_start
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
 
@@ -61,6 +65,13 @@ RESUMABLE = (
     *(f"corpus.annotator.{key}" for key in ("api_key_env", "limit_name")),
     *(f"corpus.annotator.{key}" for key in ("response_format", "temperature", "max_new_tokens")),
     *(f"corpus.{key}" for key in ("max_doubtful_share", "max_one_verdict")),
+    # The key of each judgement has what it depends on: the judge, the question and the limit.
+    *(
+        f"{section}.task.options.endpoint.{key}"
+        for section in ("evaluation", "gate")
+        for key in EndpointConfig.model_fields
+        if key not in ("model", "base_url")
+    ),
     *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
 )
 
@@ -79,14 +90,16 @@ def run_loop(
     """
     filters, objective = build_filters(config), build_objective(config)  # built first, so that a mistake is found now
     with open_run(config, progress, engine, trainer, shared) as (workspace, base, splits):
-        recorded = taken(splits.d_meta, config.ablation.label_share, config.seed)
-        written = recorded or write_d_meta(config, workspace, base, splits)
-        check_corpus(config, workspace, splits, written)
-        d_meta = altered(written, config.ablation, config.seed, config.wording)
-        workspace.save_rows("d_meta", d_meta)
-        observer = Observer(config, workspace, splits, filters)
+        d_meta: list[Refined] = []
+        if config.corpus:
+            recorded = taken(splits.d_meta, config.ablation.label_share, config.seed)
+            written = recorded or write_d_meta(config, workspace, base, splits)
+            check_corpus(config, workspace, splits, written)
+            d_meta = altered(written, config.ablation, config.seed, config.wording)
+            workspace.save_rows("d_meta", d_meta)
+        observer = Observer(config, workspace, splits, filters, base)
         measured = config.evaluation.models if config.evaluation else ()
-        if BASE in measured:
+        if BASE in measured and config.first_model != BASE:
             observer.measure(base)
         if SFT in measured:
             further = (
@@ -112,7 +125,7 @@ def run_loop(
         )
         observer.write()
         if not observer.alarmed:  # after an alarm the run can go on with another bound
-            workspace.finish()
+            workspace.finish(config.round_count)
         write_cards(config.output)
         note(workspace.layout.manifest, costs=costs(config.output))
         return config.output
@@ -120,8 +133,7 @@ def run_loop(
 
 def build_d_meta(config: RunConfig, progress: Progress, engine: Engine | None = None) -> tuple[Path, list[Refined]]:
     """Only the first part of a run: writes D_meta, returns its file and rows. `run_loop` goes on."""
-    if isinstance(config.corpus, FileCorpus):
-        raise ConfigError("corpus.path is annotated already; give corpus.task or corpus.prompts instead")
+    to_be_annotated(config)
     with open_run(config, progress, engine, None) as (workspace, base, splits):
         d_meta = altered(write_d_meta(config, workspace, base, splits), config.ablation, config.seed, config.wording)
         workspace.save_rows("d_meta", d_meta)
@@ -143,17 +155,31 @@ def open_run(
         # What is slow to import comes last: the engine, and the versions of the packages.
         base_path, splits = resolve_model(config.model), draw_splits(config)
         engine = engine or build_engine(config.engine)
-        settings, parts = config.model_dump(mode="json"), part_files(config)
+        settings, day = config.model_dump(mode="json"), start_day(config.output)
+        template = run_template(base_path, config, day)
+        parts = {**part_files(config), **template_file(config)}
         manifest: dict[str, Any] = {
             "selfevo": importlib.metadata.version("selfevo"),
             "platform": describe_platform(),
+            **({"date": day.isoformat()} if template is not None else {}),
         }
-        claim(config.output, settings, manifest, yaml.safe_dump(settings, sort_keys=False), RESUMABLE, parts)
-        if changed := note_versions(config.output, manifest["platform"]):
+        course = splits.course
+        claim(
+            config.output,
+            settings,
+            manifest,
+            yaml.safe_dump(settings, sort_keys=False),
+            (*RESUMABLE, *course.may_change),
+            parts,
+            amendment(config, course) if course.changed else {},
+        )
+        if changed := note_start(config.output, manifest["platform"], config.round_count):
             complain(
                 f"{config.output} was started with {'; '.join(changed)}; texts may differ from here on. Install the "
                 "earlier versions to avoid that"
             )
+        if template is not None:
+            base_path = write_base(base_path, Layout(config.output).base, template, config.eos_token)
         workspace = Workspace(
             root=config.output,
             engine=engine,
@@ -162,11 +188,18 @@ def open_run(
             seed=config.seed,
             progress=progress,
             wording=config.wording,
+            thinking=config.thinking,
             shared=tuple(root for root in shared if not changed_parts(root, parts)),
         )
         base = Model(BASE, base_path, hash_model(base_path))
+        if course.changed:
+            complain(what_goes_on(config, splits))
+        for section in (config.evaluation, config.gate):
+            if isinstance(section, EvaluationConfig | TaskGate):
+                warn_of_family(section.task, config.model)
         if splits.set_aside:
-            complain(f"{splits.set_aside}; each is in {workspace.layout.data('quarantined')}")
+            several = "*" * bool(course.past)
+            complain(f"{splits.set_aside}; each is in {workspace.layout.data(f'quarantined{several}')}")
         if splits.left_off:
             complain(splits.notes[-1])
         for name, rows in splits.everything():
@@ -187,10 +220,18 @@ def what_killed_says(config: RunConfig, work: str) -> str:
     )
 
 
+def what_goes_on(config: RunConfig, splits: Splits) -> str:
+    """The message of a start that changes the number of rounds."""
+    rounds, before = config.round_count, splits.course.past[-1].rounds
+    sizes = ", ".join(str(len(pool)) for pool in splits.pools)
+    unused = f"; {len(splits.unused)} prompts of its pool stay unused" if splits.unused else ""
+    return f"{config.output} goes on with {rounds} rounds instead of {before}; prompts of each round: {sizes}{unused}"
+
+
 def write_d_meta(config: RunConfig, workspace: Workspace, base: Model, splits: Splits) -> list[Refined]:
     """Lets the annotator of the configuration write D_meta. Returns its rows."""
     corpus = config.corpus
-    assert not isinstance(corpus, FileCorpus)  # its rows need no annotator
+    assert isinstance(corpus, TaskCorpus | PromptsCorpus)  # the rows of a file need no annotator
     problems = {problem.prompt.id: problem for problem in splits.labelled}
     teacher = build_teacher(corpus, problems, Ledger(workspace.root, STAGE), config.wording)
     task = load_task(corpus.task) if isinstance(corpus, TaskCorpus) else None

@@ -85,7 +85,10 @@ VARIANTS = {
     "flipped-50": _set("ablation.flipped_verdicts=0.5"),
     "dpo": _set("objective=dpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-4"),
     "grpo": _judge("none", "objective=grpo", "policy=continual-latest", "trainer.round_learning_rate=1.0e-5"),
-    "consistency": _set("evaluation.consistency=5", _WITH_SFT),
+    "consistency": lambda config: [
+        "evaluation.consistency=5",
+        _WITH_SFT if config.corpus else "evaluation.models=[base, rounds]",
+    ],
     "lora": _set("trainer.lora={}"),
 }
 
@@ -106,6 +109,8 @@ def find(name: str, config: RunConfig) -> list[str]:
         return [f"ablation.sft_labels={match[1]}", _WITH_SFT]
     if match := LABELS.fullmatch(name):
         count, corpus = int(match[1]), config.corpus
+        if corpus is None:
+            raise ConfigError(f"variant {name}: the run has no corpus, so it has no labels; add a corpus")
         if isinstance(corpus, FileCorpus):
             raise ConfigError(
                 f"variant {name}: corpus.path has no count of labels; give --set ablation.label_share=..."
@@ -136,8 +141,9 @@ def settings(config: RunConfig, name: str, seed: int, output: Path) -> RunConfig
     data = config.model_dump(mode="json")
     if isinstance(config.prompts, TaskPrompts) and config.prompts.count is None:
         data["prompts"]["count"] = config.default_pool  # so that another number of rounds keeps the pool
-    data = apply_overrides(data, ["evaluation.models=[meta, rounds]"])
-    changes = ["evaluation.models=[base, sft, meta, rounds]"] if name == SELF else find(name, config)
+    trained, all_before = ("meta, rounds", "base, sft, meta, rounds") if config.corpus else ("rounds", "base, rounds")
+    data = apply_overrides(data, [f"evaluation.models=[{trained}]"])
+    changes = [f"evaluation.models=[{all_before}]"] if name == SELF else find(name, config)
     place = {"seed": seed, "output": str(output / f"{name}-seed{seed}")}
     changed = parse_config({**apply_overrides(data, changes), **place}, f"variant {name}")
     if changed == parse_config({**data, **place}, f"variant {name}"):

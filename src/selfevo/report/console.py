@@ -24,6 +24,7 @@ def print_results(console: Console, results: Results) -> None:
     if results.models:
         _print_models(console, results)
         _print_groups(console, results)
+        _print_judged(console, results)
     else:
         console.print(
             "no model was measured on held-out problems" + ", for there is no evaluation" * (not results.task)
@@ -32,7 +33,7 @@ def print_results(console: Console, results: Results) -> None:
     for c in results.comparisons:
         console.print(
             f"{c.a} against {c.b}, {c.mode}: {difference(c)}, {c.gained} gained, {c.lost} lost, "
-            f"McNemar exact p = {c.p_value:.2g}",
+            f"{'sign-flip' if results.judge else 'McNemar exact'} p = {c.p_value:.2g}",
         )
     if results.gate:
         for r in results.gate.rounds:
@@ -77,6 +78,22 @@ def _print_models(console: Console, results: Results) -> None:
     print_table(console, columns, rows, f"{results.task}, seed {results.seed}{policy}")
 
 
+def _print_judged(console: Console, results: Results) -> None:
+    """Wins, ties and losses, where a judge compares; the tables before it then hold win rates."""
+    if results.judge is None:
+        return
+    title = f"answers against {results.judge.reference}, judged by {results.judge.name}; a tie is half a win"
+    rows = []
+    for model in results.models:
+        for mode, compared in model.compared.items():
+            wins, rate = model.wins(mode), model.rate(mode)
+            counts = map(str, (wins.wins, wins.ties, wins.losses, wins.unread))
+            shown = percent(rate.accuracy if rate else None)
+            rows.append((model.name, mode, shown, *counts, f"{wins.p_value:.2g}", percent(compared.length_controlled)))
+    columns = ("model", "answers", "win rate", "wins", "ties", "losses", "unread", "sign test p", "equal length")
+    print_table(console, columns, rows, title, texts=("answers",))
+
+
 def _print_groups(console: Console, results: Results) -> None:
     titles: dict[Split, str] = {"kind": "kind of problem", "difficulty": "difficulty"}
     for by, title in titles.items():
@@ -87,7 +104,8 @@ def _print_groups(console: Console, results: Results) -> None:
             (model.name, *(percent(rate.accuracy) for rate in results.rates(by, model, "direct").values()))
             for model in results.models
         ]
-        print_table(console, ("model", *names), accuracies, f"direct accuracy by {title}")
+        figure = "win rate" if results.judge else "accuracy"
+        print_table(console, ("model", *names), accuracies, f"direct {figure} by {title}")
 
 
 def _print_rounds(console: Console, results: Results) -> None:

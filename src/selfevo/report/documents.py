@@ -12,7 +12,8 @@ from pydantic import BeforeValidator, Field
 from selfevo.evaluation.lm_eval_harness import HarnessScores
 from selfevo.rundir.fields import Count
 from selfevo.rundir.inspect import Entry, Summary
-from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, Stored
+from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results
+from selfevo.rundir.scores import Stored
 
 Document = TypeVar("Document", bound=Stored)
 
@@ -24,7 +25,7 @@ class Accuracy(Stored):
     """How many answers are right."""
 
     n: Count = Field(description="problems")
-    correct: Count = Field(description="right answers")
+    correct: float = Field(description="right answers; where a judge compares, a tie is half of one")
     accuracy: float | None = Field(description="correct / n; null without problems")
     ci: tuple[float, float] = Field(description="95 % Wilson interval of the accuracy")
 

@@ -55,8 +55,7 @@ def write_card(root: Path, name: str) -> None:
     base = str(config["model"])
     title = line(f"{Path(base).name}, {name}")
     data = ModelCardData(
-        # A local path is not a name on the hub, and is private.
-        base_model=base if _HUB_ID.fullmatch(base) and not exists(from_user(base)) else None,
+        base_model=hub_id(base),
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
@@ -88,6 +87,11 @@ def write_card(root: Path, name: str) -> None:
 
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def hub_id(name: str) -> str | None:
+    """`name` if it is a name on the hub. None for a local path, which is private."""
+    return name if _HUB_ID.fullmatch(name) and not exists(from_user(name)) else None
 
 
 def line(text: str) -> str:
@@ -124,8 +128,8 @@ def _eval_results(task: str, measured: ModelResults) -> list[EvalResult]:
             task_type="text-generation",
             dataset_type=task,
             dataset_name=f"held-out problems of {task}",
-            metric_type="accuracy",
-            metric_name=f"accuracy, {ANSWERS[mode]}",
+            metric_type=_metric(measured).replace(" ", "_"),
+            metric_name=f"{_metric(measured)}, {ANSWERS[mode]}",
             metric_value=round(rate.accuracy, 4),
         )
         for mode in MODES
@@ -140,11 +144,15 @@ def _wording(wording: Wording) -> str:
     return "\n".join([*lines, f"- last line of a feedback: {' or '.join(map(literal, verdicts))}"])
 
 
+def _metric(measured: ModelResults) -> str:
+    return "win rate" if measured.compared else "accuracy"
+
+
 def _results(task: str, measured: ModelResults) -> str:
     lines = [
         f"Held-out problems of {literal(task)}, greedy (votes: sampled), 95 % Wilson intervals:",
         "",
-        "| | accuracy |",
+        f"| | {_metric(measured)} |",
         "|---|---|",
     ]
     for mode in MODES:

@@ -22,7 +22,7 @@ from selfevo.evaluation.monitors import MEANING
 from selfevo.method.prompts import Wording
 from selfevo.method.skills import SKILLS
 from selfevo.report.chart import draw
-from selfevo.report.wording import duration, number, p_value, percent, points, summarise
+from selfevo.report.wording import FINISHES, duration, number, p_value, percent, points, summarise
 from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, read_rows, write_atomic
 from selfevo.rundir.inspect import costs, is_run, read_wording
 from selfevo.rundir.layout import Layout
@@ -40,11 +40,6 @@ STEPS = {
     "judgement": ("v", "feedback on r̂, which decides"),
 }
 CONTEXT = ("system", "history", "prompt")
-FINISHES = {
-    "length": "cut at max_new_tokens",
-    "overlong": "the conversation does not fit the context",
-    "empty": "the model wrote nothing visible",
-}
 
 
 @dataclass(frozen=True, slots=True)

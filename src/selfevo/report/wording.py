@@ -15,6 +15,11 @@ from selfevo.method.names import BASE, META, SFT
 from selfevo.rundir.results import ModelResults, Results
 from selfevo.statistics import mcnemar_exact
 
+FINISHES = {
+    "length": "cut at max_new_tokens",
+    "overlong": "the conversation does not fit the context",
+    "empty": "the model wrote nothing visible",
+}
 SIGNIFICANT = 0.05
 NONE = "\u2013"
 MINUS = "\u2212"
@@ -100,6 +105,8 @@ def _accuracy_sentence(last: ModelResults, results: Results, sft_labels: int | N
     count = name.removeprefix("round-")
     rounds = f"After {count} round{'s' * (count != '1')} the model answers"
     sentence = f"{STARTS.get(name, rounds)} {percent(last.direct.accuracy)} of {last.direct.n} held-out problems"
+    if judge := results.judge:
+        sentence += f" better than {judge.reference}, says the judge {judge.name} (a tie counts half)"
     accuracies = {model.name: model.direct.accuracy for model in results.models if model is not last}
     reference = next((other for other in REFERENCES if accuracies.get(other) is not None), None)
     if reference is None:
@@ -123,10 +130,10 @@ def _refinement_sentence(last: ModelResults) -> str:
         return "Criticising and refining its own answers turns none from wrong to right and none from right to wrong."
     p = mcnemar_exact(gained, lost)
     chance = "" if p < SIGNIFICANT else "; the net effect may be chance"
+    better, worse = ("do better", "worse") if last.compared else ("turn from wrong to right", "from right to wrong")
     return (
         f"Criticising and refining its own answers takes it from {percent(last.direct.accuracy)} to "
-        f"{percent(last.refined.accuracy)}: {gained} turn from wrong to right and {lost} from right to wrong "
-        f"({_p(p)}){chance}."
+        f"{percent(last.refined.accuracy)}: {gained} {better} and {lost} {worse} ({_p(p)}){chance}."
     )
 
 

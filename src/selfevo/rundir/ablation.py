@@ -9,17 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from selfevo.rundir.fields import Count
-from selfevo.rundir.results import (
-    AuditCounts,
-    Bits,
-    ModelComparison,
-    RowCounts,
-    Stored,
-    Transitions,
-    Verdicts,
-    from_bits,
-    load_stored,
-)
+from selfevo.rundir.results import AuditCounts, ModelComparison, RowCounts, Verdicts, load_stored
+from selfevo.rundir.scores import Marks, Stored, Transitions, from_bits, rate_of
 from selfevo.statistics import Rate, compare_counts
 
 SELF = "self"  # the run as configured; the other rows are compared with it
@@ -49,7 +40,7 @@ class AblationRow(Stored):
     """One model, with one run per seed. Counts are sums over all seeds."""
 
     name: str = Field(description="name of the variant, or `VARIANT, MODEL` for a model before its rounds")
-    answers: dict[Answered, dict[int, Bits]] = Field(
+    answers: dict[Answered, dict[int, Marks]] = Field(
         description="by seed: one character per problem, in the order of the problems; 1 is right"
     )
     votes: dict[Voted, Votes] = Field({}, description="by way of voting; empty without several samples")
@@ -67,7 +58,7 @@ class AblationRow(Stored):
     def rate(self, mode: Answered, seed: int | None = None) -> Rate:
         """Over all seeds, or for one seed."""
         bits = self._bits(mode, self.seeds if seed is None else [seed])
-        return Rate(len(bits), bits.count("1"))
+        return rate_of(bits)
 
     def voted(self, mode: Voted) -> tuple[Rate, ModelComparison] | None:
         """The rate of the votes, compared with the refined answers. None without a vote."""
@@ -81,9 +72,7 @@ class AblationRow(Stored):
     @property
     def transitions(self) -> Transitions:
         """From direct to refined answers."""
-        before, after = (from_bits(self._bits(mode, self.seeds)) for mode in ("direct", "refined"))
-        both = sum(a and b for a, b in zip(before, after, strict=True))
-        return Transitions.of(len(before), sum(before), sum(after), both)
+        return Transitions.between(self._bits("direct", self.seeds), self._bits("refined", self.seeds))
 
     def against(self, other: AblationRow, mode: Answered) -> ModelComparison | None:
         """Compares with another row on the problems of their common seeds. None: no common seed."""

@@ -20,6 +20,14 @@ Texts = dict[str, str]
 Object = dict[str, Any]
 
 
+class _BeforeFields(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    rounds: Count
+    count: Count | None
+    pool: Count
+    begun: list[Count]
+
+
 class MarkerFields(TypedDict, total=False):
     """Of X.done.json, selfevo.json, manifest.json and config.json."""
 
@@ -51,6 +59,9 @@ class MarkerFields(TypedDict, total=False):
     skills: Object
     system: str
     wording: Texts
+    rounds: Count | list[Object]
+    prompts: Object | None
+    continued: list[_BeforeFields]
 
 
 class _GenerationFields(TypedDict, total=False):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.errors import RunError
-from selfevo.method.names import META, round_number
+from selfevo.method.names import BASE, META, round_number
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Prompt
 from selfevo.rundir.atomic_files import (
@@ -22,13 +22,14 @@ from selfevo.rundir.atomic_files import (
     file_fault,
     files_in,
     folder_faults,
+    from_user,
     is_temporary,
     read_marker,
     read_rows,
     write_atomic,
 )
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ledger import read_events
+from selfevo.rundir.ledger import finished_rounds, read_events
 from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
 from selfevo.rundir.stage_order import places
@@ -198,21 +199,33 @@ def _missing(root: Path) -> Iterator[str]:
 def best_model(root: Path) -> Path:
     """The model of a run to use: the gate's best, else the last one trained on D_meta or a round.
 
-    Raises RunError if there is none yet.
+    The gate's best may be the model that a run without a corpus started from. Raises RunError if
+    there is none yet.
     """
     models = {model.name: model for model in _models(root) if model.name == META or round_number(model.name)}
     results = read_results(root)
     best = (results.gate.best if results and results.gate else "") or next(reversed(models), None)
     if best is None:
         raise RunError(f"{root} has no finished model yet; resume the run, or give the folder of a model")
+    if best == BASE:
+        return _started_from(root)
     if best not in models:
         raise RunError(f"{Layout(root).model(best)}, the best model, is missing; run the command of its run again")
     return models[best]
 
 
+def _started_from(root: Path) -> Path:
+    name = str(read_marker(Layout(root).config, model=str)["model"])
+    path = from_user(name)
+    if not exists(path):
+        raise RunError(f"no round of {root} is better than the model that it started from; give that one: {name}")
+    return best_model(path) if is_run(path) else path
+
+
 def run_settings(model: Path) -> dict[str, Any]:
-    """The configuration of the run that made the folder `model`; empty if no run made it."""
-    root = model.resolve().parent.parent
+    """The configuration of the run that made the folder `model`, or asks it as its base; empty if no run made it."""
+    place = model.resolve()
+    root = place.parent if place.name == Layout(place.parent).base.name else place.parent.parent
     return read_marker(Layout(root).config) if is_run(root) else {}
 
 
@@ -240,8 +253,10 @@ def prompts_seen(model: Path) -> frozenset[str]:
     root = model.resolve().parent.parent
     if not is_run(root):
         return frozenset()
-    paths = (Layout(root).data(name) for name in ("labelled", "sft", "unlabelled", "d_meta", "pool"))
-    rows = (row for path in paths if path.is_file() for row in read_rows(path))
+    # More rounds have further files of the pool; "seen" is what the model had learnt from before the run.
+    names = ("labelled", "sft", "unlabelled", "d_meta", "pool", "pool-*", "seen")
+    paths = (path for name in names for path in sorted(root.glob(f"data/{name}.jsonl")))
+    rows = (row for path in paths for row in read_rows(path))
     seen = set[str]()
     for row in rows:
         prompt = row["prompt"] if isinstance(row.get("prompt"), dict) else row  # a problem holds its prompt
@@ -376,4 +391,4 @@ def is_finished(root: Path) -> bool:
 def _status(root: Path) -> str:
     if in_use(root):  # asked first: a run that ends meanwhile has written that it is finished
         return "running"
-    return "finished" if any(event["event"] == "finish" for event in read_events(root)) else "stopped"
+    return "stopped" if finished_rounds(root) is None else "finished"

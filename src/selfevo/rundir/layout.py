@@ -7,6 +7,7 @@
       data/NAME.jsonl            the input of the run: prompts, problems, D_meta
       stages/NAME/SKILL.jsonl    one row per input row, in input order; NAME is a round, an evaluation, ...
       stages/NAME/filter.jsonl   the judged rows, kept or rejected, each rejected one with its reason
+      base/                      the base model with the chat template of the run, if it has another one
       models/NAME/               a plain transformers folder; its selfevo.json holds the SHA-256 of each file
       results.json, report.html
 
@@ -80,6 +81,10 @@ class Layout:
     def filtered(self, name: str) -> Path:
         """The rows of a round that reached the filter."""
         return self.stage(name, "filter")
+
+    @property
+    def base(self) -> Path:
+        return self.root / "base"
 
     @property
     def models(self) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 from selfevo.rundir.atomic_files import read_rows, space_for
 from selfevo.rundir.layout import Layout
 
-_FIGURES = ("seconds", "call", "rows", "sequences", "tokens", "prompt_tokens", "new_tokens", "dollars")
+_FIGURES = ("seconds", "call", "rows", "sequences", "tokens", "prompt_tokens", "new_tokens", "dollars", "rounds")
 _LARGEST = 2**63  # a figure that `write_event` writes is below it
 
 
@@ -89,6 +89,17 @@ def read_events(root: Path) -> Iterator[dict[str, Any]]:
         whole = isinstance(event.get("event"), str) and isinstance(event.get("stage"), str) and "seconds" in event
         if whole and all(isinstance(figure, int | float) and abs(figure) < _LARGEST for figure in figures):
             yield event
+
+
+def finished_rounds(root: Path) -> int | None:
+    """The number of rounds with which the run in `root` is finished. None if it is not: it has begun more since."""
+    asked, finished = 0, None
+    for event in read_events(root):
+        if event["event"] == "start":
+            asked = event.get("rounds", asked)
+        elif event["event"] == "finish":
+            finished = event.get("rounds", asked)
+    return finished if finished is not None and finished >= asked else None
 
 
 def write_event(root: Path, kind: str, *, stage: str, seconds: float, **figures: object) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import yaml
 from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from selfevo.errors import REMEDIES, RunError
@@ -22,6 +23,7 @@ from selfevo.rundir.layout import FORMAT, Layout
 from selfevo.rundir.ledger import write_event
 
 PATIENCE = 0.2  # seconds; `in_use` in another process holds the lock for a moment
+NOTES = ("parts", "continued")  # keys of config.json that are no settings
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems without say
 
 
@@ -198,10 +200,12 @@ def claim(
     config_text: str,
     may_change: Collection[str] = (),
     parts: Mapping[str, Path] = MappingProxyType({}),
+    amendment: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Writes the configuration into a new run directory `root`, or checks it against an old one.
 
     `may_change` holds dotted keys that may differ on a resume, because no row depends on them.
+    `amendment` holds keys that get a new value in config.json of an old one, and notes beside them.
     `parts` holds the source files of your own parts, by the name in the configuration. Their
     SHA-256 is kept under "parts" of config.json.
 
@@ -212,19 +216,26 @@ def claim(
     if layout.config.exists():
         check_format(root)
         # A run may be moved or copied, so its own path does not count.
-        old = {**read_marker(layout.config), "output": config.get("output")}
+        held = read_marker(layout.config)
+        old = {**held, "output": config.get("output")}
         if changed := changed_parts(root, parts):
             raise RunError(
                 f"{root} was started with another {changed[0]}: {parts[changed[0]]} was changed since; restore it to "
                 "resume, or give a new output directory"
             )
-        old.pop("parts", None)
+        for note in NOTES:
+            old.pop(note, None)
         differences = [line for line in differing_keys(old, config) if line.partition(":")[0] not in may_change]
         if differences:
             raise RunError(
                 f"{root} was started with another configuration ({'; '.join(differences)}); "
                 "use the same one to resume, or give a new output directory"
             )
+        if amendment:
+            amended = {**held, **amendment}
+            settings = {key: value for key, value in amended.items() if key not in NOTES}
+            write_atomic(layout.config_yaml, yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False))
+            write_atomic(layout.config, json.dumps(amended, indent=2))
         return
     # A run that was killed right after its start leaves only these files.
     ours = (layout.lock, layout.owner, layout.config_yaml, layout.manifest)
@@ -237,9 +248,9 @@ def claim(
     write_atomic(layout.config, json.dumps({**config, **hashes}, indent=2))
 
 
-def note_versions(root: Path, versions: Mapping[str, str]) -> list[str]:
-    """Adds the versions of this start to events.jsonl. Returns those that the run was not started with."""
-    write_event(root, "start", stage="", seconds=0, platform=dict(versions))
+def note_start(root: Path, versions: Mapping[str, str], rounds: int) -> list[str]:
+    """Adds this start to events.jsonl. Returns the versions that the run was not started with."""
+    write_event(root, "start", stage="", seconds=0, platform=dict(versions), rounds=rounds)
     first = read_marker(Layout(root).manifest).get("platform", {})
     return [
         f"{name} {first[name]}, now {versions.get(name)}"

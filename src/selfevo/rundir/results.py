@@ -8,54 +8,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selfevo.errors import RunError
-from selfevo.method.names import META, SFT, round_number
+from selfevo.method.names import BASE, META, SFT, round_number
 from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import write_atomic
 from selfevo.rundir.fields import Count
 from selfevo.rundir.layout import Layout
-from selfevo.statistics import Rate, compare, wilson
+from selfevo.rundir.scores import (
+    Bits,
+    Comparisons,
+    JudgeResults,
+    Marks,
+    Stored,
+    Transitions,
+    Wins,
+    from_bits,
+    rate_of,
+)
+from selfevo.statistics import Rate, compare, mcnemar_exact, wilson
 
 Mode = Literal["direct", "refined", "consistency", "both"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 Split = Literal["kind", "difficulty"]
-Bits = Annotated[str, StringConstraints(pattern="^[01]*$")]
-
-
-def to_bits(values: Sequence[bool]) -> Bits:
-    """A 1 for each true value, in order."""
-    return "".join("01"[value] for value in values)
-
-
-def from_bits(bits: Bits) -> list[bool]:
-    return [bit == "1" for bit in bits]
-
-
-class Stored(BaseModel):
-    """Base of the stored types: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Transitions:
-    """How many answers are right or wrong before and after refinement."""
-
-    right_right: int
-    right_wrong: int
-    wrong_right: int
-    wrong_wrong: int
-
-    @classmethod
-    def of(cls, n: int, before: int, after: int, both: int) -> Transitions:
-        """From counts: of `n` answers `before` are right before, `after` after, and `both` both times."""
-        return cls(both, before - both, after - both, n - before - after + both)
 
 
 class Alarm(Stored):
@@ -78,7 +58,9 @@ class Verdicts(Stored):
     """A model's verdicts on its own direct answers. The remaining ones are "not qualified"."""
 
     qualified: Count = Field(description="answers with the verdict qualified")
-    qualified_right: Count = Field(description="right answers among these")
+    qualified_right: Count = Field(
+        description="right answers among these; where a judge compares, those that do not lose"
+    )
     unparsed: Count = Field(description="answers whose verdict cannot be read")
 
     @property
@@ -105,8 +87,9 @@ class ModelResults(Stored):
     """One model on the held-out problems."""
 
     name: str = Field(description="base, sft, meta, round-1, ...; for `selfevo eval` the folder's name")
-    answers: dict[Mode, Bits] = Field(
+    answers: dict[Mode, Marks] = Field(
         description="for each way to answer: one character per problem, in the order of the problems; 1 is right. "
+        "Where a judge compares: 1 is a win, 0 a loss, = a tie, ? a choice that could not be read. "
         "direct: the first answer; refined: the answer after self-refinement; consistency and both, if asked for: "
         "the vote of several samples, without and with refinement"
     )
@@ -116,6 +99,7 @@ class ModelResults(Stored):
         description="first answers that are incomplete and so count as wrong, by reason. length: cut at "
         "max_new_tokens; overlong: the prompt does not fit the context; empty: no text; failed: no reply of the server",
     )
+    compared: dict[Mode, Comparisons] = Field({}, description="the same keys as answers, where a judge compares")
     extractors: Extractors | None = Field(None, description="only for `selfevo eval`, if answers are numbers")
     seconds: float = Field(description="time of its training and evaluation")
 
@@ -128,28 +112,33 @@ class ModelResults(Stored):
     def rate(self, mode: Mode) -> Rate | None:
         """The rate of right answers in a mode. None if the model was not measured in it."""
         bits = self.answers.get(mode)
-        return None if bits is None else Rate(len(bits), bits.count("1"))
+        return None if bits is None else rate_of(bits)
 
     @property
     def direct(self) -> Rate:
         """The rate of right first answers."""
-        return Rate(len(self.answers["direct"]), self.answers["direct"].count("1"))
+        return rate_of(self.answers["direct"])
 
     @property
     def refined(self) -> Rate:
         """The rate of right answers after self-refinement."""
-        return Rate(len(self.answers["refined"]), self.answers["refined"].count("1"))
+        return rate_of(self.answers["refined"])
 
     @property
     def transitions(self) -> Transitions:
         """From direct to refined answers."""
-        pairs = list(zip(from_bits(self.answers["direct"]), from_bits(self.answers["refined"]), strict=True))
-        return Transitions.of(len(pairs), self.direct.correct, self.refined.correct, pairs.count((True, True)))
+        return Transitions.between(self.answers["direct"], self.answers["refined"])
+
+    def wins(self, mode: Mode) -> Wins:
+        """The comparisons in a mode, where a judge compares."""
+        bits = self.answers[mode]
+        wins, losses = bits.count("1"), bits.count("0")
+        return Wins(wins, bits.count("="), losses, bits.count("?"), mcnemar_exact(wins, losses))
 
     @property
     def recall(self) -> float | None:
         """The share of right direct answers that the model calls qualified. None if none is right."""
-        right = self.direct.correct
+        right = self.answers["direct"].count("1") + self.answers["direct"].count("=")
         return self.verdicts.qualified_right / right if right else None
 
 
@@ -271,6 +260,7 @@ class Results(Stored):
 
     version: Literal[1] = Field(1, description="version of this format")
     task: str | None = Field(description="task of the evaluation; null without one")
+    judge: JudgeResults | None = Field(None, description="who compared the answers; null where a program checks them")
     seed: int = Field(description="seed of the run: it draws problems, samples and the order of training")
     policy: str | None = Field(description="policy of the run; null for `selfevo eval`")
     models: tuple[ModelResults, ...] = Field((), description="in the order in which they were made")
@@ -305,12 +295,13 @@ class Results(Stored):
 
     @property
     def comparisons(self) -> list[ModelComparison]:
-        """Of a run with measured rounds: its best model against SFT and the model with meta-skills, and where that one
-        is the best, the last round against it."""
+        """Of a run with measured rounds: its best model against SFT and the model with meta-skills, or else against the
+        base, and where the first of them is the best, the last round against it."""
         best, rounds = self.best, [model for model in self.models if round_number(model.name)]
         if best is None or not rounds:
             return []
-        pairs = [(best, other) for name in (SFT, META) if name != best.name and (other := self.model(name))]
+        references = [name for name in (SFT, META) if self.model(name)] or [BASE]
+        pairs = [(best, other) for name in references if name != best.name and (other := self.model(name))]
         if best not in rounds:
             pairs.append((rounds[-1], best))
         modes: tuple[Mode, ...] = ("direct", "refined")
@@ -323,11 +314,10 @@ class Results(Stored):
     def rates(self, by: Split, model: ModelResults, mode: Mode) -> dict[str, Rate]:
         """A model's rate in each group of problems."""
         answers = model.answers[mode]
-        chosen = {
-            name: [bit for bit, belongs in zip(answers, mask, strict=True) if belongs == "1"]
+        return {
+            name: rate_of("".join(bit for bit, belongs in zip(answers, mask, strict=True) if belongs == "1"))
             for name, mask in self.groups.get(by, {}).items()
         }
-        return {name: Rate(len(bits), bits.count("1")) for name, bits in chosen.items()}
 
     def table(self) -> str:
         """A text table: accuracies and verdict precision, in percent, with 95 % intervals."""

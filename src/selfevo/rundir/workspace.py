@@ -24,6 +24,7 @@ from selfevo.method.protocols import Engine, Generation, Model, Progress, Reques
 from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
+from selfevo.method.thinking import Thinking, recorded
 from selfevo.rundir.atomic_files import (
     MADE,
     MODEL_MARKER,
@@ -43,7 +44,7 @@ from selfevo.rundir.atomic_files import (
     write_done,
 )
 from selfevo.rundir.layout import Layout, done
-from selfevo.rundir.ledger import read_events, write_event
+from selfevo.rundir.ledger import finished_rounds, read_events, write_event
 from selfevo.rundir.ownership import note_work
 from selfevo.rundir.stage_file import StageFile
 
@@ -62,6 +63,7 @@ class Workspace:
     seed: int
     progress: Progress
     wording: Wording = ENGLISH
+    thinking: Thinking = "drop"  # what becomes of the thinking in the model's texts
     shared: tuple[Path, ...] = ()  # other run directories: identical finished stages and models are taken from them
 
     @property
@@ -150,10 +152,10 @@ class Workspace:
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:
         write_event(self.root, kind, stage=stage, seconds=seconds, **figures)
 
-    def finish(self) -> None:
-        """Notes that nothing is owed any more."""
-        if not any(event["event"] == "finish" for event in read_events(self.root)):
-            self.event("finish", stage="", seconds=0)
+    def finish(self, rounds: int) -> None:
+        """Notes that nothing is owed any more of so many rounds."""
+        if finished_rounds(self.root) != rounds:
+            self.event("finish", stage="", seconds=0, rounds=rounds)
 
     def seconds(self, stage: str) -> float:
         """Seconds of work on a stage so far, over all the processes that worked on it; "" is the whole run."""
@@ -217,7 +219,8 @@ class StageRunner:
 
     def generations(self, skill: Skill[In, Out], rows: Rows[In]) -> list[Generation]:
         """One generation per row, in order."""
-        return [Generation(**row["generation"]) for row in read_rows(self._fill(skill, rows))]
+        found = (Generation(**row["generation"]) for row in read_rows(self._fill(skill, rows)))
+        return [replace(each, text=recorded(each.text, self.workspace.thinking)) for each in found]
 
     def sample(self, skill: Skill[In, Out], rows: Rows[In], times: int, temperature: float) -> list[list[Generation]]:
         """`times` sampled texts for each row. Each sample has its own folder."""
@@ -246,16 +249,19 @@ class StageRunner:
         return Stored(path, Judged, counts["kept"], ("kept", True))
 
     def _fill(self, skill: Skill[In, Out], rows: Rows[In]) -> Path:
-        sampling, wording = self.sampling[skill.name], self.wording
+        sampling, wording, thinking = self.sampling[skill.name], self.wording, self.workspace.thinking
+        kept = () if thinking == "drop" else ({"thinking": thinking},)
 
         def key(row: In) -> str:
             system = (row.system,) if row.system else ()
             seed = self._seed(skill, row)
-            return content_id(self.model.id, skill.name, skill.turns(row, wording), asdict(sampling), seed, *system)
+            turns = skill.turns(row, wording)
+            return content_id(self.model.id, skill.name, turns, asdict(sampling), seed, *system, *kept)
 
         def line(row: In, generation: Mapping[str, Any]) -> Mapping[str, Any]:
             whole = generation["finish"] == "stop"
-            record = skill.build(row, generation["text"]) if whole else Quarantined(row.id, generation["finish"])
+            text = recorded(generation["text"], thinking)
+            record = skill.build(row, text) if whole else Quarantined(row.id, generation["finish"])
             return {**as_row(record), "status": "ok" if whole else "quarantined", "generation": generation}
 
         path, root = self._path(skill.name), self.workspace.root
@@ -301,13 +307,14 @@ class StageRunner:
             tokens = sum(generation.new_tokens for generation in answers)
             rate = f"{tokens / max(seconds, 1e-9):.0f} tokens/s"
             yield {key: asdict(generation) for key, generation in zip(owed, answers, strict=True)}, rate
+            figures = {"prompt_tokens": sum(each.prompt_tokens for each in answers), "new_tokens": tokens}
+            accounted = getattr(self.workspace.engine, "keeps_account", False)
             self.workspace.event(
-                "generate",
+                "rows" if accounted else "generate",
                 stage=f"{self.name}/{skill.name}",
                 seconds=seconds,
                 rows=len(owed),
-                prompt_tokens=sum(generation.prompt_tokens for generation in answers),
-                new_tokens=tokens,
+                **({} if accounted else figures),
             )
             started = time.monotonic()
 

@@ -16,9 +16,10 @@ from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Engine, Finish, Generation, generate_all
 from selfevo.method.records import Prompt, Turns, content_id, under
 from selfevo.method.skills import RESPOND, Skill
+from selfevo.method.thinking import recorded
 from selfevo.method.verdicts import Verdict
 from selfevo.models.resolve import resolve_model
-from selfevo.pipeline.build import build_engine, build_sampling, run_system
+from selfevo.pipeline.build import build_engine, build_sampling, run_system, thinking_of
 from selfevo.rundir.inspect import wording_of
 
 
@@ -122,6 +123,7 @@ class Refiner:
         self.wording = wording or wording_of(self.model)
         self.sampling = build_sampling(self.model, max_new_tokens)
         self.system = run_system(self.model) if system is None else system
+        self.thinking = thinking_of(self.model)
 
     def answer(self, prompts: Sequence[str | Prompt | Sequence[Mapping[str, Any]]]) -> list[Answer]:
         """One answer per prompt, in order. A prompt is a text, a conversation as a list of messages
@@ -183,7 +185,8 @@ class Refiner:
             sampling = replace(sampling, temperature=self.temperature)
         seeds = [int(content_id(self.seed, skill.name, row.id), 16) for row in rows]
         requests = [skill.request(row, seed, self.wording) for row, seed in zip(rows, seeds, strict=True)]
-        return generate_all(self.engine, self.model, requests, sampling)
+        found = generate_all(self.engine, self.model, requests, sampling)
+        return [replace(each, text=recorded(each.text, self.thinking)) for each in found]
 
 
 def _prompt(given: str | Prompt | Sequence[Mapping[str, Any]], place: int) -> Prompt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from selfevo.method.records import Prompt, under
 
@@ -31,6 +31,7 @@ class Problem:
         return replace(self, prompt=under(self.prompt, system))
 
 
+@runtime_checkable
 class Checker(Protocol):
     """Checks answers."""
 
@@ -48,6 +49,15 @@ class Task(Checker, Protocol):
 
         The same arguments give the same problems. Raises DataError if there are not enough.
         """
+        ...
+
+
+@runtime_checkable
+class FiniteTask(Task, Protocol):
+    """A task that knows how many problems it has, as one that reads a file."""
+
+    def available(self, exclude: frozenset[str]) -> int:
+        """The number of problems whose prompt ids are not in `exclude`."""
         ...
 
 

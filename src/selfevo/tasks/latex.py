@@ -1,7 +1,7 @@
 """Problems whose answers are mathematics, not only numbers: MATH and its relatives, one JSON object a line.
 
-A row has `problem` (or `question`) and `answer`, or a `solution` that ends in \\boxed{...}; results are split by its
-`subject` (or `type`) and `level`, if there. An answer that is a number
+A row has `problem` (or `question`, `prompt`) and `answer`, or a `solution` that ends in \\boxed{...}; results are split
+by its `subject` (or `type`) and `level`, if there. `columns` names others. An answer that is a number
 is compared as in word problems, exactly and at once. Everything else goes to math-verify, which reads LaTeX into sympy:
 in a child process with half a second and a memory limit, since what a model writes can ask for any amount of either.
 """
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from selfevo.config.task import TaskColumns
+from selfevo.data.conversations import PROMPT, read_prompt
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.method.answer_extraction import (
     DECLARATION,
@@ -25,13 +27,13 @@ from selfevo.method.answer_extraction import (
     extract_answer,
     read_number,
 )
-from selfevo.method.normal_form import without_thinking
 from selfevo.method.prompts import verdict_line
 from selfevo.method.records import Prompt
+from selfevo.method.thinking import without_thinking
 from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
 from selfevo.tasks.equivalence import same_answer
-from selfevo.tasks.sampling import good_rows, sampled
+from selfevo.tasks.sampling import good_rows, sampled, unused
 from selfevo.tasks.sandbox import Child, ChildError
 
 _CHILD = Child(seconds=0.5, imports="math_verify")
@@ -43,13 +45,17 @@ class LatexProblems:
 
     name: str
     path: Path
+    columns: TaskColumns = field(default_factory=TaskColumns)
 
     def __post_init__(self) -> None:
         if find_spec("math_verify") is None:
             raise MissingExtraError("task math compares answers with math-verify; run: pip install 'selfevo[math]'")
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        return sampled(self.path, [problem for problem, _ in self._rows.values()], count, seed, exclude)
+        return sampled(self.path, self._problems, count, seed, exclude)
+
+    def available(self, exclude: frozenset[str]) -> int:
+        return len(unused(self._problems, exclude))
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         return any(same_answer(problem.answer, given, _algebra) for given in _readings(response, problem.answer))
@@ -64,17 +70,23 @@ class LatexProblems:
         finding = f"The final answer {given} is wrong." if given else "There is no final answer."
         return f"{finding} It should be {problem.answer}.\n{verdict_line(Verdict.NOT_QUALIFIED)}"
 
+    @property
+    def _problems(self) -> list[Problem]:
+        return [problem for problem, _ in self._rows.values()]
+
     @cached_property
     def _rows(self) -> dict[str, tuple[Problem, str]]:
         rows: dict[str, tuple[Problem, str]] = {}
         for row in good_rows(self.path):
-            question, answer, solution = _read(row.values)
-            if not question or not answer:
-                missing = "problem" if not question else "answer, nor a solution that ends in \\boxed{...}"
+            try:
+                prompt, answer, solution = _read(row.values, self.columns)
+            except ValueError as error:
+                raise DataError(f"{row.file} line {row.line} {error}") from None
+            if not answer:
+                missing = "answer, nor a solution that ends in \\boxed{...}"
                 raise DataError(f"{row.file} line {row.line} has no {missing}; repair or remove it")
-            prompt = Prompt.of(question)
-            kind = str(row.values.get("subject") or row.values.get("type") or self.name)
-            level = str(row.values.get("level") or "")
+            kind = _first(row.values, self.columns.kind or "subject", "type") or self.name
+            level = _first(row.values, self.columns.difficulty or "level")
             rows.setdefault(prompt.id, (Problem(prompt, answer, kind, level), solution))
         return rows
 
@@ -141,15 +153,26 @@ def _algebra(gold: str, given: str) -> bool:
         return False
 
 
-def _read(values: Mapping[str, Any]) -> tuple[str, str, str]:
-    question = str(values.get("problem") or values.get("question") or "").strip()
-    worked = str(values.get("solution") or "").strip()
-    answer = str(values.get("answer") or "").strip()
+def _first(values: Mapping[str, Any], *names: str) -> str:
+    """The text of the first of these columns that holds something; "" if none does."""
+    for name in names:
+        if isinstance(values.get(name), list | dict):
+            raise ValueError(f"column {name!r} holds {type(values[name]).__name__}; task math takes a text or a number")
+    return next((str(values[name]).strip() for name in names if values.get(name) not in (None, "")), "")
+
+
+def _read(values: Mapping[str, Any], columns: TaskColumns) -> tuple[Prompt, str, str]:
+    question = _first(values, "problem", "question") if columns.prompt == PROMPT else ""
+    prompt = Prompt.of(question) if question else read_prompt(values, columns.prompt)
+    if isinstance(prompt, str):
+        raise ValueError(f"has no problem: {prompt}; repair or remove it, or name its column with columns.prompt")
+    worked = _first(values, columns.solution or "solution")
+    answer = _first(values, columns.answer)
     if not answer and "\\boxed{" in worked:
         answer = final_answer(worked)
     if "\\boxed{" not in worked:
         worked = f"{worked}\nThe answer is \\boxed{{{answer}}}.".strip()
-    return question, answer, worked
+    return prompt, answer, worked
 
 
 def _verify(gold: str, given: str) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 from selfevo.data.tables import BadRow, Row, read_table
 from selfevo.errors import DataError
 from selfevo.method.records import Prompt
-from selfevo.tasks.base import Problem
+from selfevo.tasks.base import FiniteTask, Problem, Task
 
+GENERATED = 300  # problems that a task generates for an evaluation, if no count is given
 _MISSES = 1000  # after this many draws without a new problem, there are no more
 
 
@@ -26,13 +27,46 @@ def sampled(path: Path, known: Sequence[Problem], count: int, seed: int, exclude
     """Samples `count` problems of a file. `exclude` removes problems but does not reorder the rest."""
     order = list(known)
     random.Random(seed).shuffle(order)
-    left = [problem for problem in order if problem.prompt.id not in exclude]
+    left = unused(order, exclude)
     if len(left) < count:
+        remedy = (
+            f"ask for at most {len(left)}, or add problems"
+            if left
+            else "give another file, or set the count of what took them"
+        )
         raise DataError(
-            f"{path} has {len(order)} distinct problems, {len(left)} of them not in use yet, and "
-            f"{count} are asked for; ask for fewer or give a larger file"
+            f"{count} problems are asked for, and {path} has {len(order)}, {len(left)} of them not in use yet; {remedy}"
         )
     return left[:count]
+
+
+def unused(known: Sequence[Problem], exclude: Collection[str]) -> list[Problem]:
+    """The problems whose prompt is not in `exclude`."""
+    return [problem for problem in known if problem.prompt.id not in exclude]
+
+
+def draw(
+    task: Task,
+    count: int | None,
+    seed: int,
+    exclude: frozenset[str],
+    setting: str,
+    default: int = GENERATED,
+    most: int | None = None,
+) -> list[Problem]:
+    """`count` problems of a task. Without a count: all of a file, or at most `most`; `default` of any other task.
+
+    `setting` is the name of the count; messages quote it. Raises DataError if there are not enough.
+    """
+    if count is None:
+        count = default
+        if isinstance(task, FiniteTask):
+            left = task.available(exclude)
+            count = max(1, left if most is None else min(left, most))
+    try:
+        return task.problems(count, seed, exclude)
+    except DataError as error:
+        raise DataError(f"{setting}: {error}") from None
 
 
 def made(

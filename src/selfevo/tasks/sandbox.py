@@ -36,6 +36,10 @@ class ChildError(Exception):
     """The call raised, took too long or took too much memory."""
 
 
+class RaisedError(ChildError):
+    """The call raised; the message says what."""
+
+
 @dataclass(slots=True)
 class Child:
     """Calls functions in one child process, which is started when it is needed and again after it was killed.
@@ -72,7 +76,7 @@ class Child:
         if outcome == "not found":
             raise CheckerError(f"the checker {function!r} cannot be called in a process of its own: {result}")
         if outcome == "error":
-            raise ChildError(result)
+            raise RaisedError(result)
         return result
 
     def _ended(self) -> int | None:

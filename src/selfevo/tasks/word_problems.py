@@ -32,7 +32,7 @@ from selfevo.method.prompts import verdict_line
 from selfevo.method.records import Prompt
 from selfevo.method.verdicts import Verdict
 from selfevo.tasks.base import Problem
-from selfevo.tasks.sampling import good_rows, sampled
+from selfevo.tasks.sampling import good_rows, sampled, unused
 
 MAX_TOKENS = 40  # of one side of an equation
 _NOISE = Fraction(1, 10**9)  # of a value: 48 * 0.3333333333333333 = 16
@@ -133,7 +133,10 @@ class WordProblems:
     path: Path
 
     def problems(self, count: int, seed: int, exclude: frozenset[str]) -> list[Problem]:
-        return sampled(self.path, [problem for problem, _ in self._rows.values()], count, seed, exclude)
+        return sampled(self.path, self._problems, count, seed, exclude)
+
+    def available(self, exclude: frozenset[str]) -> int:
+        return len(unused(self._problems, exclude))
 
     def is_correct(self, problem: Problem, response: str) -> bool:
         answer = extract_answer(response)
@@ -148,6 +151,10 @@ class WordProblems:
     def explain(self, problem: Problem, response: str) -> str:
         """What an annotator who holds the gold answer says of `response`, ending in the verdict."""
         return explain_answer(response, problem.answer, self.is_correct(problem, response))
+
+    @property
+    def _problems(self) -> list[Problem]:
+        return [problem for problem, _ in self._rows.values()]
 
     @cached_property
     def _rows(self) -> dict[str, tuple[Problem, str]]:

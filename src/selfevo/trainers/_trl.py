@@ -8,7 +8,6 @@ and their resume, several devices.
 from __future__ import annotations
 
 import gc
-import json
 import math
 import shutil
 import time
@@ -22,8 +21,9 @@ from transformers import TrainerCallback, set_seed
 from selfevo.config.sections import TrainerConfig
 from selfevo.errors import RunError, TrainingError
 from selfevo.method.protocols import Progress
+from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
-from selfevo.models.loading import check_trainable, load_model
+from selfevo.models.loading import check_trainable, load_model, stored_dtype
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
 from selfevo.trainers.adapters import check_targets
 from selfevo.trainers.stopping import Stopping
@@ -45,6 +45,10 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
     attention = "eager" if device.type == "cpu" else "sdpa"
     model = load_model(base, half if config.lora else torch.float32, attn_implementation=attention)
     check_trainable(base, model)
+    known = model.generation_config.eos_token_id
+    stops = Chat(tokenizer).stop_ids(known)
+    if stops != ([known] if isinstance(known, int) else known):
+        model.generation_config.eos_token_id = stops  # saved, so that every library stops where a turn was trained to
     return model, tokenizer, half
 
 
@@ -110,7 +114,7 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
             raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
     check_there(output)
     # In the dtype of the stored base, so that the model does not get larger.
-    trained.to(_stored_dtype(base)).save_pretrained(output)
+    trained.to(stored_dtype(base)).save_pretrained(output)
     tokenizer.save_pretrained(output)
 
 
@@ -188,9 +192,3 @@ def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:
         target_modules=config.lora.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def _stored_dtype(base: Path) -> torch.dtype:
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
-    return dtype

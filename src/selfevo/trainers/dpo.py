@@ -74,12 +74,13 @@ def pairs(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[lis
     for example in examples:
         *asked, chosen = example.turns
         prompt = chat.prompt(tuple(asked), example.system)
-        whole = [
-            chat.sequence((*asked, text), example.weights, example.system)[0] for text in (chosen, example.rejected)
-        ]
-        if max(map(len, whole)) <= max_length:
-            ids = [sequence[len(prompt) :] for sequence in whole]
-            rows.append({"prompt_ids": prompt, "chosen_ids": ids[0], "rejected_ids": ids[1]})
+        row = {
+            "prompt_ids": prompt,
+            "chosen_ids": chat.answer(chosen),
+            "rejected_ids": chat.answer(example.rejected),
+        }
+        if len(prompt) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= max_length:
+            rows.append(row)
     return rows, len(examples) - len(rows)
 
 

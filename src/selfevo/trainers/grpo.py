@@ -17,9 +17,10 @@ from trl import GRPOConfig, GRPOTrainer
 from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.method.prompts import ENGLISH, Wording
-from selfevo.method.protocols import Engine, Progress, Request
+from selfevo.method.protocols import Engine, Progress, Request, generate_all
 from selfevo.method.records import Drafted, Example, Prompt, content_id, extended
 from selfevo.method.skills import CRITIQUE
+from selfevo.method.thinking import is_open, spoken
 from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
@@ -66,7 +67,7 @@ class VerdictRewardTrainer:
         def verdict(prompts: list[Any], completions: list[Any], completion_ids: list[Any], **_: Any) -> list[float]:
             # A cut text gets reward 0, because no filter would keep it.
             ended = [bool(ids) and int(ids[-1]) in stops for ids in completion_ids]
-            given = self._rewards(judge, base, prompts, completions, ended, seed)
+            given = self._rewards(judge, base, prompts, [chat.text(ids) for ids in completion_ids], ended, seed)
             rewards.extend(given)
             return given
 
@@ -115,15 +116,15 @@ class VerdictRewardTrainer:
         judge: Engine,
         base: Path,
         asked: Sequence[Any],
-        completions: Sequence[Any],
+        completions: Sequence[str],
         ended: Sequence[bool],
         seed: int,
     ) -> list[float]:
         """1 if the feedback on a response says qualified, else 0. Empty or cut responses get 0."""
-        texts = [completion[0]["content"].strip() for completion in completions]
-        whole = [i for i, text in enumerate(texts) if text and ended[i]]
+        texts = [spoken(text).strip() for text in completions]
+        whole = [i for i, text in enumerate(texts) if text and ended[i] and not is_open(text)]
         requests = [_about(asked[i], texts[i], seed, self.wording) for i in whole]
-        feedback = judge.generate(base, requests, self.skills.judge.to_sampling()) if requests else []
+        feedback = generate_all(judge, base, requests, self.skills.judge.to_sampling()) if requests else []
         yes = {
             i
             for i, generation in zip(whole, feedback, strict=True)

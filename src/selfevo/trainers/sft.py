@@ -45,8 +45,7 @@ class TRLTrainer:
         rows, dropped = tokenise(Chat(tokenizer), examples, config.max_length)
         if not rows:
             raise TrainingError(
-                f"all {len(examples)} training sequences are longer than trainer.max_length={config.max_length}; "
-                "raise it"
+                f"all {dropped} training sequences are longer than trainer.max_length={config.max_length}; raise it"
             )
         check_ids(base, model, (row["input_ids"] for row in rows))
         arguments = SFTConfig(
@@ -84,13 +83,15 @@ class TRLTrainer:
 
 
 def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Rows {"id", "input_ids", "weights", "length"}, and the number of examples that are too long."""
-    rows = []
+    """Rows {"id", "input_ids", "weights", "length"}, and the number of sequences that are too long."""
+    rows, dropped = [], 0
     for example in examples:
-        ids, weights = chat.sequence(example.turns, example.weights, example.system)
-        if len(ids) <= max_length:
-            rows.append({"id": example.id, "input_ids": ids, "weights": weights, "length": len(ids)})
-    return rows, len(examples) - len(rows)
+        for ids, weights in chat.sequences(example.turns, example.weights, example.system):
+            if len(ids) <= max_length:
+                rows.append({"id": example.id, "input_ids": ids, "weights": weights, "length": len(ids)})
+            else:
+                dropped += 1
+    return rows, dropped
 
 
 class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""Taking a run's results elsewhere: its rows, its adapters, its models."""

@@ -1,0 +1,198 @@
+"""`selfevo merge`: an adapter and its base as one plain model, whose logits are those of the two together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from transformers import GenerationConfig
+
+from selfevo.errors import ConfigError, DataError, RunError, TrainingError
+from selfevo.method.names import BASE
+from selfevo.method.protocols import Progress
+from selfevo.models.device import load_tokenizer, quiet
+from selfevo.models.loading import check_trainable, load_model, stored_dtype
+from selfevo.models.resolve import resolve_model
+from selfevo.report.model_card import lineage, literal
+from selfevo.rundir.atomic_files import (
+    CARD,
+    MODEL_MARKER,
+    check_folder,
+    from_user,
+    hash_model,
+    read_marker,
+    seal,
+    space_for,
+    sync,
+    write_atomic,
+)
+from selfevo.rundir.inspect import best_model, is_run, wording_of
+
+ADAPTER = "adapter_config.json"
+PROBES = (
+    "Sort these numbers: 12 45 23 67 89 31",
+    "What is the capital of France, and why is it worth a visit?",
+    "def average(values):\n    return sum(values) / len(values)\n",
+)
+# The largest difference of a logit that is allowed, as a share of the largest logit. Before saving all is in float32.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The new model. `merging` and `saving` are the largest differences of a logit, as shares of the largest logit."""
+
+    path: Path
+    base: Path
+    merging: float
+    saving: float
+
+
+def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | None = None) -> Merged:
+    """Adds the adapter in the folder `adapter` to its base and writes a plain transformers folder to `output`.
+
+    `adapter` may also be a run directory: its best model. `base` is a folder or a hub id; default: the one that the
+    adapter names. Raises ConfigError if there is no adapter or if `output` exists, DataError if the base has other
+    layers, RunError if it is not the base that the adapter was trained on, TrainingError if the logits change.
+    """
+    if output.exists():
+        raise ConfigError(f"{output} exists; give the name of a new folder")
+    folder = adapter_folder(adapter)
+    base_path = resolve_model(base) if base else _named_base(folder)
+    _check_base(folder, base_path)
+    quiet()
+    progress.start("merge", 4, unit="steps")
+    tokenizer = load_tokenizer(folder if (folder / "tokenizer_config.json").is_file() else base_path)
+    probes = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES]
+    model = _with_adapter(base_path, folder)
+    before = _logits(model, probes)
+    progress.advance(1, "loaded")
+    merged = model.merge_and_unload()
+    merging = _difference(before, _logits(merged, probes))
+    if not merging <= TOLERANCE[torch.float32]:
+        raise TrainingError(
+            f"{folder}: merging changes logits by {merging:.1%} of the largest; load the adapter with PEFT instead"
+        )
+    progress.advance(1, "merged")
+    dtype = stored_dtype(base_path)
+    merged.generation_config = _generation_config(folder) or merged.generation_config
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with space_for(temporary, sum(path.stat().st_size for path in base_path.glob("*.safetensors"))):
+            merged.to(dtype).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        del model, merged
+        progress.advance(1, "saved")
+        saving = _difference(before, _logits(load_model(temporary, torch.float32), probes))
+        if not saving <= TOLERANCE[dtype]:
+            raise TrainingError(
+                f"{folder}: the model that was saved in {str(dtype).removeprefix('torch.')} differs in its logits by "
+                f"{saving:.1%} of the largest; load the adapter with PEFT instead"
+            )
+        write_atomic(temporary / CARD, _card(folder, base_path, adapter))
+        seal(temporary, {"name": output.name, "wording": wording_of(folder).learnt})
+        temporary.rename(output)
+        sync(output.absolute().parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    progress.advance(1, "compared")
+    progress.finish(f"logits differ by {merging:.1e} after merging, {saving:.1e} after saving")
+    return Merged(output, base_path, merging, saving)
+
+
+def adapter_folder(name: str) -> Path:
+    """The folder of an adapter. Raises ConfigError if `name` is neither one nor a run whose best model is one."""
+    path = from_user(name)
+    path = best_model(path) if is_run(path) else path
+    if not (path / ADAPTER).is_file():
+        what = "is a whole model, so there is nothing to merge" if (path / "config.json").is_file() else "is no adapter"
+        raise ConfigError(f"{path} {what}; give a folder with {ADAPTER}, as trainer.lora with merge: false writes it")
+    check_folder(path)
+    return path
+
+
+def _named_base(folder: Path) -> Path:
+    """The base that an adapter names. Raises DataError if it names none, or if that is not to be had."""
+    try:
+        name = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / ADAPTER} names no base ({type(error).__name__}); give it with --base") from None
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{folder / ADAPTER} names no base; give it with --base")
+    try:
+        return resolve_model(name)
+    except ConfigError as error:
+        raise DataError(f"the base of {folder}: {error}, or give it with --base") from None
+
+
+def _check_base(folder: Path, base: Path) -> None:
+    """Raises RunError if the run that made the adapter trained it on another base."""
+    trained_on = ""
+    if is_run(folder.resolve().parent.parent):
+        trained_on = lineage(folder.resolve().parent.parent, folder.resolve().name)[-1][2]
+    elif (folder / MODEL_MARKER).is_file():
+        marker = read_marker(folder / MODEL_MARKER)
+        trained_on = str(marker.get("start_weights", "")) if marker.get("start") == BASE else ""
+    if trained_on and hash_model(base) != trained_on:
+        raise RunError(
+            f"{base} is not the model that {folder} was trained on: its SHA-256 is not {trained_on[:12]}...; give that "
+            "model with --base"
+        )
+
+
+def _with_adapter(base: Path, folder: Path) -> Any:
+    model = load_model(base, torch.float32)
+    check_trainable(base, model)
+    try:
+        adapted = PeftModel.from_pretrained(model, folder).eval()
+    except Exception as error:  # ValueError, RuntimeError, KeyError, SafetensorError, ...
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"the adapter {folder} does not fit {base}: {reason}; give its base with --base") from error
+    if not hasattr(adapted, "merge_and_unload"):
+        kind = adapted.peft_config["default"].peft_type
+        raise ConfigError(f"{folder} is an adapter of the kind {kind}, which no weights can hold; load it with PEFT")
+    return adapted
+
+
+def _generation_config(folder: Path) -> GenerationConfig | None:
+    """The adapter's own, with the tokens that it has learnt to end with."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}); correct it, or delete it") from None
+
+
+@torch.inference_mode()
+def _logits(model: Any, probes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    model.eval()
+    return [model(input_ids=torch.tensor([list(ids)])).logits.float() for ids in probes]
+
+
+def _difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float:
+    """The largest difference of a logit, as a share of the largest logit. Not a number if a logit is none."""
+    largest = max(float(each.abs().max()) for each in before)
+    return max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)) / max(largest, 1e-9)
+
+
+def _card(folder: Path, base: Path, name: str) -> str:
+    """The adapter's card, if it has one, with a line about the merging."""
+    said = f"Merged by `selfevo merge` from the adapter {literal(Path(name).name)} and its base {literal(base.name)}."
+    try:
+        card = ModelCard.load(folder / CARD)
+    except (OSError, ValueError):
+        return f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n{said}\n"
+    card.data.library_name = "transformers"
+    card.data.tags = [tag for tag in card.data.tags or [] if tag not in ("peft", "lora", "adapter")] or None
+    head, newline, rest = card.text.strip().partition("\n")
+    return f"---\n{card.data.to_yaml()}\n---\n\n{head}\n\n{said}\n{newline}{rest}\n"
