@@ -18,11 +18,6 @@ Generated from the commands themselves by `python docs/generate_command_line.py`
 true. `selfevo --help` and `selfevo COMMAND --help` print the same. All other options of a run are
 keys of its [configuration](configuration.md).
 """
-STOPPED = (
-    (70, "an error that nobody foresaw; the line names a file with the traceback, please report it"),
-    ("130", "stopped by SIGINT (Ctrl-C); the same command goes on"),
-    ("143", "stopped by SIGTERM; the same command goes on"),
-)
 
 
 def render() -> str:
@@ -74,16 +69,16 @@ def escaped(text: str) -> str:
 
 
 def exit_codes() -> str:
-    """What the table in errors.py says, and the signals."""
+    """What errors.py says: the codes, and the exceptions of the Python interface that each stands for."""
     parts = [
         "\n## Exit codes\n\nAn error is one line on standard error. It names the value, the place and the remedy.\n",
-        "\n| code | error | meaning |\n|---|---|---|\n| 0 | | done |\n",
+        "\n| code | meaning | in Python |\n|---|---|---|\n",
     ]
     classes = [errors.SelfevoError, *errors.SelfevoError.__subclasses__()]
-    for each in sorted(classes, key=lambda error: error.exit_code):
-        first = inspect.cleandoc(each.__doc__ or "").partition("\n")[0]
-        parts.append(f"| {each.exit_code} | `{each.__name__}` | {first} |\n")
-    return "".join([*parts, *(f"| {code} | | {meaning} |\n" for code, meaning in STOPPED)])
+    for code, meaning in errors.EXIT_CODES.items():
+        names = ", ".join(f"`{each.__name__}`" for each in classes if each.exit_code == code)
+        parts.append(f"| {code} | {meaning} | {names} |\n")
+    return "".join(parts)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Writes docs/reference/results.md and its JSON schemas from the types: `python docs/generate_results_reference.py`."""
+"""Writes the pages and JSON schemas of results and --json from the types: `python docs/generate_results_reference.py`.
+
+They are docs/reference/results.md and json.md, with the schemas beside them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selfevo.report import documents
 from selfevo.rundir.ablation import Ablation
 from selfevo.rundir.results import Results
 from selfevo.rundir.scores import Stored
@@ -16,6 +20,37 @@ from selfevo.rundir.scores import Stored
 WIDTH = 100
 FOLDER = Path(__file__).with_name("reference")
 FILES: dict[str, type[Stored]] = {"results": Results, "ablation": Ablation}
+DOCUMENTS: dict[str, type[Stored]] = {
+    "report": documents.ResultsDocument,
+    "eval-harness": documents.HarnessDocument,
+    "runs": documents.RunsDocument,
+    "show": documents.ShowDocument,
+    "verify": documents.VerifyDocument,
+    "doctor": documents.DoctorDocument,
+}
+DOCUMENTS_HEADER = """# JSON on the command line
+
+Generated from the types in `report/documents.py` by `python docs/generate_results_reference.py`; a
+test keeps it true.
+
+With `--json`, `runs`, `show`, `verify`, `doctor`, `eval` and `report` print one JSON document on
+standard output and nothing else there. Progress, warnings and errors go to standard error. The
+[exit codes](command-line.md#exit-codes) are the same as without it: with an error there is no
+document, but for `verify` with faults (3), `doctor` with a failed check (2) and `eval` with alarms
+(7).
+
+```shell
+selfevo runs runs --json | jq -r '.runs[].status'
+selfevo show runs/my-run --json | jq '.stages[].lost'
+selfevo report runs/my-run --json | jq '.accuracies["round-2"].refined.accuracy, .results.alarms'
+selfevo doctor my-run.yaml --json | jq -r '.checks[].remedy'
+```
+
+`selfevo answer --json` is another thing: it prints one object a line, one for each prompt, with the
+fields of [`Answer`](python.md).
+
+JSON schemas: {schemas}.
+"""
 HEADER = """# Results schema
 
 Generated from the types in `rundir/results.py` and `rundir/ablation.py` by
@@ -44,15 +79,32 @@ version is refused, with a message that names its version.
 
 
 def render() -> str:
-    """The page."""
-    parts, seen = [HEADER], set[type[Stored]]()
-    for name, whole in FILES.items():
-        parts.append(f"\n## {name}.json\n")
+    """The page about files."""
+    return HEADER + sections({f"{name}.json": kind for name, kind in FILES.items()}, set())
+
+
+def render_documents() -> str:
+    """The page about --json. What the page about files describes, it does not describe again."""
+    links = ",\n".join(f"[{name}.schema.json]({name}.schema.json)" for name in DOCUMENTS)
+    titles = {"report": "selfevo report and eval", "eval-harness": "selfevo eval --harness"}
+    described = {kind for whole in FILES.values() for kind in nested(whole)}
+    named = {titles.get(name, f"selfevo {name}"): kind for name, kind in DOCUMENTS.items()}
+    return DOCUMENTS_HEADER.replace("{schemas}", links) + sections(named, described, "results.md")
+
+
+def sections(wholes: dict[str, type[Stored]], described: set[type[Stored]], elsewhere: str = "") -> str:
+    """The types of each whole, each type once. `elsewhere`: the page of the types that are `described` already."""
+    parts, seen = list[str](), set(described)
+    for title, whole in wholes.items():
+        parts.append(f"\n## {title}\n")
         for kind in nested(whole):
             if kind not in seen:
                 seen.add(kind)
                 parts.append(section(kind))
-    return "".join(parts)
+    text = "".join(parts)
+    for kind in described:
+        text = text.replace(f"](#{kind.__name__.lower()})", f"]({elsewhere}#{kind.__name__.lower()})")
+    return text
 
 
 def nested(kind: type[Stored]) -> list[type[Stored]]:
@@ -115,14 +167,16 @@ def type_name(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     return "string of 0 and 1" if schema.get("pattern") == "^[01]*$" else str(schema["type"])
 
 
-def schemas() -> dict[str, str]:
-    """The JSON schemas, by file name."""
-    return {
-        f"{name}.schema.json": json.dumps(kind.model_json_schema(), indent=2) + "\n" for name, kind in FILES.items()
+def pages() -> dict[str, str]:
+    """The pages and the JSON schemas, by file name."""
+    schemas = {
+        f"{name}.schema.json": json.dumps(kind.model_json_schema(), indent=2) + "\n"
+        for name, kind in {**FILES, **DOCUMENTS}.items()
     }
+    return {"results.md": render(), "json.md": render_documents(), **schemas}
 
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
-    for name, text in {"results.md": render(), **schemas()}.items():
+    for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8")

@@ -17,6 +17,7 @@ shift $(($# < 3 ? $# : 3))
 runs=()
 for seed in ${seeds//,/ }; do
   runs+=("$folder/seed$seed")
-  .venv/bin/selfevo run "$config" --set seed="$seed" --set output="$folder/seed$seed" --set evaluation.consistency=5 "${@/#/--set=}"
+  .venv/bin/selfevo run "$config" --set seed="$seed" --set output="$folder/seed$seed" --set evaluation.consistency=5 "${@/#/--set=}" \
+    || [ $? = 7 ] # alarms are in its results
 done
 .venv/bin/python experiments/summarise.py "${runs[@]}"

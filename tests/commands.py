@@ -14,6 +14,7 @@ import typer.main
 import yaml
 
 from selfevo.cli import app as cli
+from selfevo.config.sections import MonitorsConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.prompts import REFINE
 from selfevo.method.records import Turns
@@ -58,7 +59,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
         return "4" if turns[-1] == REFINE else "3"
 
     engine = ScriptedEngine(answer)
-    monkeypatch.setattr("selfevo.checks.doctor.examine", lambda config: [])  # it would want a real model
+    monkeypatch.setattr("selfevo.checks.doctor.checks_of", lambda config: [])  # it would want a real model
     monkeypatch.setattr("selfevo.engines.transformers.TransformersEngine", lambda **settings: engine)
     monkeypatch.setattr("selfevo.pipeline.run.build_trainer", lambda *settings: ScriptedTrainer())
     return engine
@@ -81,6 +82,7 @@ def configuration(folder: Path, model: Path | None = None, **more: Any) -> Path:
         "corpus": {"path": "d_meta.jsonl"},
         "evaluation": {"task": {"name": "add-to-each"}, "count": 5},
         "rounds": 2,
+        "monitors": dict.fromkeys(MonitorsConfig().bounds()),  # scripted answers are all the same
     }
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump({**settings, **more}))

@@ -88,6 +88,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what the checks of another one have found, or leaves anything in the user's cache."""
+    monkeypatch.setattr("selfevo.checks.remembered.cache_directory", lambda: tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "run"

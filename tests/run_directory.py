@@ -95,7 +95,7 @@ def watched(name: str) -> RoundResults:
         verdicts={Verdict.QUALIFIED: (5, 4), Verdict.NOT_QUALIFIED: (2, 1), Verdict.UNKNOWN: (2, 1)},
     )
     rows = RowCounts(kept=5, rejected=4, quarantined=2)
-    return RoundResults(name=name, rows=rows, monitors={}, alarms=(), audit=audit)
+    return RoundResults(name=name, rows=rows, monitors={}, audit=audit)
 
 
 def judged(i: int, *, kept: bool, changed: bool, **texts: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def test_configuration_reference_is_what_the_types_say() -> None:
 
 def test_results_reference_is_what_the_types_say() -> None:
     generate = script("docs/generate_results_reference.py")
-    for name, text in {"results.md": generate.render(), **generate.schemas()}.items():
+    for name, text in generate.pages().items():
         written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
         assert written == text, "run: python docs/generate_results_reference.py"
 

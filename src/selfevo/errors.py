@@ -44,6 +44,24 @@ REMEDIES = {
     errno.EBUSY: "end the program that uses it",
 }
 
+ALARMS = 7  # the exit code of a command that did all that was asked, but found something to look at first
+
+# What the exit codes say, for --help and the docs.
+EXIT_CODES = {
+    0: "done",
+    1: "any other error, or a question that was not answered with yes",
+    2: "a mistake in the configuration, an argument or the data, or a package that is missing",
+    3: "the run directory belongs to another configuration, or is damaged",
+    4: "generation failed",
+    5: "training failed",
+    6: "the next call could exceed the budget",
+    ALARMS: "finished with alarms, which the last lines name",
+    8: "the hub refuses an upload, or cannot be reached",
+    70: "an error that nobody foresaw; the line names a file with the traceback, please report it",
+    130: "stopped by Ctrl-C (SIGINT); the same command goes on",
+    143: "stopped by SIGTERM; the same command goes on",
+}
+
 
 class SelfevoError(Exception):
     """Base of every error that selfevo raises on purpose."""

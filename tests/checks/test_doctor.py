@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 import chat_templates as shapes
 from chat_templates import model_with_template
-from selfevo.checks import doctor, tokens
-from selfevo.checks.doctor import examine
+from selfevo.checks import doctor, generation, tokens
+from selfevo.checks.check import Check
+from selfevo.checks.doctor import checks_of, examine
 from selfevo.checks.preview import preview
-from selfevo.checks.tokens import Check
 from selfevo.cli import app as cli
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
@@ -274,6 +274,81 @@ def test_adapters_for_no_layer_are_found_before_a_run(tiny_model: Path, tmp_path
         examine(configuration(tiny_model, tmp_path, trainer=trainer))
 
 
+def test_what_took_long_is_remembered_until_the_model_or_the_prompts_change(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfevo.checks.remembered.cache_directory", lambda: tmp_path / "cache")
+    ran: list[int] = []
+    whole = generation._generation
+
+    def counted(*arguments: Any) -> list[Check]:
+        ran.append(1)
+        return whole(*arguments)
+
+    monkeypatch.setattr(generation, "_generation", counted)
+    copy = changed(tiny_model, tmp_path, (tiny_model / "chat_template.jinja").read_text())
+    config = configuration(copy, tmp_path)
+    first, second = examine(config), examine(config)
+    assert found(first) == found(second)
+    assert len(ran) == 1
+    assert finding(second, "engine").startswith("7 of 7 greedy answers equal those of transformers, up to rounding (fo")
+    (copy / "model.safetensors").touch()
+    examine(config)
+    assert len(ran) == 2
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps({"prompt": f"Sort: {i} 2"}) + "\n" for i in range(6)))
+    examine(config)
+    assert len(ran) == 3
+    for path in (tmp_path / "cache/checks").iterdir():
+        path.write_text("[{]")
+    assert found(examine(config)) == found(first), "what cannot be read is found anew"
+
+
+def test_a_failure_is_not_remembered(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfevo.checks.remembered.cache_directory", lambda: tmp_path / "cache")
+    config = configuration(tiny_model, tmp_path)
+    monkeypatch.setattr(generation, "agreement", lambda *arguments: 0)
+    assert found(examine(config))["engine"] == "fail"
+    monkeypatch.undo()
+    assert found(examine(config))["engine"] == "pass"
+
+
+def test_checks_come_one_by_one_with_their_time(tiny_model: Path, tmp_path: Path) -> None:
+    checks = checks_of(configuration(tiny_model, tmp_path))
+    assert next(checks).name == "versions"
+    assert all(check.seconds >= 0 for check in checks)
+
+
+def test_your_own_parts_are_made(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_checked.py").write_text("def keep(row, least=1):\n    return True\n")
+    config = configuration(tiny_model, tmp_path, filter=[{"kind": "mine_checked:keep"}])
+    with pytest.raises(ConfigError, match="mine_checked:keep does not take these options"):
+        examine(config)
+
+
+def test_doctor_as_json_and_quiet(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(**more: Any) -> tuple[Any, str, str]:
+        config = configuration(tiny_model, tmp_path, **more)
+        (tmp_path / "run.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    monkeypatch.setattr("sys.argv", ["selfevo", "doctor", str(tmp_path / "run.yaml"), "--json"])
+    code, out, err = call(trainer={"device": "cpu", "max_length": 10})
+    assert code == 2
+    assert err.startswith("selfevo: checks failed: max_length")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert checks["max_length"]["status"] == "fail"
+    assert set(checks["engine"]) == {"name", "status", "finding", "remedy", "seconds"}
+    monkeypatch.setattr("sys.argv", ["selfevo", "doctor", str(tmp_path / "run.yaml"), "--quiet"])
+    code, out, _ = call()
+    assert code == 0
+    assert "pass" not in out
+
+
 def shaped(model: Path, folder: Path, template: str) -> Path:
     return model_with_template(model, folder / "shaped", template)
 
@@ -309,4 +384,4 @@ def test_the_dry_run_shows_each_sequence_of_a_trajectory(tiny_model: Path, tmp_p
     preview(config, console)
     shown = console.export_text()
     assert shown.count(" in the loss]") == 2 + 1, "two sequences of the trajectory, one of the answer"
-    assert shown.count("<think>⏎") == 3 + 4, "each of them, and each skill that is asked, is behind an empty thought"
+    assert shown.count("<think>⏎") == 3 + 6, "each of them, and what the skills are asked, is behind an empty thought"

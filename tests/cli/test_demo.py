@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from selfevo.cli.demo import cache_directory
+from selfevo.models.resolve import cache_directory
 
 
 def test_the_model_is_kept_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

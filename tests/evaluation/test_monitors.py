@@ -13,9 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfevo.config.sections import MonitorsConfig
-from selfevo.evaluation.monitors import alarms, distinct, entropy, round_figures, self_bleu
+from selfevo.evaluation import monitors
+from selfevo.evaluation.monitors import distinct, entropy, round_figures, self_bleu
 
 YES, NO = "Verdict: qualified", "Verdict: not qualified"
+
+
+def alarms(figures: dict[str, float | None], limits: MonitorsConfig) -> list[str]:
+    found = monitors.alarms("round-1", figures, limits)
+    assert all(alarm.place == "round-1" and alarm.kind == "monitor" and alarm.remedy for alarm in found)
+    return [alarm.finding for alarm in found]
 
 
 def test_distinct_n_by_hand() -> None:

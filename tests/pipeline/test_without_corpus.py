@@ -10,7 +10,7 @@ import yaml
 
 from runs import results as results_of
 from runs import small_demo, student
-from selfevo.checks.doctor import skilled
+from selfevo.checks.generation import skilled
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine

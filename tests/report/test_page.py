@@ -27,7 +27,7 @@ from selfevo.errors import RunError
 from selfevo.evaluation.monitors import MEANING
 from selfevo.report.chart import draw
 from selfevo.report.page import LONGEST_TEXT, SAMPLES, write_report
-from selfevo.rundir.results import GateResults, GateRound, load_results, write_results
+from selfevo.rundir.results import Alarm, GateResults, GateRound, load_results, write_results
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_gate_monitors_and_cost_are_shown_where_a_run_has_them(run: Path) -> Non
         assert heading not in shown
     figures = dict.fromkeys(MEANING, 0.5) | {"mean_length": 12.25, "yes": None, "self_bleu": 0.991}
     alarm = "self-BLEU 0.99, above 0.98: the responses are nearly the same"
-    monitored = watched("round-1").model_copy(update={"monitors": figures, "alarms": (alarm,)})
+    monitored = watched("round-1").model_copy(update={"monitors": figures})
     round_1 = GateRound(
         a="round-1",
         b="meta",
@@ -100,6 +100,7 @@ def test_gate_monitors_and_cost_are_shown_where_a_run_has_them(run: Path) -> Non
         "rounds": (monitored,),
         "gate": GateResults(alpha=0.05, patience=2, best="meta", rounds=(round_1,)),
         "bounds": {"max_self_bleu": 0.98, "min_yes": 0.01, "max_yes": 0.99},
+        "alarms": (Alarm(kind="monitor", place="round-1", finding=alarm, remedy="lower trainer.round_epochs"),),
         "stopped": "round-1 is not significantly better than meta",
     }
     write_results(run, load_results(run).model_copy(update=more))

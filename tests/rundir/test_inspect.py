@@ -8,17 +8,28 @@ from pathlib import Path
 
 import pytest
 
-from runs import student
+from runs import small_demo, student
 from selfevo.api import RunResult
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError
+from selfevo.method.protocols import Generation
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
-from selfevo.rundir.inspect import best_model, collect, entries, find_runs, kept_models, removable, summarise, verify
+from selfevo.rundir.inspect import (
+    best_model,
+    collect,
+    entries,
+    find_runs,
+    kept_models,
+    removable,
+    summarise,
+    verify,
+)
 from selfevo.rundir.ownership import locked
 from selfevo.rundir.results import GateResults, load_results, write_results
+from selfevo.rundir.stage_order import SKILL_ORDER
 from selfevo.trainers.scripted import ScriptedTrainer
 
 
@@ -41,6 +52,27 @@ def test_stages_come_in_the_order_of_the_work(finished: RunConfig) -> None:
     assert names.index("warm-up") < names.index("sft") < names.index("meta") < names.index("round-1/respond")
     place = names.index("round-2/judge")
     assert names[place : place + 3] == ["round-2/judge", "round-2/filter", "round-2"]
+
+
+def test_stages_without_rows_stand_where_they_were_due(tmp_path: Path) -> None:
+    config = small_demo(tmp_path, tmp_path / "run")
+    cut = ScriptedEngine(lambda model, turns: Generation("and so on", "length", 9, 9))
+    run_loop(config, Silent(), cut, ScriptedTrainer())
+    shown = [entry.name for entry in entries(config.output)]
+    place = shown.index("round-1/respond")
+    assert shown[place : place + 6] == [*(f"round-1/{name}" for name in SKILL_ORDER if name != "annotate"), "round-1"]
+    place = shown.index("evaluate-meta/respond")
+    assert shown[place + 1 : place + 3] == ["evaluate-meta/critique", "evaluate-meta/refine"]
+    assert shown[-1] == "evaluate-round-3/refine"
+
+
+def test_stages_that_another_run_made_come_before_those_of_this_one(copy: RunConfig) -> None:
+    events = copy.output / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    events.write_text("".join(line for line in lines if "round-2" in line or "round-3" in line))
+    shown = [entry.name for entry in entries(copy.output)]
+    places = [shown.index(f"{name}/respond") for name in ("d_meta-1", "evaluate-base", "round-1", "round-2")]
+    assert places == sorted(places)
 
 
 def test_a_run_is_found_and_summarised(finished: RunConfig) -> None:

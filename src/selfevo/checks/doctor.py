@@ -8,70 +8,77 @@ run.
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
+from selfevo.checks.check import Check
+from selfevo.checks.generation import generation, skilled
+from selfevo.checks.own_parts import make_own_parts
 from selfevo.checks.preview import count_parameters, estimate, lessons_of, skeleton
-from selfevo.checks.tokens import PROMPTS, Check, conversations, stop_token, template, unknown_tokens
-from selfevo.config.base import OwnPart
+from selfevo.checks.tokens import conversations, stop_token, template, unknown_tokens
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
 from selfevo.inputs.corpus_check import count, doubt, imbalance, listed
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method import prompts
 from selfevo.method.names import SFT
-from selfevo.method.protocols import Engine, Generation, Request, Sampling
+from selfevo.method.protocols import Engine
 from selfevo.method.records import Refined
-from selfevo.method.skills import CRITIQUE, RESPOND
-from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
-from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
-from selfevo.models.loading import load_model
+from selfevo.models.device import load_tokenizer, pick_device
 from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import build_engine
-from selfevo.rundir.inspect import wording_of
 from selfevo.trainers.adapters import check_targets
-
-NEW_TOKENS = 24
-# Relative distance of the two largest logits within which rounding may swap them.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:
     """All checks of a configuration. Writes no files. Raises if model, data or layers for adapters are missing."""
+    return list(checks_of(config, engine))
+
+
+def checks_of(config: RunConfig, engine: Engine | None = None) -> Iterator[Check]:
+    """The checks, each as it ends, with the time that it took."""
+    started = time.monotonic()
+    for check in _checks(config, engine):
+        yield replace(check, seconds=round(time.monotonic() - started, 2))
+        started = time.monotonic()
+
+
+def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
+    yield versions()
     folder, splits = base_of(config), draw_splits(config)
     model = skeleton(folder)  # first, because it gives the clearest error for an unknown model
     if config.trainer.lora:
         check_targets(config.trainer.lora.target_modules, model)
     parameters = count_parameters(model)
+    yield disk(config, folder, parameters)
+    yield memory(config, parameters)
+    yield rows(splits)
+    if config.corpus:
+        yield from corpus(config, splits)
+    if own := make_own_parts(config, splits):
+        yield Check("own parts", "pass", f"{', '.join(own)} can be made")
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
+    yield conversations(chat, splits, config.wording)
+    yield template(chat, d_meta, config.wording)
+    yield stop_token(chat, d_meta, config.wording)
+    yield unknown_tokens(chat, splits, d_meta)
     found = estimate(config, parameters, chat, splits, d_meta)
-    engine = engine or build_engine(config.engine)
-    return [
-        versions(),
-        disk(config, folder, parameters),
-        memory(config, parameters),
-        rows(splits),
-        *(corpus(config, splits) if config.corpus else []),
-        conversations(chat, splits, config.wording),
-        template(chat, d_meta, config.wording),
-        stop_token(chat, d_meta, config.wording),
-        unknown_tokens(chat, splits, d_meta),
-        lengths(config, found.lengths),
-        context(config, folder, chat, d_meta),
-        *generation(config, folder, chat, splits, engine),
-        *([] if config.corpus else [skilled(config, folder, splits, engine)]),
-        Check("time", "pass", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
-    ]
+    yield lengths(config, found.lengths)
+    yield context(config, folder, chat, d_meta)
+    yield from generation(config, folder, chat, splits, engine)
+    if config.corpus is None:
+        yield skilled(config, folder, splits, engine or build_engine(config.engine))
+    yield Check("time", "pass", f"a run takes about {found.seconds / 60:.0f} minutes, within a factor of three")
 
 
 def versions() -> Check:
@@ -142,16 +149,21 @@ def corpus(config: RunConfig, splits: Splits) -> list[Check]:
         return [Check(name, "pass", "written during the run") for name in ("verdicts", "D_meta")]
     finding, remedy = listed(counts.verdicts), "add rows with the other verdict to D_meta"
     if (fault := imbalance(counts, config.corpus)) is not None:
-        verdicts = Check("verdicts", "fail", *fault.split("; ", 1))
+        verdicts = _failed("verdicts", fault)
     elif len(counts.verdicts) == 1 and counts.rows > 1:
         verdicts = Check("verdicts", "warn", f"all of D_meta: {finding}", remedy)
     else:
         verdicts = Check("verdicts", "pass", finding)
     if (fault := doubt(counts, config.corpus)) is not None:
-        return [verdicts, Check("D_meta", "fail", *fault.split("; ", 1))]
+        return [verdicts, _failed("D_meta", fault)]
     if counts.doubtful or counts.quarantined:
         return [verdicts, Check("D_meta", "warn", str(counts), "correct these rows, or go on with them")]
     return [verdicts, Check("D_meta", "pass", f"verdict and refinement agree in all of {counts.rows} rows")]
+
+
+def _failed(name: str, fault: str) -> Check:
+    finding, _, remedy = fault.partition("; ")
+    return Check(name, "fail", finding, remedy)
 
 
 def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:
@@ -185,95 +197,6 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
         return Check("context", "pass", finding)
     remedy = "take a model with a longer context, shorter prompts, or a lower max_new_tokens in skills"
     return Check("context", "fail" if over > len(d_meta) / 2 else "warn", finding, remedy)
-
-
-def generation(config: RunConfig, folder: Path, chat: Chat, splits: Splits, engine: Engine) -> list[Check]:
-    """Runs the engine on prompts of the run. Do they fit and end, with the text of transformers?"""
-    asked = [*splits.pool, *splits.to_annotate(), *splits.d_meta][:PROMPTS]
-    requests = [RESPOND.request(prompt, 0, config.wording) for prompt in asked]
-    generations = engine.generate(folder, requests, Sampling(NEW_TOKENS))
-    engine.release()
-    checks = []
-    ended = sum(g.finish == "stop" for g in generations)
-    checks.append(
-        Check(
-            "stop token emitted",
-            "pass" if ended else "warn",
-            f"the base model ends {ended} of {len(generations)} answers within {NEW_TOKENS} tokens",
-            "" if ended else "training teaches it; if answers stay truncated, see the monitors in the report",
-        )
-    )
-    if isinstance(config.engine, OwnPart):
-        return [*checks, Check("engine", "pass", f"{config.engine.kind} is your own part and is not compared")]
-    fitting = [i for i, g in enumerate(generations) if g.finish != "overlong"]
-    dtype, device = config.engine.dtype, getattr(config.engine, "device", "auto")
-    pairs = [(requests[i], generations[i]) for i in fitting]
-    agreeing = agreement(pick_device(device), dtype, folder, chat, pairs)
-    finding = f"{agreeing} of {len(fitting)} greedy answers equal those of transformers, up to rounding"
-    if agreeing < 0.9 * len(fitting):
-        remedy = "try engine.kind: transformers, engine.dtype: float32, engine.kv_cache_gib: 0, and report it"
-        checks.append(Check("engine", "fail", finding, remedy))
-    else:
-        checks.append(Check("engine", "pass", finding))
-    return checks
-
-
-def skilled(config: RunConfig, folder: Path, splits: Splits, engine: Engine) -> Check:
-    """Whether the model criticises its answers with a verdict that can be read. Without a corpus nothing teaches it."""
-    words = config.wording
-    if wording_of(folder).learnt != words.learnt:
-        remedy = "give the wording of the run that trained it; it is in the config.yaml of that run"
-        return Check("skills", "fail", "the model has learnt the skills in other words than those of `wording`", remedy)
-    skills = {name: getattr(config.skills, name).to_sampling() for name in (RESPOND.name, CRITIQUE.name)}
-    greedy = {name: replace(each, temperature=0.0, top_p=1.0) for name, each in skills.items()}
-    asked = splits.pool[:PROMPTS]
-    drafts = engine.generate(folder, [RESPOND.request(prompt, 0) for prompt in asked], greedy[RESPOND.name])
-    whole = [RESPOND.build(row, draft.text) for row, draft in zip(asked, drafts, strict=True) if draft.finish == "stop"]
-    feedback = engine.generate(folder, [CRITIQUE.request(draft, 0, words) for draft in whole], greedy[CRITIQUE.name])
-    engine.release()
-    given = [words.parse(each.text) for each in feedback if each.finish == "stop"]
-    read = sum(verdict is not Verdict.UNKNOWN for verdict in given)
-    finding = f"of {len(asked)} answers the model ends {len(whole)}, and gives {read} a verdict that can be read"
-    if read == len(asked):
-        return Check("skills", "pass", finding)
-    remedy = "give a corpus, which teaches the skills, or a model that has learnt them in a run: docs/guides/models.md"
-    return Check("skills", "fail" if read < len(asked) / 2 else "warn", finding, remedy)
-
-
-@torch.inference_mode()
-def agreement(
-    device: torch.device, dtype_name: str, folder: Path, chat: Chat, pairs: Sequence[tuple[Request, Generation]]
-) -> int:
-    """The number of answers that equal transformers' own greedy decoding, one prompt at a time.
-
-    Texts may differ from a token on if rounding can swap the two likeliest tokens there.
-    """
-    quiet()
-    dtype = pick_dtype(dtype_name, device)
-    model = load_model(folder, dtype).to(device)
-    # Without the penalties that a model's generation_config may set; the engine does not use them.
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=NEW_TOKENS,
-        eos_token_id=chat.stop_ids(model.generation_config.eos_token_id),
-        pad_token_id=chat.stop_id,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    agreeing = 0
-    for request, generation in pairs:
-        ids = torch.tensor([chat.prompt(request.turns, request.system)], device=device)
-        written = model.generate(ids, attention_mask=torch.ones_like(ids))
-        tokens = written.sequences[0, ids.shape[1] :].tolist()
-        common = next(i for i in range(len(tokens), -1, -1) if generation.text.startswith(chat.text(tokens[:i])))
-        if generation.text == chat.text(tokens):
-            agreeing += 1
-        elif common < len(tokens):
-            first, second = written.logits[common][0].float().topk(2).values.tolist()
-            agreeing += first - second <= TOLERANCE[dtype] * max(1.0, abs(first))
-    del model
-    gc.collect()
-    return agreeing
 
 
 def _free_memory() -> int | None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from selfevo.checks.own_parts import make_own_parts
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
@@ -24,13 +25,14 @@ from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.names import META, SFT, round_name
 from selfevo.method.prompts import Wording
 from selfevo.method.records import Drafted, Example, Refined, as_row, extended
-from selfevo.method.skills import SKILLS
+from selfevo.method.skills import RESPOND, SKILLS
 from selfevo.method.training_examples import answer_examples, meta_examples
 from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import trainer_of
+from selfevo.report.tables import print_properties
 from selfevo.report.terminal import printable
 from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
@@ -48,7 +50,10 @@ def preview(config: RunConfig, console: Console) -> None:
     folder = base_of(config)
     chat = Chat(load_tokenizer(folder))
     splits = draw_splits(config)
+    own = make_own_parts(config, splits)
     d_meta = lessons_of(config, splits)
+    if own:
+        console.print(f"your own parts can be made: {', '.join(own)}\n")
     for note in splits.notes:
         console.print(f"{note}\n", style="yellow")
     if isinstance(config.corpus, TaskCorpus):
@@ -70,20 +75,17 @@ def preview(config: RunConfig, console: Console) -> None:
             style="yellow",
         )
     skills, answers = meta_examples(d_meta, 0.0, config.wording), answer_examples(d_meta, config.beta)
-    console.print(
-        Text.assemble(
-            "Training sequences: ", ("in the loss", "green"), ", ", ("not in the loss", "dim"), "; ⏎ ends a line\n"
-        )
-    )
+    in_loss, other = (marked("in the loss"), "green"), ("not in the loss", "dim")
+    console.print(Text.assemble("Training sequences: ", in_loss, ", ", other, "; ⏎ ends a line\n"))
     answering = ("answering: r^ labelled, beta", answers) if config.corpus else ("answering: r^ labelled", answers)
     for title, examples in (("meta-skills: f and r^ labelled", skills), answering)[config.corpus is None :]:
         show(console, title, examples, lambda example: masked(chat, example))
-    rows = d_meta[:_SAMPLES]
     for skill in SKILLS:
+        of_pool = skill is RESPOND
         show(
             console,
-            f"asked: {skill.name}",
-            rows,
+            f"asked: {skill.name}, {'the first prompts of the pool' if of_pool else 'on rows of D_meta'}",
+            splits.pool if of_pool else d_meta,
             lambda row, skill=skill: Text(visible(chat, chat.prompt(skill.turns(row, config.wording), row.system))),
         )
     found = estimate(config, count_parameters(skeleton(folder)), chat, splits, d_meta)
@@ -94,6 +96,7 @@ def preview_annotation(config: RunConfig, console: Console) -> None:
     """Prints the number of annotations, their greatest cost, and the first call. Makes no call."""
     corpus = to_be_annotated(config)
     splits = draw_splits(config)
+    make_own_parts(config, splits)
     prompts = splits.to_annotate()
     calls = len(prompts) * (2 if isinstance(corpus, TaskCorpus) else 1)
     console.print(f"{len(prompts)} prompts, at most {calls} responses to annotate")
@@ -160,14 +163,20 @@ def show(console: Console, title: str, rows: Sequence[object], render: Callable[
 
 def masked(chat: Chat, example: Example) -> Text:
     """The training sequences of an example: one, or more where the template writes a past turn otherwise."""
-    shown = []
+    texts = []
     for ids, weights in chat.sequences(example.turns, example.weights, example.system):
         text = Text()
-        for token, weight in zip(ids, weights, strict=True):
-            text.append(visible(chat, [token]), style="green" if weight > 0 else "dim")
+        for in_loss, pairs in groupby(zip(ids, weights, strict=True), lambda pair: pair[1] > 0):
+            shown = "".join(visible(chat, [token]) for token, _ in pairs)
+            text.append(marked(shown) if in_loss else shown, style="green" if in_loss else "dim")
         labelled = sum(weight > 0 for weight in weights)
-        shown.append(text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan"))
-    return Text("\n").join(shown)
+        texts.append(text.append(f"  [{len(ids)} tokens, {labelled} in the loss]", style="cyan"))
+    return Text("\n").join(texts)
+
+
+def marked(text: str) -> str:
+    """Text in the loss, to be known without colour too."""
+    return f"⟦{text}⟧"
 
 
 def visible(chat: Chat, ids: list[int]) -> str:
@@ -225,18 +234,16 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
     limit = config.trainer.max_length
     cut = sum(length > limit for length in found.lengths)
     size = f"{trajectories} trajectories, {sum(found.lengths)} tokens, {cut} longer than max_length={limit}"
-    table = Table(title="estimate", title_justify="left", show_header=False)
-    for name, value in (
-        ("parameters", f"{found.parameters / 1e6:.0f} M"),
-        ("D_meta", size if config.corpus else "none"),
-        ("pool", f"{pool} prompts in {config.round_count} rounds, policy {config.policy}"),
-        ("tokens to train on", f"about {found.training / 1e3:.0f} k"),
-        ("tokens to generate and read", f"about {found.generated / 1e3:.0f} k"),
-        ("matrix products here", f"{found.speed / 1e9:.0f} GFLOP/s measured"),
-        ("time", f"about {found.seconds / 60:.0f} minutes, within a factor of three"),
-    ):
-        table.add_row(name, value)
-    console.print(table)
+    values = {
+        "parameters": f"{found.parameters / 1e6:.0f} M",
+        "D_meta": size if config.corpus else "none",
+        "pool": f"{pool} prompts in {config.round_count} rounds, policy {config.policy}",
+        "tokens to train on": f"about {found.training / 1e3:.0f} k",
+        "tokens to generate and read": f"about {found.generated / 1e3:.0f} k",
+        "matrix products here": f"{found.speed / 1e9:.0f} GFLOP/s measured",
+        "time": f"about {found.seconds / 60:.0f} minutes, within a factor of three",
+    }
+    print_properties(console, values, "estimate")
 
 
 def skeleton(folder: Path) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
+from selfevo.checks.check import Check
 from selfevo.errors import DataError
 from selfevo.inputs.splits import Splits
 from selfevo.method.prompts import ENGLISH, Wording
@@ -15,14 +14,6 @@ from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat, messages
 
 PROMPTS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    name: str
-    status: Literal["pass", "warn", "fail"]
-    finding: str
-    remedy: str = ""
 
 
 def conversations(chat: Chat, splits: Splits, wording: Wording = ENGLISH) -> Check:

@@ -15,13 +15,15 @@ import yaml
 
 import selfevo.config
 from selfevo.cli.data import app as data_commands
-from selfevo.cli.ending import StoppedError, end
+from selfevo.cli.ending import StoppedError, end, finish
 from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
+from selfevo.cli.options import AsJson, Overrides, Quiet, progress
+from selfevo.cli.runs import app as run_commands
 from selfevo.cli.sharing import app as sharing_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
-from selfevo.errors import ConfigError, RunError
+from selfevo.errors import EXIT_CODES, ConfigError
 from selfevo.inputs.sources import check_sources
 from selfevo.report.terminal import WarningLines, complain, console
 from selfevo.rundir.atomic_files import write_atomic
@@ -32,13 +34,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
+    epilog="\n\n".join(["Exit codes:", *(f"- {code}: {meaning}" for code, meaning in EXIT_CODES.items())]),
 )
 app.add_typer(data_commands)
+app.add_typer(run_commands)
 app.add_typer(model_commands)
 app.add_typer(sharing_commands)
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: a.b=value. Repeatable.")]
 
 TEMPLATE = Path(selfevo.config.__file__).with_name("template.yaml")
 
@@ -87,6 +88,7 @@ def demo(
     write_config: Annotated[
         Path | None, typer.Option(help="Write the configuration for `selfevo run`, `doctor` and `ablate`; do not run.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Runs the whole loop with SmolLM2-135M on small problems, on this machine."""
     from selfevo.cli.demo import demo_config, demo_model
@@ -95,7 +97,7 @@ def demo(
     config = demo_config(demo_model(), folder, seed, smoke, task)
     check_sources(config)
     if write_config is None:
-        _run_and_report(config)
+        _run_and_report(config, quiet)
         return
     if write_config.exists():
         raise ConfigError(f"{write_config} exists; give another name")
@@ -117,8 +119,12 @@ def run(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Run the checks of `selfevo doctor` before the first start.")
     ] = True,
+    quiet: Quiet = False,
 ) -> None:
-    """Runs the SELF loop on your model and prompts. The same command resumes a stopped run."""
+    """Runs the SELF loop on your model and prompts. The same command resumes a stopped run.
+
+    Exit code 7: finished with alarms, such as a round that kept nothing; the last lines name them.
+    """
     settings = _settings(config, set_)
     if dry_run:
         from selfevo.checks.preview import preview
@@ -128,20 +134,22 @@ def run(
     from selfevo.rundir.inspect import is_run
 
     if check and not is_run(settings.output):
-        _examine(settings)
-    _run_and_report(settings)
+        _examine(settings, quiet)
+    _run_and_report(settings, quiet)
 
 
 @app.command(epilog="Example: `selfevo doctor config.yaml --set model=my-model`")
 def doctor(
     config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`.")],
     set_: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Checks what can go wrong before a run: versions, disk, memory, chat template, stop token, engine, lengths.
 
     `selfevo run` makes the same checks and does not start if one fails. Exit code 2 if one fails.
     """
-    _examine(_settings(config, set_))
+    _examine(_settings(config, set_), quiet, as_json)
 
 
 @app.command(
@@ -156,10 +164,11 @@ def annotate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the number of annotations, the cost and one call, then stop.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Writes D_meta only: the model answers, the annotator criticises and refines.
 
-    `selfevo run` continues from there.
+    `selfevo run` continues from there. Exit code 7: most prompts gave no row.
     """
     settings = _settings(config, set_)
     if dry_run:
@@ -167,15 +176,18 @@ def annotate(
 
         preview_annotation(settings, console)
         return
+    from selfevo.evaluation.alarms import of_annotation
+    from selfevo.inputs.annotation import unannotated
     from selfevo.inputs.corpus_check import count, doubt, imbalance
     from selfevo.pipeline.run import build_d_meta
-    from selfevo.report.progress import Live
+    from selfevo.rundir.layout import Layout
 
-    path, rows = build_d_meta(settings, Live(console))
+    path, rows = build_d_meta(settings, progress(quiet))
     counts = count(rows, settings.wording)
-    console.print(f"{path}: {len(rows)} rows, responses judged: {counts}")
+    console.print(f"{path}: {len(rows)} rows, responses judged: {counts}", soft_wrap=True)
     for fault in filter(None, (doubt(counts, settings.corpus), imbalance(counts, settings.corpus))):
         complain(fault)
+    finish(of_annotation(*unannotated(Layout(settings.output), settings.corpus)))
 
 
 @app.command(
@@ -191,22 +203,32 @@ def ablate(
     seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
     output: Annotated[Path | None, typer.Option(help="Folder for the runs; give the same one to resume.")] = None,
     set_: Overrides = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Compares a configuration with variants of it, on the same labels and problems, in one table."""
+    """Compares a configuration with variants of it, on the same labels and problems, in one table.
+
+    A run with alarms does not stop the others. Exit code 7: at least one had alarms.
+    """
     from selfevo.pipeline.ablate import ablate as run_all
     from selfevo.pipeline.run import run_loop
     from selfevo.pipeline.variants import applicable
     from selfevo.report.console import print_ablation
-    from selfevo.report.progress import Live
+    from selfevo.rundir.results import Alarm, load_results
 
     settings = _settings(config, set_)
     numbers = [part.strip() for part in seeds.split(",")]
     if not all(re.fullmatch("[0-9]{1,10}", number) and int(number) < 2**32 for number in numbers):
         raise ConfigError(f"--seeds is {seeds!r}; give numbers below 2^32 separated by commas, such as 0,1,2")
 
+    alarms: list[Alarm] = []
+
     def one(variant: RunConfig, shared: tuple[Path, ...]) -> Path:
-        console.rule(str(variant.output), align="left")
-        return run_loop(variant, Live(console), shared=shared)
+        if not quiet:
+            console.rule(str(variant.output), align="left")
+        folder = run_loop(variant, progress(quiet), shared=shared)
+        found = load_results(folder).alarms
+        alarms.extend(alarm.model_copy(update={"place": f"{folder.name}, {alarm.place}"}) for alarm in found)
+        return folder
 
     names = only or []
     if not only:
@@ -216,7 +238,8 @@ def ablate(
     folder = output or settings.output.with_name(f"{settings.output.name}-ablation")
     found = run_all(settings, names, list(map(int, numbers)), folder, one)
     print_ablation(console, found)
-    console.print(f"table: {folder / 'ablation.json'}")
+    console.print(f"table: {folder / 'ablation.json'}", soft_wrap=True)
+    finish(alarms)
 
 
 @app.command(epilog="Example: `selfevo init my-run.yaml`")
@@ -233,110 +256,47 @@ def init(
     console.print(f"wrote {path}; edit it, then: selfevo run {path} --dry-run")
 
 
-@app.command(epilog="Example: `selfevo report runs/demo-seed0`")
-def report(run_directory: Run) -> None:
-    """Prints the tables of a run and writes its report.html again."""
-    from selfevo.report.console import print_results
-    from selfevo.report.page import write_report
-    from selfevo.rundir.results import read_results
-
-    page = write_report(run_directory)
-    results = read_results(run_directory)
-    if results:
-        print_results(console, results)
-    console.print(f"report: {page}")
-
-
-@app.command(epilog="Example: `selfevo runs runs`")
-def runs(folder: Annotated[Path, typer.Argument(help="A folder of run directories.")] = Path("runs")) -> None:
-    """Lists the runs in a folder: their status and how far they are."""
-    from selfevo.report.console import print_runs
-    from selfevo.rundir.inspect import find_runs, summarise
-
-    found = find_runs(folder)
-    if not found:
-        raise ConfigError(f"{folder} holds no run directory; give a folder that does")
-    summaries = []
-    for root in found:
-        try:
-            summaries.append(summarise(root))
-        except RunError as error:  # one damaged run does not hide the others
-            complain(str(error))
-    print_runs(console, summaries)
-
-
-@app.command(epilog="Example: `selfevo show runs/demo-seed0`")
-def show(run_directory: Run) -> None:
-    """Lists the stages of a run: rows in and out, reasons for lost rows, tokens and time."""
-    from selfevo.report.console import print_entries, print_runs
-    from selfevo.rundir.inspect import entries, summarise
-
-    print_runs(console, [summarise(run_directory)])
-    print_entries(console, entries(run_directory))
-
-
-@app.command(epilog="Example: `selfevo verify runs/demo-seed0`")
-def verify(run_directory: Run) -> None:
-    """Checks every finished file and model of a run against its SHA-256, and finds what the run did not write."""
-    from selfevo.rundir.inspect import verify as check
-
-    checked, faults = check(run_directory)
-    if faults:
-        raise RunError(". ".join(faults))
-    console.print(f"{checked} files and models are unchanged")
-
-
-@app.command(epilog="Examples: `selfevo gc runs/demo-seed0`   `selfevo gc runs/demo-seed0 --yes`")
-def gc(run_directory: Run, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Frees disk space: removes the weights of all models of a run except the best and the last.
-
-    The best is the gate's; without a gate it is the last. All rows stay.
-    """
-    from selfevo.report.console import megabytes
-    from selfevo.rundir.inspect import collect, kept_models, removable, size_of
-
-    folders = removable(run_directory)
-    for folder in kept_models(run_directory):
-        console.print(f"kept: {folder}", highlight=False)
-    for folder in folders:
-        console.print(f"{folder}  {megabytes(size_of(folder))}")
-    if not folders:
-        console.print("nothing to remove")
-    elif yes or typer.confirm("remove these?"):
-        console.print(f"freed {megabytes(collect(run_directory))}")
-
-
 def _settings(path: Path, overrides: list[str] | None) -> RunConfig:
     settings = load_config(path, overrides or [])
     check_sources(settings)
     return settings
 
 
-def _examine(settings: RunConfig) -> None:
-    from selfevo.checks.doctor import examine
-    from selfevo.report.console import print_checks
+def _examine(settings: RunConfig, quiet: bool, as_json: bool = False) -> None:
+    """Makes the checks of `doctor`, and shows each as it ends. Raises ConfigError if one fails."""
+    from selfevo.checks.doctor import checks_of
+    from selfevo.report.console import print_check
+    from selfevo.report.documents import DoctorDocument, print_document
 
-    checks = examine(settings)
-    print_checks(console, checks)
+    checks = []
+    for check in checks_of(settings):
+        checks.append(check)
+        if not as_json and not (quiet and check.status == "pass"):
+            print_check(console, check)
+    if as_json:
+        print_document(DoctorDocument.of(checks))
     if failed := [check.name for check in checks if check.status == "fail"]:
         raise ConfigError(
             f"checks failed: {', '.join(failed)}; see the remedies above, or start anyway with --no-check"
         )
 
 
-def _run_and_report(settings: RunConfig) -> None:
+def _run_and_report(settings: RunConfig, quiet: bool) -> None:
     from selfevo.inputs.continuing import is_complete
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
-    from selfevo.report.progress import Live
+    from selfevo.rundir.layout import Layout
     from selfevo.rundir.results import load_results
 
-    console.print(f"run directory: {settings.output}")
+    if not quiet:
+        console.print(f"run directory: {settings.output}", soft_wrap=True)
     was_complete = is_complete(settings)
-    folder = run_loop(settings, Live(console))
-    results = load_results(folder)
+    layout = Layout(run_loop(settings, progress(quiet)))
+    results = load_results(layout.root)
     print_results(console, results)
-    console.print(f"report: {folder / 'report.html'}   models: {folder / 'models'}")
+    models = ", ".join(folder.name for folder in layout.finished_models())
+    console.print(f"report: {layout.report}", soft_wrap=True)
+    console.print(f"models: {models or 'none yet'}, in {layout.models}", soft_wrap=True)
     if was_complete:
         more = (
             "the gate has stopped it, so it has no more rounds"
@@ -345,3 +305,4 @@ def _run_and_report(settings: RunConfig) -> None:
             "docs/guides/resume.md"
         )
         console.print(f"this run was finished before, so nothing was left to do; {more}")
+    finish(results.alarms)

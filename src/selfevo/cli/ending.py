@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import typer
 from pydantic import ValidationError
 
 from selfevo.config.loading import shown, wanted
-from selfevo.errors import REMEDIES, RunError, SelfevoError
+from selfevo.errors import ALARMS, REMEDIES, RunError, SelfevoError
 from selfevo.report.terminal import complain
+from selfevo.rundir.results import Alarm
 
 _Refused: Any = typer.BadParameter.__base__.__base__  # type: ignore[union-attr]  # typer has its own copy of click
 
@@ -65,6 +66,19 @@ def end(command: Callable[[], int | None]) -> int:
         return _file_system(error)
     except Exception as error:
         return _unforeseen(error)
+
+
+def say_alarms(alarms: Iterable[Alarm]) -> None:
+    """The last lines of a command: what to look at before its results are used."""
+    for alarm in alarms:
+        complain(f"alarm: {alarm}")
+
+
+def finish(alarms: Sequence[Alarm]) -> None:
+    """Says the alarms. Raises typer.Exit with their exit code if there are any."""
+    say_alarms(alarms)
+    if alarms:
+        raise typer.Exit(ALARMS)
 
 
 def _refused(error: Any) -> int:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from selfevo.cli.ending import finish
 from selfevo.cli.files import check_target
+from selfevo.cli.options import AsJson, Quiet, progress
 from selfevo.config.base import OwnPart
 from selfevo.config.loading import apply_overrides, explained, load_wording, parse, parse_engine
 from selfevo.config.sections import EndpointConfig, EngineConfig, MeasureConfig, TransformersSettings
 from selfevo.config.task import TaskConfig
-from selfevo.errors import ConfigError
+from selfevo.errors import ALARMS, ConfigError
 from selfevo.method.records import Prompt, as_row
-from selfevo.report.progress import Live
 from selfevo.report.terminal import complain, console
 
 if TYPE_CHECKING:
     from selfevo.serving.refiner import Answer
 
 app = typer.Typer()
-
-# What a terminal obeys, or what cannot be written in UTF-8, and JSON does not escape by itself.
-_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 BaseUrl = Annotated[str | None, typer.Option(help="Address of a server with the model (OpenAI protocol).")]
 LIMIT = "Token limit of each text; default: that of the run that made the model."
@@ -90,11 +89,17 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Folder for every row and results.json; give the same one to resume.")
     ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measures a model: direct and refined accuracy, precision and recall of its own verdict."""
+    """Measures a model: direct and refined accuracy, precision and recall of its own verdict.
+
+    Exit code 7: nearly all answers are incomplete, so the accuracy says little; the last lines say why.
+    """
     from selfevo.models.resolve import resolve_model
     from selfevo.pipeline.evaluate_model import evaluate_model
     from selfevo.report.console import print_extractors, print_harness, print_results
+    from selfevo.report.documents import HarnessDocument, ResultsDocument, print_document
 
     if (task is None) == (harness is None):
         raise ConfigError("give exactly one of --task and --harness")
@@ -120,7 +125,10 @@ def evaluate(
             engine=engine_settings,
             output=output,
         )
-        print_harness(console, figures)
+        if as_json:
+            print_document(HarnessDocument.of(figures))
+        else:
+            print_harness(console, figures)
         return
     assert task is not None
     problems = parse(TaskConfig, apply_overrides({"name": task, "path": path}, settings or ()), "--task")
@@ -137,10 +145,14 @@ def evaluate(
             engine=engine_settings,
             endpoint=endpoint,
         )
-    results = evaluate_model(model, measure, output=output, progress=Live(console))
-    print_results(console, results)
-    if check_extractors:
-        print_extractors(console, results.models[0])
+    results = evaluate_model(model, measure, output=output, progress=progress(quiet, as_json))
+    if as_json:
+        print_document(ResultsDocument.of(results))
+    else:
+        print_results(console, results)
+        if check_extractors:
+            print_extractors(console, results.models[0])
+    finish(results.alarms)
 
 
 @app.command(
@@ -167,9 +179,14 @@ def answer(
     show_work: Annotated[bool, typer.Option("--show-work", help="Print drafts and feedback too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt, with all drafts.")] = False,
 ) -> None:
-    """Answers with a trained model, which criticises its answers and refines those it judges wrong."""
+    """Answers with a trained model, which criticises its answers and refines those it judges wrong.
+
+    An answer that was cut is printed as far as it goes, with the limit. Exit code 7: no answer is whole.
+    """
     from selfevo.data.loading import load_prompts
+    from selfevo.evaluation.alarms import why
     from selfevo.pipeline.build import build_engine
+    from selfevo.report.documents import escaped
     from selfevo.serving.refiner import Refiner
 
     if file is not None and prompt is not None:
@@ -205,13 +222,20 @@ def answer(
         # Refiner makes this one when it has found the model, because it is slow to import.
         engine=None if isinstance(settings, TransformersSettings) else build_engine(settings),
     )
+    limits = {name: f"--max-new-tokens above {sampling.max_new_tokens}" for name, sampling in refiner.sampling.items()}
+    incomplete = Counter[str]()
     for start in range(0, len(prompts), refiner.engine.batch_size):
         for answer in refiner.answer(prompts[start : start + refiner.engine.batch_size]):
+            incomplete.update([answer.finish] if answer.finish != "stop" else [])
             if as_json:
                 line = json.dumps(as_row(answer), ensure_ascii=False, default=lambda verdict: verdict.value)
-                print(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line))
+                print(escaped(line))
             else:
-                _print_answer(answer, show_work, alone=len(prompts) == 1)
+                _print_answer(answer, limits, show_work, alone=len(prompts) == 1)
+    for reason, count in incomplete.most_common():
+        complain(f"{count} of {len(prompts)} answers not whole: {why(reason, limits['respond'])}")
+    if incomplete.total() == len(prompts):
+        raise typer.Exit(ALARMS)
 
 
 def _read_input() -> str:
@@ -224,9 +248,18 @@ def _read_input() -> str:
         raise ConfigError(f"standard input is not UTF-8 at byte {error.start + 1}; give it in that encoding") from None
 
 
-def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
+def _print_answer(answer: Answer, limits: Mapping[str, str], show_work: bool, alone: bool) -> None:
+    """Prints an answer. A text that is not whole is printed as far as it goes, with the reason behind it."""
+    from selfevo.evaluation.alarms import why
+
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, soft_wrap=True)
+
+    def show(text: str, finish: str | None, skill: str, style: str = "") -> None:
+        if text:
+            say(text, style)
+        if finish not in (None, "stop"):
+            say(f"[not whole: {why(finish, limits[skill])}]", "yellow")
 
     if not alone:
         say(f"> {answer.prompt}", "bold")
@@ -234,10 +267,13 @@ def _print_answer(answer: Answer, show_work: bool, alone: bool) -> None:
         for number, steps in enumerate(answer.work, start=1):
             for draft, step in enumerate(steps, start=1):
                 say(f"sample {number}, draft {draft}", "dim")
-                say(step.text or "(nothing)")
-                say(step.feedback, "cyan")
+                show(step.text, step.finish, "respond" if draft == 1 else "refine")
+                show(step.feedback, step.feedback_finish, "critique", "cyan")
+                if step.refinement_finish:
+                    say("its refinement, which does not replace it", "dim")
+                    show(step.refinement, step.refinement_finish, "refine")
         say(f"elected by {answer.votes} of {len(answer.work)}, verdict {answer.verdict.value}", "dim")
-    say(answer.text or "(no complete answer within --max-new-tokens)")
+    show(answer.text or answer.partial, answer.finish, "respond")
 
 
 @app.command(

@@ -6,6 +6,7 @@ empty) counts as wrong: every figure is over all problems.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 from selfevo.method.answer_extraction import answer_key, declared_answer, last_number, read_number
 from selfevo.method.inference import Draft, answer, criticise, elect
 from selfevo.method.prompts import ENGLISH, Wording
+from selfevo.method.protocols import Finish
 from selfevo.method.records import Judged, Prompt
 from selfevo.method.skills import RESPOND
 from selfevo.method.verdicts import Verdict
@@ -34,6 +36,7 @@ class Outcome:
     verdict: Verdict
     right: Score
     right_refined: Score
+    finish: Finish = "stop"  # of the response
     right_voted: Score | None = None  # the vote of several samples, if asked for
     right_both: Score | None = None  # the vote of the refined samples
 
@@ -102,6 +105,7 @@ def _outcome(problem: Problem, drafts: Sequence[Draft], right: Score, refined: S
         first.verdict,
         right,
         refined,
+        first.generation.finish,
     )
 
 
@@ -134,6 +138,7 @@ def summarise_outcomes(
         name=name,
         answers={mode: to_bits(right) for mode, right in answers.items()},
         verdicts=verdicts,
+        incomplete=dict(sorted(Counter(o.finish for o in outcomes if o.finish != "stop").items())),
         compared=dict(compared or {}),
         extractors=extractors,
         seconds=round(seconds, 1),

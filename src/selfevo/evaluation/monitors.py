@@ -18,23 +18,40 @@ from selfevo.method.answer_extraction import answer_key
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import read_rows
+from selfevo.rundir.results import Alarm
 
 SAMPLE = 1000  # texts for distinct-n: a fixed number, because its value falls with more text
 BLEU_SAMPLE = 100
 
-# Figure -> its name in messages, and its meaning beyond the bound.
+_LIMIT = "raise skills.{}.max_new_tokens"
+_FORGETS = "lower trainer.round_learning_rate or round_epochs, or train each round from the base (policy: restart)"
+_BALANCE = "compare some rows of the round with the verdicts of D_meta, which needs both"
+
+# Figure -> its name in messages, its meaning beyond the bound, and what to do.
 MEANING = {
-    "distinct_1": ("distinct words", "the model uses few words"),
-    "distinct_2": ("distinct pairs of words", "the model repeats itself"),
-    "self_bleu": ("self-BLEU", "the responses are nearly the same"),
-    "entropy": ("entropy of answers", "many prompts get the same answer"),
-    "truncated": ("truncated", "responses do not come to an end"),
-    "stopped": ("stop token", "responses do not come to an end"),
-    "yes": ("verdict yes", "the verdicts on r and r^ carry no information: they are nearly always the same"),
-    "critique_yes": ("verdict yes on r", "the responses are all right, or the critic finds no errors any more"),
-    "judge_yes": ("verdict yes on r^", "the filter drops almost nothing"),
-    "unparsed": ("verdict unreadable", "the feedback does not end in a verdict"),
-    "agreement": ("r and r^ agree", "refinement changes nothing"),
+    "distinct_1": ("distinct words", "the model uses few words", _FORGETS),
+    "distinct_2": ("distinct pairs of words", "the model repeats itself", _FORGETS),
+    "self_bleu": ("self-BLEU", "the responses are nearly the same", _FORGETS),
+    "entropy": ("entropy of answers", "many prompts get the same answer", _FORGETS),
+    "truncated": ("truncated", "responses do not come to an end", _LIMIT.format("respond")),
+    "stopped": ("stop token", "responses do not come to an end", _LIMIT.format("respond")),
+    "yes": (
+        "verdict yes",
+        "the verdicts on r and r^ carry no information: they are nearly always the same",
+        _BALANCE,
+    ),
+    "critique_yes": (
+        "verdict yes on r",
+        "the responses are all right, or the critic finds no errors any more",
+        _BALANCE,
+    ),
+    "judge_yes": ("verdict yes on r^", "the filter drops almost nothing", "add a filter: docs/guides/filters.md"),
+    "unparsed": (
+        "verdict unreadable",
+        "the feedback does not end in a verdict",
+        f"{_LIMIT.format('critique')}, or give D_meta more rows",
+    ),
+    "agreement": ("r and r^ agree", "refinement changes nothing", "give D_meta more rows whose response is wrong"),
 }
 
 
@@ -87,15 +104,16 @@ def round_figures(folder: Path, wording: Wording = ENGLISH) -> dict[str, float |
     }
 
 
-def alarms(figures: dict[str, float | None], limits: MonitorsConfig) -> list[str]:
-    """One sentence for each figure beyond its bound."""
+def alarms(name: str, figures: dict[str, float | None], limits: MonitorsConfig) -> list[Alarm]:
+    """One for each figure of the round `name` beyond its bound."""
     found = []
     for bound, limit in limits.bounds().items():
-        side, _, name = bound.partition("_")
-        value = figures[name]
+        side, _, figure = bound.partition("_")
+        value = figures[figure]
         if value is not None and (value < limit if side == "min" else value > limit):
-            label, meaning = MEANING[name]
-            found.append(f"{label} {value:.3f}, {'below' if side == 'min' else 'above'} {limit:g}: {meaning}")
+            label, meaning, remedy = MEANING[figure]
+            finding = f"{label} {value:.3f}, {'below' if side == 'min' else 'above'} {limit:g}: {meaning}"
+            found.append(Alarm(kind="monitor", place=name, finding=finding, remedy=remedy))
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import AblationConfig
-from selfevo.config.sources import FileCorpus, PromptsCorpus, TaskCorpus
+from selfevo.config.sources import CorpusConfig, FileCorpus, PromptsCorpus, TaskCorpus
 from selfevo.errors import ConfigError, DataError
 from selfevo.method.names import WARM_UP
 from selfevo.method.prompts import ENGLISH, Wording
@@ -26,7 +26,8 @@ from selfevo.method.thinking import spoken
 from selfevo.method.training_examples import answer_examples
 from selfevo.method.verdicts import Verdict
 from selfevo.rundir.atomic_files import read_counts, read_rows
-from selfevo.rundir.layout import done
+from selfevo.rundir.inspect import lost_rows
+from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.stage_file import StageFile
 from selfevo.rundir.workspace import Stored, Workspace
 from selfevo.tasks.base import AnnotatedTask, Problem
@@ -86,6 +87,19 @@ def annotate(
             + f"; the replies are in {path}; delete {path.parent} to have them asked again with other settings"
         )
     return rows
+
+
+def unannotated(layout: Layout, corpus: CorpusConfig | None) -> tuple[int, Counter[str]]:
+    """Of the responses that were to be annotated in a run: their number, and the reasons of those that gave no row.
+
+    Without a task each prompt has one response, which may be incomplete. (0, none) if the corpus is read from a file.
+    """
+    path = layout.stage(FOLDER, "annotate")
+    if corpus is None or isinstance(corpus, FileCorpus) or not done(path).exists():
+        return 0, Counter()
+    responses = layout.stage(f"{FOLDER}-1", RESPOND.name)
+    asked = responses if isinstance(corpus, PromptsCorpus) else path
+    return read_counts(done(asked))["in"], lost_rows(*dict.fromkeys((asked, path)))
 
 
 def taken(rows: Sequence[AnyPrompt], share: float, seed: int) -> list[AnyPrompt]:

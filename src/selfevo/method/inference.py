@@ -38,11 +38,15 @@ class Ask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One text on the way to an answer, the feedback on it, and its verdict. None: no feedback was asked for."""
+    """One text on the way to an answer, the feedback on it, and its verdict. None: no feedback was asked for.
+
+    `refinement` is one that was asked for and did not come whole, so that this text stays the answer.
+    """
 
     generation: Generation
     feedback: Generation | None = None
     verdict: Verdict = Verdict.UNKNOWN
+    refinement: Generation | None = None
 
     @property
     def text(self) -> str:
@@ -81,9 +85,12 @@ def answer(
         going = [i for i in going if _is_to_refine(work[i][-1], when)]
         rows = [Critiqued(**_of(prompts[i]), response=work[i][-1].text, feedback=work[i][-1].said) for i in going]
         refined = {i: Draft(generation) for i, generation in zip(going, ask(REFINE, rows), strict=True)}
-        going = [i for i in going if refined[i].text]
         for i in going:
-            work[i].append(refined[i])
+            if refined[i].text:
+                work[i].append(refined[i])
+            else:
+                work[i][-1] = replace(work[i][-1], refinement=refined[i].generation)
+        going = [i for i in going if refined[i].text]
     return [tuple(drafts) for drafts in work]
 
 

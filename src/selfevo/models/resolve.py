@@ -1,8 +1,11 @@
-"""Finds the folder of a model by its name."""
+"""Finds the folder of a model by its name, and the folder for what can be made again."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from selfevo.errors import ConfigError
 from selfevo.rundir.atomic_files import check_folder, exists, from_user
@@ -34,3 +37,8 @@ def resolve_model(name: str) -> Path:
         raise ConfigError(
             f"model: {name} is not a folder and cannot be loaded from the hub ({reason}); correct the name"
         ) from None
+
+
+def cache_directory() -> Path:
+    """$SELFEVO_CACHE, else selfevo in the user's cache directory (on Linux in $XDG_CACHE_HOME or ~/.cache)."""
+    return Path(os.environ.get("SELFEVO_CACHE") or user_cache_path("selfevo", appauthor=False))

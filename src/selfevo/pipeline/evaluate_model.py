@@ -10,10 +10,12 @@ import yaml
 
 from selfevo.config.own_parts import part_files
 from selfevo.config.sections import MeasureConfig
+from selfevo.evaluation.alarms import of_evaluation
 from selfevo.evaluation.evaluate import extract, group, measure, summarise_outcomes
 from selfevo.evaluation.judge import Judge
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import content_id
+from selfevo.method.skills import RESPOND
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.build import build_engine, build_sampling, describe_platform, run_system, thinking_of
 from selfevo.pipeline.judging import Grading, warn_of_unread
@@ -90,13 +92,15 @@ def evaluate_model(
             outcomes = measure(runner, grader, problems, config.consistency)
             seconds = workspace.seconds("")
             compared = grader.compared if isinstance(grader, Judge) else {}
+            measured = summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes), compared)
             results = Results(
                 task=config.task.name,
                 seed=config.seed,
                 policy=None,
                 judge=grading.results(),
-                models=(summarise_outcomes(subject.path.name, outcomes, seconds, extract(outcomes), compared),),
+                models=(measured,),
                 groups=group(problems),
+                alarms=tuple(of_evaluation(measured, f"max_new_tokens above {sampling[RESPOND.name].max_new_tokens}")),
                 seconds=round(seconds, 1),
             )
             warn_of_unread(results.models[0])

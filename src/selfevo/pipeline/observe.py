@@ -14,10 +14,12 @@ from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import PromptsGate
 from selfevo.config.task import TaskConfig
 from selfevo.errors import RunError
+from selfevo.evaluation.alarms import of_annotation, of_evaluation, of_round, of_training
 from selfevo.evaluation.evaluate import audit, group, measure, self_agreement, summarise_outcomes
 from selfevo.evaluation.gate import Gate
 from selfevo.evaluation.judge import Judge
 from selfevo.evaluation.monitors import alarms, round_figures
+from selfevo.inputs.annotation import unannotated
 from selfevo.inputs.splits import Splits
 from selfevo.method import evolution
 from selfevo.method.evolution import trajectories
@@ -31,9 +33,19 @@ from selfevo.pipeline.judging import Grading, warn_of_unread
 from selfevo.report.model_card import write_card
 from selfevo.report.page import write_report
 from selfevo.report.terminal import complain
-from selfevo.rundir.atomic_files import read_counts, read_rows
+from selfevo.rundir.atomic_files import MODEL_MARKER, read_counts, read_marker, read_rows
+from selfevo.rundir.inspect import lost_rows
 from selfevo.rundir.layout import done
-from selfevo.rundir.results import Audit, ModelResults, Results, RoundResults, RowCounts, read_results, write_results
+from selfevo.rundir.results import (
+    Alarm,
+    Audit,
+    ModelResults,
+    Results,
+    RoundResults,
+    RowCounts,
+    read_results,
+    write_results,
+)
 from selfevo.rundir.scores import from_bits, to_bits
 from selfevo.rundir.workspace import StageRunner, Workspace
 from selfevo.tasks.base import Problem
@@ -51,6 +63,7 @@ class Observer:
     stopped: str = ""
     models: list[ModelResults] = field(default_factory=list)
     rounds: dict[str, RoundResults] = field(default_factory=dict)
+    alarms: list[Alarm] = field(default_factory=list)
     _gate: Gate | None = None
     evolving: evolution.Workspace = field(init=False)  # runs the rounds and the audit
     _latest: Model | None = None
@@ -63,6 +76,7 @@ class Observer:
         self._gate = Gate(self.config.gate) if self.config.gate else None
         with suppress(RunError):  # a damaged file is written anew
             self._before = read_results(self.workspace.root)
+        self._alarm(*of_annotation(*unannotated(self.workspace.layout, self.config.corpus)))
         self._audited = {problem.prompt.id: problem for problem in self.splits.audit}
         self._answers = KnownAnswers.of(self.config, self.splits)
         gold = self.config.ablation.gold_filter
@@ -75,6 +89,9 @@ class Observer:
 
     def measure(self, model: Model) -> bool:
         """Measures a model. False if the gate stops the run."""
+        if model.path.parent == self.workspace.layout.models:
+            figures = read_marker(model.path / MODEL_MARKER).get("figures", {})
+            self._alarm(*of_training(model.name, figures, self.config.trainer.max_length))
         evaluation = self.config.evaluation
         wanted = "rounds" if round_number(model.name) else model.name
         if evaluation and wanted in evaluation.models:
@@ -84,6 +101,7 @@ class Observer:
             seconds = sum(self.workspace.seconds(stage) for stage in (model.name, runner.name))
             compared = grader.compared if isinstance(grader, Judge) else {}
             self.models.append(summarise_outcomes(model.name, outcomes, seconds, compared=compared))
+            self._alarm(*of_evaluation(self.models[-1], self._limit(RESPOND.name)))
             warn_of_unread(self.models[-1])
         if self._gate and (model.name == self.config.first_model or round_number(model.name)):
             self._gate.admit(model.name, self._scores(model))
@@ -99,20 +117,28 @@ class Observer:
         """Monitors the filtered rows of a round. False if an alarm stops the run."""
         monitors = self.config.monitors
         layout = self.workspace.layout
+        limits = {skill: self._limit(skill) for skill in self.workspace.sampling}
         figures = round_figures(layout.stages / name, self.config.wording)
-        found = alarms(figures, monitors)
+        found = alarms(name, figures, monitors)
         start = read_counts(done(layout.stage(name, RESPOND.name)))["in"]
         judged = read_counts(done(layout.filtered(name)))
         rows = RowCounts(kept=judged["kept"], rejected=judged["rejected"], quarantined=start - judged["in"])
-        self.rounds[name] = RoundResults(
-            name=name, rows=rows, monitors=figures, alarms=tuple(found), audit=self._audit(name)
-        )
-        for alarm in found:
-            complain(f"{name}: {alarm}")
+        self.rounds[name] = RoundResults(name=name, rows=rows, monitors=figures, audit=self._audit(name))
+        lost = {} if rows.kept else {stage: lost_rows(layout.stage(name, stage)) for stage in (*limits, "filter")}
+        self._alarm(*found, *of_round(name, rows, lost, limits))
         if found and monitors.on_alarm == "stop":
-            self.stopped = f"{name}: {'; '.join(found)} (monitors.on_alarm is stop)"
+            findings = "; ".join(alarm.finding for alarm in found)
+            self.stopped = f"{name}: {findings} (monitors.on_alarm is stop)"
         self._update()
         return not self.stopped
+
+    def _limit(self, skill: str) -> str:
+        return f"skills.{skill}.max_new_tokens above {self.workspace.sampling[skill].max_new_tokens}"
+
+    def _alarm(self, *found: Alarm) -> None:
+        self.alarms += found
+        for alarm in found:
+            complain(str(alarm))
 
     def _update(self) -> None:
         """Writes, unless a resume has not yet come again to where the run was: the file knows more."""
@@ -135,6 +161,7 @@ class Observer:
             rounds=tuple(self.rounds.values()),
             bounds=self.config.monitors.bounds(),
             gate=self._gate.results() if self._gate else None,
+            alarms=tuple(self.alarms),
             stopped=self.stopped or None,
             seconds=round(self.workspace.seconds(""), 1),
         )
@@ -149,6 +176,7 @@ class Observer:
         if isinstance(gate, PromptsGate):
             return self_agreement(runner, self.splits.dev_prompts, gate.samples, gate.temperature)
         outcomes = measure(runner, self._graded("gate", gate.task, self.splits.dev).of(runner.name), self.splits.dev)
+        self._alarm(*of_evaluation(summarise_outcomes(runner.name, outcomes, 0), self._limit(RESPOND.name)))
         return from_bits(to_bits([o.right if gate.mode == "direct" else o.right_refined for o in outcomes]))
 
     def _graded(self, name: str, task: TaskConfig, problems: Sequence[Problem]) -> Grading:

@@ -6,22 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, get_args
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from selfevo.evaluation.lm_eval_harness import HarnessScores
 from selfevo.evaluation.pairwise import WinRates
+from selfevo.report.tables import print_table
 from selfevo.report.terminal import printable
 from selfevo.rundir.ablation import Ablation, Answered, Voted
 from selfevo.rundir.inspect import Entry, Summary
 from selfevo.rundir.results import Mode, ModelComparison, ModelResults, Results, Split
 
+VOTES: tuple[Mode, ...] = ("consistency", "both")
+
 
 def print_results(console: Console, results: Results) -> None:
     """Prints all results of a run as tables."""
-    _print_models(console, results)
-    _print_groups(console, results)
-    _print_judged(console, results)
+    if results.models:
+        _print_models(console, results)
+        _print_groups(console, results)
+        _print_judged(console, results)
+    else:
+        console.print(
+            "no model was measured on held-out problems" + ", for there is no evaluation" * (not results.task)
+        )
     _print_rounds(console, results)
     for c in results.comparisons:
         console.print(
@@ -40,31 +47,35 @@ def print_results(console: Console, results: Results) -> None:
 
 
 def _print_models(console: Console, results: Results) -> None:
-    table = Table(title=f"{results.task}, seed {results.seed}, policy {results.policy}", title_justify="left")
-    votes: tuple[Mode, ...] = ("consistency", "both")
-    voted = [mode for mode in votes if any(model.rate(mode) for model in results.models)]
-    for name in ("model", "direct", "95 % interval", "refined", "95 % interval", *voted, "w→r", "r→w"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
-    for name in ("verdict precision", "recall", "unparsed", "rows kept", "time"):
-        table.add_column(name, justify="right")
+    policy = f", policy {results.policy}" if results.policy else ""
+    voted = [mode for mode in VOTES if any(model.rate(mode) for model in results.models)]
+    some = ("incomplete",) if any(model.incomplete for model in results.models) else ()
+    by_round = ("rows kept",) if results.rounds else ()
+    columns = ("model", "direct", "95 % interval", "refined", "95 % interval", *voted, "w→r", "r→w")
+    rows = []
     for model in results.models:
         round_ = results.round(model.name)
-        table.add_row(
-            model.name,
-            percent(model.direct.accuracy),
-            interval(model.direct.ci),
-            percent(model.refined.accuracy),
-            interval(model.refined.ci),
-            *(percent(rate.accuracy) if (rate := model.rate(mode)) else "" for mode in voted),
-            str(model.transitions.wrong_right),
-            str(model.transitions.right_wrong),
-            percent(model.verdicts.precision),
-            percent(model.recall),
-            str(model.verdicts.unparsed),
-            f"{round_.rows.kept} of {round_.rows.entered}" if round_ else "",
-            f"{model.seconds:.0f} s",
+        kept = f"{round_.rows.kept} of {round_.rows.entered}" if round_ else ""
+        rows.append(
+            (
+                model.name,
+                percent(model.direct.accuracy),
+                interval(model.direct.ci),
+                percent(model.refined.accuracy),
+                interval(model.refined.ci),
+                *(percent(rate.accuracy) if (rate := model.rate(mode)) else "" for mode in voted),
+                str(model.transitions.wrong_right),
+                str(model.transitions.right_wrong),
+                percent(model.verdicts.precision),
+                percent(model.recall),
+                str(model.verdicts.unparsed),
+                *(str(sum(model.incomplete.values())) for _ in some),
+                *(kept for _ in by_round),
+                f"{model.seconds:.0f} s",
+            )
         )
-    console.print(table)
+    columns = (*columns, "verdict precision", "recall", "unparsed", *some, *by_round, "time")
+    print_table(console, columns, rows, f"{results.task}, seed {results.seed}{policy}")
 
 
 def _print_judged(console: Console, results: Results) -> None:
@@ -72,52 +83,42 @@ def _print_judged(console: Console, results: Results) -> None:
     if results.judge is None:
         return
     title = f"answers against {results.judge.reference}, judged by {results.judge.name}; a tie is half a win"
-    table = Table(title=title, title_justify="left")
-    for name in ("model", "answers", "win rate", "wins", "ties", "losses", "unread", "sign test p", "equal length"):
-        table.add_column(name, justify="left" if name in ("model", "answers") else "right")
+    rows = []
     for model in results.models:
         for mode, compared in model.compared.items():
             wins, rate = model.wins(mode), model.rate(mode)
             counts = map(str, (wins.wins, wins.ties, wins.losses, wins.unread))
             shown = percent(rate.accuracy if rate else None)
-            table.add_row(model.name, mode, shown, *counts, f"{wins.p_value:.2g}", percent(compared.length_controlled))
-    console.print(table)
+            rows.append((model.name, mode, shown, *counts, f"{wins.p_value:.2g}", percent(compared.length_controlled)))
+    columns = ("model", "answers", "win rate", "wins", "ties", "losses", "unread", "sign test p", "equal length")
+    print_table(console, columns, rows, title, texts=("answers",))
 
 
 def _print_groups(console: Console, results: Results) -> None:
     titles: dict[Split, str] = {"kind": "kind of problem", "difficulty": "difficulty"}
     for by, title in titles.items():
         names = list(results.groups.get(by, {}))
-        if len(names) < 2 or not results.models:
+        if len(names) < 2:
             continue
-        split = Table(title=f"direct {'win rate' if results.judge else 'accuracy'} by {title}", title_justify="left")
-        split.add_column("model")
-        for name in names:
-            split.add_column(name, justify="right")
-        for model in results.models:
-            split.add_row(model.name, *(percent(r.accuracy) for r in results.rates(by, model, "direct").values()))
-        console.print(split)
+        accuracies = [
+            (model.name, *(percent(rate.accuracy) for rate in results.rates(by, model, "direct").values()))
+            for model in results.models
+        ]
+        figure = "win rate" if results.judge else "accuracy"
+        print_table(console, ("model", *names), accuracies, f"direct {figure} by {title}")
 
 
 def _print_rounds(console: Console, results: Results) -> None:
     if not results.rounds:
         return
-    table = Table(title="rows of the rounds", title_justify="left")
-    names = ("round", "in", "kept", "rejected", "quarantined")
     audited = ("r right", "r^ right", "kept right", "audit recall") if any(r.audit for r in results.rounds) else ()
-    for name in (*names, *audited):
-        table.add_column(name, justify="left" if name == "round" else "right")
+    rows = []
     for each in results.rounds:
-        rows, audit = each.rows, each.audit
-        cells = [str(count) for count in (rows.entered, rows.kept, rows.rejected, rows.quarantined)]
-        if audit:
-            cells += [percent(audit.response_share), percent(audit.right_share)]
-            cells += [percent(audit.precision), percent(audit.recall)]
-        table.add_row(each.name, *cells)
-    console.print(table)
-    for each in results.rounds:
-        for alarm in each.alarms:
-            console.print(f"{each.name}: {alarm}", style="yellow")
+        fate, audit = each.rows, each.audit
+        cells = [str(count) for count in (fate.entered, fate.kept, fate.rejected, fate.quarantined)]
+        shares = (audit.response_share, audit.right_share, audit.precision, audit.recall) if audit else ()
+        rows.append((each.name, *cells, *(list(map(percent, shares)) or [""] * len(audited))))
+    print_table(console, ("round", "in", "kept", "rejected", "quarantined", *audited), rows, "rows of the rounds")
 
 
 def print_extractors(console: Console, model: ModelResults) -> None:
@@ -133,18 +134,20 @@ def print_extractors(console: Console, model: ModelResults) -> None:
 
 
 def print_harness(console: Console, figures: Mapping[str, HarnessScores]) -> None:
-    table = _table("task", "documents", "metric, filter", "score", "ours, same outputs")
-    for task, found in figures.items():
-        for name, score in found.scores.items():
-            if "_stderr" not in name:
-                table.add_row(
-                    task,
-                    str(found.documents),
-                    name.replace(",", ", "),
-                    f"{100 * score:.1f} ± {100 * found.scores.get(name.replace(',', '_stderr,'), 0):.1f}",
-                    percent(found.ours),
-                )
-    console.print(table)
+    rows = [
+        (
+            task,
+            str(found.documents),
+            name.replace(",", ", "),
+            f"{100 * score:.1f} ± {100 * found.scores.get(name.replace(',', '_stderr,'), 0):.1f}",
+            percent(found.ours),
+        )
+        for task, found in figures.items()
+        for name, score in found.scores.items()
+        if "_stderr" not in name
+    ]
+    columns = ("task", "documents", "metric, filter", "score", "ours, same outputs")
+    print_table(console, columns, rows, texts=("metric, filter",))
 
 
 def print_comparisons(console: Console, a: str, b: str, found: WinRates) -> None:
@@ -165,11 +168,9 @@ def print_comparisons(console: Console, a: str, b: str, found: WinRates) -> None
 
 
 def print_ablation(console: Console, found: Ablation) -> None:
-    table = Table(title=f"seeds {', '.join(map(str, found.seeds))}", title_justify="left")
     voted: list[Voted] = [mode for mode in get_args(Voted) if any(mode in row.votes for row in found.rows)]
     columns = ("direct", "95 %", "against self", "p", "refined", "against self", "p", *voted)
-    for name in ("model", *columns, "verdict precision", "kept", "time"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+    rows = []
     for row in found.rows:
         cells = [row.name]
         modes: tuple[Answered, ...] = ("direct", "refined")
@@ -184,8 +185,9 @@ def print_ablation(console: Console, found: Ablation) -> None:
         cells.append(percent(row.verdicts.precision))
         cells.append(percent(row.rows.kept / row.rows.entered) if row.rows and row.rows.entered else "")
         cells.append(f"{row.cost.seconds / 60:.1f} min" if row.cost else "")
-        table.add_row(*cells)
-    console.print(table)
+        rows.append(cells)
+    title = f"seeds {', '.join(map(str, found.seeds))}"
+    print_table(console, ("model", *columns, "verdict precision", "kept", "time"), rows, title)
 
 
 class Check(Protocol):
@@ -199,21 +201,23 @@ class Check(Protocol):
     def finding(self) -> str: ...
     @property
     def remedy(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
 
 
-def print_checks(console: Console, checks: Sequence[Check]) -> None:
-    styles = {"pass": "green", "warn": "yellow", "fail": "red"}
-    for check in checks:
-        status = Text(f"{check.status:5}", styles[check.status])
-        console.print(Text.assemble(status, " ", printable(f"{check.name}: {check.finding}")))
-        if check.remedy:
-            console.print(f"      -> {check.remedy}", style="dim")
+def print_check(console: Console, check: Check) -> None:
+    """Prints one check of `doctor`, with the time if it took some."""
+    style = {"pass": "green", "warn": "yellow", "fail": "red"}[check.status]
+    took = f"  {check.seconds:.1f} s" if check.seconds >= 0.1 else ""
+    finding = printable(f"{check.name}: {check.finding}")
+    console.print(Text.assemble(Text(f"{check.status:5}", style), " ", finding, (took, "dim")))
+    if check.remedy:
+        console.print(f"      -> {check.remedy}", style="dim")
 
 
 def print_runs(console: Console, runs: Sequence[Summary]) -> None:
-    table = _table("run", "status", "model", "seed", "last model", "direct accuracy", "time", "size")
-    for run in runs:
-        table.add_row(
+    rows = [
+        (
             str(run.root),
             run.status,
             run.model,
@@ -223,14 +227,16 @@ def print_runs(console: Console, runs: Sequence[Summary]) -> None:
             f"{run.seconds / 60:.1f} min",
             megabytes(run.size),
         )
-    console.print(table)
+        for run in runs
+    ]
+    columns = ("run", "status", "model", "seed", "last model", "direct accuracy", "time", "size")
+    print_table(console, columns, rows, texts=("status", "model", "last model"))
 
 
 def print_entries(console: Console, entries: Sequence[Entry]) -> None:
     """Prints every stage: in = out + rows lost, by reason."""
-    table = _table("stage", "status", "in", "out", "rejected or quarantined", "read", "written", "trained", "$", "time")
-    for entry in entries:
-        table.add_row(
+    rows = [
+        (
             entry.name,
             entry.status,
             str(entry.rows),
@@ -240,14 +246,10 @@ def print_entries(console: Console, entries: Sequence[Entry]) -> None:
             f"{entry.dollars:.2f}" if entry.dollars else "",
             f"{entry.seconds:.0f} s",
         )
-    console.print(table)
-
-
-def _table(*columns: str) -> Table:
-    table = Table()
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("in", "out", "time", "size", "seed") else "left")
-    return table
+        for entry in entries
+    ]
+    columns = ("stage", "status", "in", "out", "rejected or quarantined", "read", "written", "trained", "$", "time")
+    print_table(console, columns, rows, texts=("status", "rejected or quarantined"))
 
 
 def megabytes(size: int) -> str:

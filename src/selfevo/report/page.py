@@ -115,7 +115,7 @@ def write_report(run: Path) -> Path:
         filters=", ".join(filters),
         audits=audits,
         monitored=[each for each in results.rounds if each.monitors] if results else [],
-        labels={name: label for name, (label, _) in MEANING.items()},
+        labels={name: label for name, (label, *_) in MEANING.items()},
         costs=costs(run) if is_run(run) else {},
         models=models,
         terms=sorted({term for model in models for term in model["examples"]}),

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+WIDE = 120  # columns of a terminal with room for the bar itself beside its figures
+
 
 class Silent:
     """Shows nothing."""
@@ -42,13 +44,14 @@ class Live:
         if not self.console.is_terminal:
             self.console.print(f"{name}: {total} {unit}{resumed} ...")
             return
+        bar = (BarColumn(bar_width=30),) if self.console.width >= WIDE else ()
+        elapsed = (TimeElapsedColumn(), TextColumn("left")) if self.console.width >= WIDE else ()
         self.bar = RichProgress(
-            TextColumn("{task.description:32}", markup=False),
-            BarColumn(bar_width=30),
+            TextColumn("{task.description}", markup=False),
+            *bar,
             MofNCompleteColumn(),
-            TextColumn(f"{unit}  {{task.fields[detail]:16}}", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn(f"{unit}  {{task.fields[detail]}}", markup=False),
+            *elapsed,
             TimeRemainingColumn(),
             console=self.console,
             transient=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -37,8 +38,15 @@ class PlainConsole(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-# The width of tables without a terminal, for example in a log.
-console = PlainConsole(width=None if sys.stdout and sys.stdout.isatty() else 140)
+def _width() -> int | None:
+    """The width of tables without a terminal, for example in a log, unless COLUMNS says it; None: the terminal's."""
+    given = os.environ.get("COLUMNS", "")
+    if re.fullmatch("[0-9]{2,4}", given) and int(given) >= 20:
+        return int(given)
+    return None if sys.stdout and sys.stdout.isatty() else 140
+
+
+console = PlainConsole(width=_width())
 
 
 def complain(message: str) -> None:

@@ -32,6 +32,7 @@ from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ledger import finished_rounds, read_events
 from selfevo.rundir.ownership import Owner, check_format, in_use, locked
 from selfevo.rundir.results import read_results
+from selfevo.rundir.stage_order import places
 
 _UNFINISHED = ("partial.jsonl", "growing.jsonl")  # what the file of a stage is called before
 
@@ -116,14 +117,8 @@ def entries(root: Path) -> list[Entry]:
         if event["event"] == "train":
             entry.rows = entry.out = int(event.get("sequences", 0))
         order.append(event["stage"])
-    place = {name: i for i, name in reversed(list(enumerate(order)))}
-    for name in found:  # a filter leaves no event: it comes right after the stages whose rows it filters
-        if name.endswith("/filter"):
-            place[name] = max((i for other, i in place.items() if other.startswith(name[:-6])), default=-1)
-    return sorted(
-        (entry for entry in found.values() if entry.name),
-        key=lambda entry: (place.get(entry.name, len(order)), entry.name.endswith("/filter")),
-    )
+    place = places(found, order)
+    return sorted((entry for entry in found.values() if entry.name), key=lambda entry: place[entry.name])
 
 
 def costs(root: Path) -> dict[str, dict[str, float]]:
@@ -349,10 +344,19 @@ def _stages(root: Path) -> Iterator[Entry]:
         for row in _rows(path, path.with_suffix(".growing.jsonl"), path):
             count += 1
             waiting.discard(row.get("key"))
-            if row.get("status") == "quarantined" or row.get("kept") is False:
-                lost[str(row.get("reason"))] += 1
+            lost.update(_lost(row))
         status = "done" if finished else "begun"
         yield Entry(f"{path.parent.name}/{path.stem}", status, count + len(waiting), count - lost.total(), lost)
+
+
+def _lost(row: dict[str, Any]) -> list[str]:
+    """The reason why a row went no further; none if it did."""
+    return [str(row.get("reason"))] if row.get("status") == "quarantined" or row.get("kept") is False else []
+
+
+def lost_rows(*files: Path) -> Counter[str]:
+    """The rows that these files quarantined or rejected, by reason. A file that is not there has none."""
+    return Counter(reason for path in files if path.is_file() for row in read_rows(path) for reason in _lost(row))
 
 
 def _rows(*paths: Path) -> Iterator[dict[str, Any]]:

@@ -38,6 +38,22 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Split = Literal["kind", "difficulty"]
 
 
+class Alarm(Stored):
+    """Something to look at before the results are used. A command that ends with alarms has exit code 7."""
+
+    kind: Literal["monitor", "empty round", "annotation", "evaluation", "training"] = Field(
+        description="monitor: a figure of a round's rows is beyond its bound; empty round: a round kept no row; "
+        "annotation: most prompts gave no row of D_meta; evaluation: most answers of a model are incomplete; "
+        "training: most sequences were left out as too long"
+    )
+    place: str = Field(description="what it is about: round-1, d_meta, or the name of a model")
+    finding: str = Field(description="what was found, with its numbers")
+    remedy: str = Field(description="what to do about it")
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.finding}; {self.remedy}"
+
+
 class Verdicts(Stored):
     """A model's verdicts on its own direct answers. The remaining ones are "not qualified"."""
 
@@ -78,6 +94,11 @@ class ModelResults(Stored):
         "the vote of several samples, without and with refinement"
     )
     verdicts: Verdicts = Field(description="its verdicts on its own direct answers")
+    incomplete: dict[str, Count] = Field(
+        {},
+        description="first answers that are incomplete and so count as wrong, by reason. length: cut at "
+        "max_new_tokens; overlong: the prompt does not fit the context; empty: no text; failed: no reply of the server",
+    )
     compared: dict[Mode, Comparisons] = Field({}, description="the same keys as answers, where a judge compares")
     extractors: Extractors | None = Field(None, description="only for `selfevo eval`, if answers are numbers")
     seconds: float = Field(description="time of its training and evaluation")
@@ -196,7 +217,6 @@ class RoundResults(Stored):
     name: str = Field(description="round-1, ...")
     rows: RowCounts = Field(description="the fate of its rows")
     monitors: dict[str, float | None] = Field(description="figures of its rows that need no known answers, by name")
-    alarms: tuple[str, ...] = Field(description="one sentence for each figure beyond its bound")
     audit: Audit | None = Field(description="null without known answers; the method does not see them")
 
 
@@ -250,6 +270,7 @@ class Results(Stored):
     rounds: tuple[RoundResults, ...] = Field((), description="rounds that have reached the filter")
     bounds: dict[str, float] = Field({}, description="bounds of the monitors, such as min_entropy")
     gate: GateResults | None = Field(None, description="decisions of the gate; null without one")
+    alarms: tuple[Alarm, ...] = Field((), description="what to look at before the results are used")
     stopped: str | None = Field(None, description="why the rounds ended early; null if they did not")
     seconds: float = Field(description="time of all work so far")
 

@@ -13,7 +13,7 @@ from selfevo.errors import ConfigError, DataError
 from selfevo.method.answer_extraction import answer_key
 from selfevo.method.inference import Draft, When, answer, criticise, elect
 from selfevo.method.prompts import Wording
-from selfevo.method.protocols import Engine, Generation, generate_all
+from selfevo.method.protocols import Engine, Finish, Generation, generate_all
 from selfevo.method.records import Prompt, Turns, content_id, under
 from selfevo.method.skills import RESPOND, Skill
 from selfevo.method.thinking import recorded
@@ -25,24 +25,36 @@ from selfevo.rundir.inspect import wording_of
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One draft on the way to an answer. `feedback` is "" if none was asked for or it is incomplete."""
+    """One draft on the way to an answer, as it was written, whole or not.
+
+    `finish` is "stop" for a whole text; else why it ended: "length" (cut at max_new_tokens),
+    "overlong" (the prompt does not fit the context), "empty" or "failed" (no reply of a server).
+    `feedback` is "" and its finish None if none was asked for. `refinement` is one that was asked
+    for and did not come whole; the draft then stays.
+    """
 
     text: str
+    finish: Finish
     feedback: str
+    feedback_finish: Finish | None
     verdict: Verdict
+    refinement: str = ""
+    refinement_finish: Finish | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to one prompt.
 
-    `text` is "" if the model wrote no complete answer or the prompt does not fit the context.
-    `votes` is the number of samples that agree with it. `work` holds the drafts of each sample; the
-    last one is the vote of the sample.
+    `text` is "" unless the answer is whole, that is `finish` is "stop". `partial` is what there is
+    of one that is not whole. `votes` is the number of samples that agree with it. `work` holds the
+    drafts of each sample; the last one is the vote of the sample.
     """
 
     prompt: str
     text: str
+    finish: Finish
+    partial: str
     verdict: Verdict
     votes: int
     work: tuple[tuple[Step, ...], ...]
@@ -156,7 +168,15 @@ class Refiner:
         work[position][-1] = _step(draft)
         votes = keys.count(keys[position])
         return Answer(
-            prompt.prompt, draft.text, draft.verdict, votes, tuple(map(tuple, work)), prompt.system, prompt.history
+            prompt=prompt.prompt,
+            text=draft.text,
+            finish=draft.generation.finish,
+            partial="" if draft.text else draft.generation.text,
+            verdict=draft.verdict,
+            votes=votes,
+            work=tuple(map(tuple, work)),
+            system=prompt.system,
+            history=prompt.history,
         )
 
     def _ask(self, skill: Skill[Any, Any], rows: Sequence[Any]) -> list[Generation]:
@@ -183,4 +203,13 @@ def _prompt(given: str | Prompt | Sequence[Mapping[str, Any]], place: int) -> Pr
 
 
 def _step(draft: Draft) -> Step:
-    return Step(draft.text, draft.said, draft.verdict)
+    text, feedback, refinement = draft.generation, draft.feedback, draft.refinement
+    return Step(
+        text=text.text,
+        finish=text.finish,
+        feedback=feedback.text if feedback else "",
+        feedback_finish=feedback.finish if feedback else None,
+        verdict=draft.verdict,
+        refinement=refinement.text if refinement else "",
+        refinement_finish=refinement.finish if refinement else None,
+    )

@@ -26,6 +26,7 @@ from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import check_trainable, load_model, stored_dtype
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
 from selfevo.trainers.adapters import check_targets
+from selfevo.trainers.stopping import Stopping
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
@@ -83,20 +84,24 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
 def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
     """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step.
 
-    Raises TrainingError if the device runs out of memory.
+    A signal to stop takes effect when the step in hand has a checkpoint. Raises TrainingError if the
+    device runs out of memory.
     """
+    stopping = next(each.stopping for each in trainer.callback_handler.callbacks if isinstance(each, Watched))
     # TRL's callbacks print a dictionary per step; ours shows progress instead.
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
     started = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+        with stopping:
+            trainer.train(resume_from_checkpoint=last_checkpoint(work))
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             "out of memory in training; lower trainer.per_device_train_batch_size (and raise "
             "gradient_accumulation_steps), set gradient_checkpointing, or train adapters with trainer.lora"
         ) from error
+    stopping.again()
     seconds = time.monotonic() - started
     return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -146,10 +151,11 @@ def last_checkpoint(work: Path) -> str | None:
 
 
 class Watched(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, and saves a checkpoint every `save_minutes` of training."""
+    """Shows progress, and saves a checkpoint every `save_minutes` of training and when a signal to stop came."""
 
     def __init__(self, progress: Progress, save_minutes: float) -> None:
         self.progress, self.save_seconds, self.saved = progress, save_minutes * 60, time.monotonic()
+        self.stopping = Stopping()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.start("train", state.max_steps, state.global_step, unit="steps")
@@ -161,6 +167,8 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         if time.monotonic() - self.saved > self.save_seconds and state.global_step < state.max_steps:
             self.saved = time.monotonic()
             control.should_save = True
+        if self.stopping.number is not None:
+            control.should_save = control.should_training_stop = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -168,7 +176,8 @@ class Watched(TrainerCallback):  # type: ignore[misc]
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress.finish(f"{state.global_step} steps")
+        stopped = self.stopping.number is not None
+        self.progress.finish(f"{'stopped after ' if stopped else ''}{state.global_step} of {state.max_steps} steps")
 
 
 def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:
