@@ -32,6 +32,7 @@ from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import trainer_of
 from selfevo.report.terminal import printable
+from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
@@ -241,6 +242,7 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
 
 def skeleton(folder: Path) -> Any:
     """The model without its weights. Raises ConfigError if transformers cannot read the model's config."""
+    folder = weights_folder(folder)
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
