@@ -30,8 +30,8 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from selfevo.cli.demo import demo_model
-from selfevo.config.sections import TrainerConfig
 from selfevo.config.task import TaskConfig
+from selfevo.config.training import TrainerConfig
 from selfevo.method.prompts import CRITIQUE, REFINE
 from selfevo.method.records import Example, Refined, Turns
 from selfevo.method.training_examples import meta_examples

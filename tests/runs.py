@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from selfevo.cli.demo import demo_config
 from selfevo.config.loading import parse_config
@@ -93,7 +94,7 @@ def reply(model: Path, turns: Turns) -> str | Generation:
     return f"answer to {turns[0]}\nline two \u2028 \x85 \r é"
 
 
-def open_run(root: Path, engine: Engine, trainer: ScriptedTrainer | None = None, **sampling: float) -> Workspace:
+def open_run(root: Path, engine: Engine, trainer: ScriptedTrainer | None = None, **sampling: Any) -> Workspace:
     root.mkdir(exist_ok=True)
     limits = {name: Sampling(8, **sampling) for name in ("respond", "critique", "refine", "judge")}
     return Workspace(root, engine, lambda name: trainer or ScriptedTrainer(), limits, 0, Silent())

@@ -19,7 +19,8 @@ from selfevo.checks.preview import preview
 from selfevo.cli import app as cli
 from selfevo.config.loading import load_config, parse_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
+from selfevo.config.sections import GRPOObjective, SkillsConfig
+from selfevo.config.training import TrainerConfig
 from selfevo.data.loading import load_corpus
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import RunError

@@ -30,7 +30,7 @@ from recording import SEED, Sizes, at_length, problems_of, read, rewrite, sample
 from worked import WorkedTeacher
 from workings import short_form
 
-from selfevo.config.sections import LoraSettings, TrainerConfig
+from selfevo.config.training import LoraSettings, TrainerConfig
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.evaluation.evaluate import measure, summarise_outcomes
 from selfevo.method import prompts

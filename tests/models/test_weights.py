@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from selfevo.config.sections import DPOObjective, GRPOObjective, SkillsConfig, TrainerConfig
+from selfevo.config.sections import DPOObjective, GRPOObjective, SkillsConfig
+from selfevo.config.training import TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import DataError
@@ -143,9 +144,9 @@ def test_no_training_takes_tokens_beyond_the_embedding(model: Path, tmp_path: Pa
         trainer.train(model, examples, tmp_path / "out", work=tmp_path / "work", seed=0, progress=Silent())
 
 
-def test_a_quantised_model_is_not_trained(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = load_model(model, torch.float32)
-    whole.config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    monkeypatch.setattr("selfevo.trainers._trl.load_model", lambda *_, **__: whole)
+def test_a_quantised_model_is_not_trained(model: Path, tmp_path: Path) -> None:
+    settings = json.loads((model / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (model / "config.json").write_text(json.dumps(settings))
     with pytest.raises(DataError, match=r"is quantised \(gptq\); give the model before quantisation"):
         train(model, tmp_path)

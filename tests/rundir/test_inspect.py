@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from selfevo.method.protocols import Generation
 from selfevo.models.resolve import resolve_model
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
+from selfevo.rundir.atomic_files import CURVE, MODEL_MARKER, hash_file
 from selfevo.rundir.inspect import (
     best_model,
     collect,
@@ -27,6 +29,7 @@ from selfevo.rundir.inspect import (
     summarise,
     verify,
 )
+from selfevo.rundir.layout import Layout
 from selfevo.rundir.ownership import locked
 from selfevo.rundir.results import GateResults, load_results, write_results
 from selfevo.rundir.stage_order import SKILL_ORDER
@@ -163,6 +166,18 @@ def test_gc_keeps_the_best_and_the_last_and_every_row(copy: RunConfig) -> None:
     assert {path: path.read_bytes() for path in copy.output.glob("[ds]*/**/*.jsonl")} == rows
     assert verify(copy.output)[1] == []
     assert removable(copy.output) == []
+
+
+def test_gc_leaves_the_curve_of_a_model_that_it_removes(copy: RunConfig) -> None:
+    meta = Layout(copy.output).model("meta")
+    (meta / CURVE).write_text('{"step": 1, "loss": 2.0}\n')
+    marker = json.loads((meta / MODEL_MARKER).read_text())
+    marker["files"][CURVE] = hash_file(meta / CURVE)
+    (meta / MODEL_MARKER).write_text(json.dumps(marker))
+    collect(copy.output)
+    assert sorted(path.name for path in meta.iterdir()) == [MODEL_MARKER, CURVE]
+    assert not removable(copy.output)
+    assert verify(copy.output)[1] == []
 
 
 @pytest.mark.parametrize("best", ["", "meta", "round-1", "round-2", "round-3"])

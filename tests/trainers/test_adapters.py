@@ -11,9 +11,9 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 
 from selfevo.config.loading import parse
-from selfevo.config.sections import TrainerConfig
+from selfevo.config.training import TrainerConfig
 from selfevo.errors import ConfigError
-from selfevo.trainers._trl import lora
+from selfevo.trainers.adapters import lora
 
 
 def adapted(model: Any, wanted: str | list[str]) -> set[str]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from selfevo.config.loading import parse_config
-from selfevo.config.sections import DPOObjective, TrainerConfig
+from selfevo.config.sections import DPOObjective
+from selfevo.config.training import TrainerConfig
 from selfevo.errors import ConfigError, TrainingError
 from selfevo.method.records import Example, Judged
 from selfevo.method.training_examples import preference_examples, self_examples

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from selfevo.config.loading import parse_config
-from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
+from selfevo.config.sections import GRPOObjective, SkillsConfig
+from selfevo.config.training import TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Turns

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfevo.config.sections import LoraSettings
+from selfevo.config.training import LoraSettings
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import DataError, TrainingError
 from selfevo.method.protocols import Request, Sampling

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, GenerationConfig, pipeline
 
 import chat_templates as shapes
 from chat_templates import model_with_template
-from selfevo.config.sections import DPOObjective, GRPOObjective, SkillsConfig, TrainerConfig
+from selfevo.config.sections import DPOObjective, GRPOObjective, SkillsConfig
+from selfevo.config.training import TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.protocols import Trainer
 from selfevo.method.records import Example

@@ -37,6 +37,7 @@ from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device
 from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import build_engine
+from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.trainers.adapters import check_targets
 
 
@@ -100,7 +101,9 @@ def versions() -> Check:
 
 def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     """Whether the disk has space for all models of the run, and one checkpoint with its optimizer."""
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = sum(path.stat().st_size for path in weights_folder(folder).glob("*.safetensors"))
+    if config.trainer.lora and not config.trainer.lora.merge:
+        weights //= 10  # adapters alone; seldom more
     measured = config.evaluation.models if config.evaluation else ()
     warm_up = isinstance(config.corpus, TaskCorpus) and config.corpus.warmup_share > 0
     models = (config.corpus is not None) + config.round_count + (SFT in measured) + warm_up
@@ -179,7 +182,7 @@ def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:
 
 def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refined]) -> Check:
     """Whether every conversation of D_meta, plus max_new_tokens, fits into the model's context."""
-    settings = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
+    settings = AutoConfig.from_pretrained(weights_folder(folder), trust_remote_code=False).get_text_config()
     limit = getattr(settings, "max_position_embeddings", None)
     if limit is None:
         return Check("context", "pass", "the model states no limit")

@@ -34,6 +34,7 @@ from selfevo.models.template_settings import base_of
 from selfevo.pipeline.build import trainer_of
 from selfevo.report.tables import print_properties
 from selfevo.report.terminal import printable
+from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
@@ -248,6 +249,7 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
 
 def skeleton(folder: Path) -> Any:
     """The model without its weights. Raises ConfigError if transformers cannot read the model's config."""
+    folder = weights_folder(folder)
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))

@@ -24,6 +24,14 @@ SystemPrompt = Annotated[str, AfterValidator(_readable)]
 OWN, BUILT_IN = "<own>", "<built-in>"  # tags of the two members of a union by kind
 
 
+def unless_default(default: Any, **settings: Any) -> Any:
+    """A field that is written down, and counts in hashes, only if it has another value than its default.
+
+    So a run that does not use it stays what it was before there was such a field.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **settings)
+
+
 class Strict(BaseModel):
     """A section. Keys that are not given keep the values of the default section."""
 

@@ -21,7 +21,6 @@ from selfevo.config.sections import (
     ObjectiveConfig,
     SFTObjective,
     SkillsConfig,
-    TrainerConfig,
     TransformersSettings,
     VLLMSettings,
 )
@@ -35,6 +34,7 @@ from selfevo.config.sources import (
     TaskPrompts,
     as_path,
 )
+from selfevo.config.training import TrainerConfig
 from selfevo.method.filters import ByVerdict
 from selfevo.method.names import BASE, META, SFT
 from selfevo.method.prompts import Wording
@@ -197,6 +197,10 @@ class RunConfig(Strict):
                 raise ValueError(
                     f"objective grpo: trainer.per_device_train_batch_size and objective.num_generations are {sizes}; "
                     "change one so that one divides the other"
+                )
+            if self.trainer.eval_share:
+                raise ValueError(
+                    "objective grpo has rewards, and no loss to measure on held-out examples; remove trainer.eval_share"
                 )
             if isinstance(self.engine, VLLMSettings):
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""The sections of a configuration. sources.py has the sections for data, run_config.py the whole.
+"""The sections of a configuration. training.py has the trainer's, sources.py those for data, run_config.py the whole.
 
 Hyper-parameters have the same names as in transformers, TRL and PEFT. These types also generate
 docs/reference/configuration.md (`python docs/generate_configuration.py`).
@@ -12,7 +12,18 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Discriminator, Field, HttpUrl, Tag, field_validator, model_validator
 
-from selfevo.config.base import BUILT_IN, OWN, OwnPart, Positive, Share, Strict, SystemPrompt, kind_or, own_or_built_in
+from selfevo.config.base import (
+    BUILT_IN,
+    OWN,
+    OwnPart,
+    Positive,
+    Share,
+    Strict,
+    SystemPrompt,
+    kind_or,
+    own_or_built_in,
+    unless_default,
+)
 from selfevo.config.task import CheckedTaskConfig, TaskConfig
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
 from selfevo.method.prompts import Wording
@@ -161,9 +172,16 @@ class SamplingConfig(Strict):
     temperature: float = Field(0.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: Positive = 256
+    top_k: int = unless_default(0, ge=0, description="sample from this many of the likeliest tokens; 0: from all")
+    min_p: float = unless_default(
+        0.0, ge=0, le=1, description="leave out tokens less likely than this share of the likeliest one's probability"
+    )
+    repetition_penalty: float = unless_default(
+        1.0, gt=0, description="above 1: tokens of the conversation so far become less likely, in greedy decoding too"
+    )
 
     def to_sampling(self) -> Sampling:
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+        return Sampling(**dict(self))
 
 
 class SkillsConfig(Strict):
@@ -173,58 +191,6 @@ class SkillsConfig(Strict):
     critique: SamplingConfig = Field(SamplingConfig(max_new_tokens=512), description="f, the feedback on r")
     refine: SamplingConfig = Field(SamplingConfig(), description="r^, the refined response")
     judge: SamplingConfig = Field(SamplingConfig(max_new_tokens=512), description="v, the feedback on r^")
-
-
-class LoraSettings(Strict):
-    """The names are those of peft.LoraConfig."""
-
-    r: Positive = 16
-    lora_alpha: Positive = 32
-    lora_dropout: Share = 0.0
-    target_modules: str | list[str] = Field(
-        "all-linear", description="a list of ends of names of linear layers, or a regular expression for whole names"
-    )
-
-    @field_validator("target_modules")
-    @classmethod
-    def _can_be_trained(cls, value: str | list[str]) -> str | list[str]:
-        names = [value] if isinstance(value, str) else value
-        if not names or "" in names:
-            raise ValueError("a name is missing; give names of modules, such as q_proj, or all-linear")
-        if "lm_head" in names:
-            raise ValueError("lm_head is the output layer, whose adapter would not be trained; remove it")
-        if isinstance(value, str):
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"{value!r} is no regular expression ({error}); correct it, or give a list") from None
-        return value
-
-
-class TrainerConfig(Strict):
-    """Settings of every training of the run. The names are those of trl.SFTConfig."""
-
-    learning_rate: float = Field(2e-5, gt=0)
-    num_train_epochs: float = Field(3, gt=0)
-    round_epochs: float | None = Field(None, gt=0, description="num_train_epochs of the rounds; default: the same")
-    round_learning_rate: float | None = Field(None, gt=0, description="learning_rate of the rounds; default: the same")
-    per_device_train_batch_size: Positive = 8
-    gradient_accumulation_steps: Positive = 1
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    warmup_ratio: Share = 0.1
-    weight_decay: float = Field(0.0, ge=0)
-    adam_beta2: float = Field(0.999, gt=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    max_length: Positive = Field(2048, description="in tokens; a longer sequence is left out and counted, never cut")
-    gradient_checkpointing: bool = False
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="precision of matrix products")
-    device: str = Field("auto", description="auto, cpu or cuda")
-    lora: LoraSettings | None = Field(
-        None, description="train low-rank adapters, merged before saving; default: train all weights"
-    )
-    save_minutes: float = Field(
-        10, gt=0, description="minutes between the checkpoints from which a killed training resumes"
-    )
 
 
 class SFTObjective(Strict):

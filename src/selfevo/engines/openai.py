@@ -13,7 +13,7 @@ from typing import Any
 
 from selfevo.config.sections import EndpointConfig
 from selfevo.errors import EngineError
-from selfevo.method.protocols import Finish, Generation, Request, Sampling, generate_all
+from selfevo.method.protocols import FURTHER, Finish, Generation, Request, Sampling, generate_all
 from selfevo.method.thinking import reopened
 from selfevo.models.chat_template import messages
 from selfevo.models.endpoint import Ask, Endpoint, Reply
@@ -69,6 +69,12 @@ class OpenAIEngine:
 
 
 def _ask(request: Request, sampling: Sampling) -> Ask:
+    further = {name: value for name, value in sampling.key().items() if name in FURTHER}
+    if further:
+        name, value = next(iter(further.items()))
+        raise EngineError(
+            f"{name} is {value}, which the protocol of OpenAI does not have; leave it out, or set it at the server"
+        )
     options: dict[str, Any] = {"temperature": sampling.temperature}
     if sampling.temperature > 0:  # else they decide nothing, and not every server takes them
         options |= {"top_p": sampling.top_p, "seed": request.seed % 2**31}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from selfevo.engines.batch import Batch, Batching, Row, Trial, agrees
 from selfevo.engines.cache import Memory
@@ -171,8 +171,12 @@ class TransformersEngine:
         written = torch.empty((len(rows), limit), dtype=torch.long, device=device)
         ended = torch.full((len(rows),), -1, dtype=torch.long, device=device)  # step at which a row stopped
         active = torch.arange(len(rows), device=device)
+        seen = _seen(rows, batch.logits) if sampling.repetition_penalty != 1 else None
         for step in range(limit):
-            tokens = _pick(batch.logits, draws[active, step], sampling)
+            logits = penalised(batch.logits, seen, sampling, active)
+            tokens = _pick(logits, draws[active, step], sampling)
+            if seen is not None:
+                seen[active, tokens] = True
             written[active, step] = tokens
             stopped = torch.isin(tokens, stops) & (ended[active] < 0)
             ended[active[stopped]] = step
@@ -224,6 +228,8 @@ class _Picked(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = ids.shape[1] - self.start
+        if self.sampling.repetition_penalty != 1:
+            scores = RepetitionPenaltyLogitsProcessor(self.sampling.repetition_penalty)(ids, scores)
         token = _pick(scores, self.draws[step : step + 1].to(scores.device), self.sampling)
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0)
 
@@ -249,16 +255,41 @@ def _closed_up(going: torch.Tensor) -> torch.Tensor:
     return order
 
 
+def _seen(rows: Sequence[Row], logits: torch.Tensor) -> torch.Tensor:
+    """The tokens of each row's prompt, as a mask (rows, vocabulary)."""
+    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    for place, row in enumerate(rows):
+        seen[place, torch.tensor(row.ids, device=logits.device)] = True
+    return seen
+
+
+def penalised(
+    logits: torch.Tensor, seen: torch.Tensor | None, sampling: Sampling, active: torch.Tensor
+) -> torch.Tensor:
+    """Logits in which the tokens of each conversation so far are less likely, as transformers does it."""
+    if seen is None:
+        return logits
+    penalty = sampling.repetition_penalty
+    return torch.where(seen[active], torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
 def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     """Next token per row from logits (rows, vocabulary) and one uniform number per row: greedy, or inverse-CDF."""
     if sampling.temperature == 0:
         return argmax(logits)
-    probabilities = torch.softmax(logits.float() / sampling.temperature, -1)
+    logits = logits.float() / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:  # in the order of transformers: top_k, top_p, min_p
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
+    probabilities = torch.softmax(logits, -1)
+    least = sampling.min_p * probabilities.amax(-1, keepdim=True) if sampling.min_p else None
     if sampling.top_p == 1:  # then no sorting is needed, which would be most of the work
-        return _invert(probabilities.cumsum(-1), draws)
+        kept = probabilities if least is None else probabilities * (probabilities >= least)
+        return _invert(kept.cumsum(-1), draws)
     ordered, order = probabilities.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     within = ordered * (before < sampling.top_p)  # includes the token that crosses top_p
+    if least is not None:
+        within = within * (ordered >= least)
     return order.gather(-1, _invert(within.cumsum(-1), draws)[:, None])[:, 0]
 
 

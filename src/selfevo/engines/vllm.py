@@ -20,6 +20,7 @@ from selfevo.errors import EngineError, MissingExtraError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
+from selfevo.rundir.adapter_folder import is_adapter, read_adapter, weights_folder
 
 
 @dataclass(slots=True)
@@ -75,7 +76,9 @@ class VLLMEngine:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(self.kv_cache_gib))))
-        settings = {"dtype": self.dtype, "gpu_memory_utilization": self.gpu_memory_utilization}
+        settings: dict[str, Any] = {"dtype": self.dtype, "gpu_memory_utilization": self.gpu_memory_utilization}
+        if is_adapter(path):
+            settings |= {"enable_lora": True, "max_lora_rank": lora_rank(path)}
         self._process = context.Process(target=_serve, args=(theirs, str(path), settings))
         self._process.start()
         theirs.close()
@@ -109,6 +112,20 @@ class VLLMEngine:
         return answer
 
 
+def lora_rank(path: Path) -> int:
+    """The rank to tell vLLM, which knows a few. Raises EngineError for an adapter that vLLM cannot serve."""
+    settings = read_adapter(path)
+    rank = max([int(settings.get("r") or 0), *map(int, (settings.get("rank_pattern") or {}).values())])
+    known = [size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank]
+    kind = "use_dora" if settings.get("use_dora") else "modules_to_save" if settings.get("modules_to_save") else ""
+    if kind or not known:
+        raise EngineError(
+            f"vLLM cannot serve the adapter {path} with {kind or f'rank {rank}'}; use engine.kind: transformers, or "
+            "merge the adapter"
+        )
+    return known[0]
+
+
 def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
     """Runs in the subprocess: loads the model, then answers until the pipe is closed."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # no second subprocess: this one already is one, and we seed it
@@ -118,7 +135,12 @@ def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
         from vllm import LLM, SamplingParams, TokensPrompt
         from vllm.platforms import current_platform
 
-        model = LLM(path, enable_prefix_caching=True, disable_log_stats=True, trust_remote_code=False, **settings)
+        base, lora = weights_folder(Path(path)), None
+        if is_adapter(Path(path)):
+            from vllm.lora.request import LoRARequest
+
+            lora = LoRARequest("adapter", 1, path)
+        model = LLM(str(base), enable_prefix_caching=True, disable_log_stats=True, trust_remote_code=False, **settings)
         pipe.send(int(model.llm_engine.model_config.max_model_len))
         # vLLM's CPU engine fails with a seed per request, so there a batch has one seed.
         seeded = not current_platform.is_cpu()
@@ -130,6 +152,9 @@ def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
                 SamplingParams(
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
+                    top_k=sampling.top_k,
+                    min_p=sampling.min_p,
+                    repetition_penalty=sampling.repetition_penalty,
                     max_tokens=sampling.max_new_tokens,
                     stop_token_ids=[stop],
                     seed=seed % 2**31 if seeded else None,
@@ -138,7 +163,10 @@ def _serve(pipe: Connection, path: str, settings: dict[str, Any]) -> None:
                 for seed in seeds
             ]
             outputs = model.generate(
-                [TokensPrompt(prompt_token_ids=ids) for ids in prompts], parameters, use_tqdm=False
+                [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
+                parameters,
+                use_tqdm=False,
+                lora_request=lora,
             )
             answers = []
             for output in outputs:

@@ -20,6 +20,7 @@ import yaml
 from selfevo.config.sections import TransformersSettings, VLLMSettings
 from selfevo.errors import ConfigError, DataError, MissingExtraError
 from selfevo.method.answer_extraction import extract_answer, read_number
+from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.rundir.atomic_files import write_atomic
 from selfevo.tasks.word_problems import read_problem
 
@@ -76,7 +77,11 @@ def run_harness(
         )
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # now, so that a mistake costs no evaluation
-    arguments = {"pretrained": str(model), "dtype": engine.dtype, "trust_remote_code": False}
+    base = weights_folder(model)
+    arguments = {"pretrained": str(base), "dtype": engine.dtype, "trust_remote_code": False}
+    if base != model:
+        arguments |= {"lora_local_path": str(model)} if isinstance(engine, VLLMSettings) else {"peft": str(model)}
+        arguments["tokenizer"] = str(model)
     try:
         with tempfile.TemporaryDirectory() as folder:
             specs = [own_data(name, path.resolve(), manager, Path(folder)) if path else name for name in tasks]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -57,6 +57,9 @@ class Generation:
     new_tokens: int
 
 
+FURTHER = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}  # of Sampling: what leaves a text as it is
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """`temperature` 0 is greedy. Names as in transformers' GenerationConfig."""
@@ -64,6 +67,13 @@ class Sampling:
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def key(self) -> dict[str, float]:
+        """What a row is known by. Without what leaves the text as it is."""
+        return {name: value for name, value in asdict(self).items() if name not in FURTHER or value != FURTHER[name]}
 
 
 class Progress(Protocol):
@@ -149,7 +159,7 @@ class Trainer(Protocol):
     def train(
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
-        """Fine-tunes the model at `base` and writes a plain transformers folder to `output`.
+        """Fine-tunes the model at `base` and writes a plain transformers folder, or an adapter's, to `output`.
 
         `work` is a folder for checkpoints; it survives a kill. Returns figures such as loss and
         tokens. Raises TrainingError if the result must not be kept.

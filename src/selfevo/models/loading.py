@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from selfevo.errors import DataError
+from selfevo.rundir.adapter_folder import is_adapter, weights_folder
 
 _REMEDY = "give a folder that save_pretrained() wrote, or fetch it again"
 
@@ -21,9 +24,43 @@ _REMEDY = "give a folder that save_pretrained() wrote, or fetch it again"
 def load_model(path: Path, dtype: torch.dtype, **settings: Any) -> Any:
     """The causal language model in `path`. `settings` are those of from_pretrained.
 
-    Code from the folder is never run. Raises DataError if the folder holds no model, or another one
-    than its config.json describes: weights missing, left over, of another shape, or cut off.
+    An adapter is merged into its base. Code from the folder is never run. Raises DataError if the
+    folder holds no model, or another one than its config.json describes: weights missing, left
+    over, of another shape, or cut off.
     """
+    if is_adapter(path):
+        merged = load_adapted(path, dtype, **settings).merge_and_unload()
+        return merged.requires_grad_(True)  # PEFT has frozen the base
+    return _load(path, dtype, settings)
+
+
+def load_adapted(path: Path, dtype: torch.dtype, *, trainable: bool = False, **settings: Any) -> Any:
+    """The adapter in `path` on its base, not merged. Raises DataError as load_model does."""
+    base = _load(weights_folder(path), dtype, settings)
+    if (path / "generation_config.json").is_file():  # the adapter may end its turns with another token
+        base.generation_config = GenerationConfig.from_pretrained(path)
+    place = weights_folder(path)
+    try:
+        model = PeftModel.from_pretrained(base, path, is_trainable=trainable)
+        with safe_open(path / "adapter_model.safetensors", "pt") as file:
+            stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118  (it is no dictionary)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a damaged adapter makes the library raise
+        raise DataError(
+            f"cannot load the adapter {path} on {place}: {_line(error)}; give the base that it was trained on"
+        ) from error
+    # PEFT fills what is missing with new numbers, and passes over what is left.
+    there = {key for key in get_peft_model_state_dict(model, save_embedding_layers=False) if "lora_" in key}
+    if stored != there:
+        raise DataError(
+            f"the adapter {path} has other layers than {place} ({_some(stored ^ there)}); give the base that it was "
+            "trained on"
+        )
+    return model
+
+
+def _load(path: Path, dtype: torch.dtype, settings: dict[str, Any]) -> Any:
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **settings
@@ -43,12 +80,16 @@ def load_model(path: Path, dtype: torch.dtype, **settings: Any) -> Any:
     return model
 
 
-def check_trainable(path: Path, model: Any) -> None:
+def check_trainable(path: Path) -> None:
     """Raises DataError for a model whose weights are quantised, because they cannot be trained."""
-    kind = getattr(model.config, "quantization_config", None)
+    path = weights_folder(path)
+    try:
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return  # load_model says what is wrong with it
     if kind:
-        method = kind.get("quant_method") if isinstance(kind, dict) else getattr(kind, "quant_method", kind)
-        raise DataError(f"{path} is quantised ({getattr(method, 'value', method)}); give the model before quantisation")
+        method = kind.get("quant_method", "in some way") if isinstance(kind, dict) else kind
+        raise DataError(f"{path} is quantised ({method}); give the model before quantisation")
 
 
 def check_ids(path: Path, model: Any, sequences: Iterable[Sequence[int]]) -> None:
@@ -64,7 +105,7 @@ def check_ids(path: Path, model: Any, sequences: Iterable[Sequence[int]]) -> Non
 
 def stored_dtype(path: Path) -> torch.dtype:
     """The precision in which the model in `path` was saved."""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((weights_folder(path) / "config.json").read_text(encoding="utf-8"))
     dtype: torch.dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
     return dtype
 

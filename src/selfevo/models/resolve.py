@@ -8,6 +8,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from selfevo.errors import ConfigError
+from selfevo.rundir.adapter_folder import HUB_FILES, is_adapter
 from selfevo.rundir.atomic_files import check_folder, exists, from_user
 from selfevo.rundir.inspect import best_model, is_run
 
@@ -22,7 +23,7 @@ def resolve_model(name: str) -> Path:
         if is_run(path):
             path = best_model(path)
         check_folder(path)
-        if not (path / "config.json").is_file():
+        if not is_adapter(path) and not (path / "config.json").is_file():
             raise ConfigError(f"model: {path} has no config.json; give a folder that save_pretrained() wrote")
         return path.resolve()
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
@@ -31,7 +32,7 @@ def resolve_model(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -18,10 +18,10 @@ from selfevo.config.sections import (
     EngineConfig,
     GRPOObjective,
     SkillsConfig,
-    TrainerConfig,
     TransformersSettings,
 )
 from selfevo.config.sources import PromptsCorpus, TaskCorpus
+from selfevo.config.training import TrainerConfig
 from selfevo.method.filters import Filter
 from selfevo.method.names import WARM_UP, round_number
 from selfevo.method.prompts import ENGLISH, Wording
@@ -36,6 +36,7 @@ from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem
 from selfevo.teachers.base import BookedTeacher, Teacher
 from selfevo.teachers.oracle import OracleTeacher
+from selfevo.trainers.tracking import Training
 
 ENGINES = {
     "transformers": "selfevo.engines.transformers:TransformersEngine",
@@ -81,23 +82,23 @@ def build_objective(config: RunConfig) -> Objective:
 
 def build_trainer(config: RunConfig, name: str) -> Trainer:
     """The trainer of the model `name`. Imports TRL only here, because it is slow to import."""
-    settings, objective = trainer_of(config, name), config.objective
+    settings, objective, training = trainer_of(config, name), config.objective, Training(config.output, name)
     if round_number(name):
         if isinstance(objective, DPOObjective):
             from selfevo.trainers.dpo import PreferenceTrainer
 
-            return PreferenceTrainer(settings, objective)
+            return PreferenceTrainer(settings, objective, training)
         if isinstance(objective, GRPOObjective):
             from selfevo.trainers.grpo import VerdictRewardTrainer
 
             judge = partial(build_engine, config.engine)
-            return VerdictRewardTrainer(settings, objective, config.skills, judge, config.wording)
+            return VerdictRewardTrainer(settings, objective, config.skills, judge, config.wording, training)
         if make := getattr(build_objective(config), "trainer", None):
             trainer: Trainer = make(settings)
             return trainer
     from selfevo.trainers.sft import TRLTrainer
 
-    return TRLTrainer(settings)
+    return TRLTrainer(settings, training)
 
 
 def build_teacher(

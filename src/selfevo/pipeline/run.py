@@ -54,6 +54,7 @@ from selfevo.rundir.ledger import Ledger
 from selfevo.rundir.ownership import changed_parts, claim, locked, note_start
 from selfevo.rundir.workspace import Workspace
 from selfevo.tasks import load_task
+from selfevo.trainers.packages import check_settings
 
 # Keys that may differ on a resume, because they do not change finished rows. An annotator's text depends on the last
 # four of its keys, so each row records those that it was made with. In half precision the engine's may change the last
@@ -72,6 +73,7 @@ RESUMABLE = (
         for key in EndpointConfig.model_fields
         if key not in ("model", "base_url")
     ),
+    "trainer.report_to",
     *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
 )
 
@@ -89,6 +91,8 @@ def run_loop(
     other run directories: identical finished stages and models are taken from them.
     """
     filters, objective = build_filters(config), build_objective(config)  # built first, so that a mistake is found now
+    if trainer is None:
+        check_settings(config.trainer)
     with open_run(config, progress, engine, trainer, shared) as (workspace, base, splits):
         d_meta: list[Refined] = []
         if config.corpus:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.errors import DataError, RunError, SelfevoError
+from selfevo.rundir.adapter_folder import adapter_digest, is_adapter, weights_folder
 from selfevo.rundir.fields import MARKER, ROW, Fields, checked
 
 MODEL_MARKER = "selfevo.json"
@@ -28,6 +29,7 @@ MADE = {
     "examples": dict,
     "files": dict,
 }
+CURVE = "training.jsonl"  # in a model's folder: what was logged at each step of its training; `gc` leaves it
 CARD = "README.md"  # in a model's folder; it is written again after each measurement
 
 # The run directories that this process has locked, each with a test of whether it is still there and locked.
@@ -165,7 +167,8 @@ def hash_file(path: Path) -> str:
 def hash_model(folder: Path) -> str:
     """SHA-256 over all that decides a model's text: weights, configurations, tokenizer and chat templates.
 
-    Raises DataError if the folder holds no safetensors file.
+    Of an adapter, also over the base that it sits on, wherever that lies. Raises DataError if the
+    folder holds no safetensors file.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -174,6 +177,8 @@ def hash_model(folder: Path) -> str:
     files += sorted(path for pattern in _DECIDING for path in folder.glob(pattern))
     for path in files:
         total.update(f"{path.relative_to(folder)}:{hash_file(path)}\n".encode())
+    if is_adapter(folder):
+        total.update(adapter_digest(folder, hash_model(weights_folder(folder))).encode())
     return total.hexdigest()
 
 
@@ -298,14 +303,26 @@ def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
     remedy = f"restore it, or delete {folder} and run the command of its run again to train the model again"
     if not isinstance(marker.get("files"), dict):
         return [f"{folder / MODEL_MARKER} has no SHA-256 of the folder's files; {remedy}"]
-    faults = (file_fault(folder / name, sha256) for name, sha256 in marker["files"].items())
-    return [f"{fault}; {remedy}" for fault in faults if fault]
+    faults = [fault for name, sha256 in marker["files"].items() if (fault := file_fault(folder / name, sha256))]
+    return [f"{fault}; {remedy}" for fault in faults or _base_faults(folder, marker)]
+
+
+def _base_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
+    """What is wrong with the base of a finished adapter."""
+    if "weights" not in marker or not is_adapter(folder):
+        return []
+    try:
+        base = weights_folder(folder)
+        same = hash_model(folder) == marker["weights"]
+    except DataError as error:
+        return [str(error)]
+    return [] if same else [f"{base} is not the model any more that the adapter {folder} was trained on"]
 
 
 def added_files(folder: Path, marker: dict[str, Any]) -> list[str]:
     """The files of a sealed folder that were not there when it was sealed, each with the remedy."""
     if "removed" in marker:
-        left = (path for path in files_in(folder) if path != folder / MODEL_MARKER)
+        left = (path for path in files_in(folder) if path not in (folder / MODEL_MARKER, folder / CURVE))
         return [f"{path} was left by a selfevo gc that was stopped; run selfevo gc again" for path in left]
     files = marker.get("files")
     known = {MODEL_MARKER, CARD, *(files if isinstance(files, dict) else ())}

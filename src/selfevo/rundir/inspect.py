@@ -16,6 +16,7 @@ from selfevo.method.names import BASE, META, round_number
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Prompt
 from selfevo.rundir.atomic_files import (
+    CURVE,
     MODEL_MARKER,
     added_files,
     exists,
@@ -288,13 +289,15 @@ def removable(root: Path) -> list[Path]:
 
 
 def _is_half_removed(model: Path) -> bool:
-    return "removed" in read_marker(model / MODEL_MARKER) and any(path.name != MODEL_MARKER for path in model.iterdir())
+    return "removed" in read_marker(model / MODEL_MARKER) and any(
+        path.name not in (MODEL_MARKER, CURVE) for path in model.iterdir()
+    )
 
 
 def collect(root: Path) -> int:
     """Empties the `removable` folders and returns the bytes freed.
 
-    A model's marker stays, so the rows that the model wrote still count. Raises RunError if the run
+    A model's marker and its curve stay, so the rows that the model wrote still count. Raises RunError if the run
     is in use, or may be on another host.
     """
     freed, path = 0, Layout(require_run(root)).owner
@@ -310,7 +313,7 @@ def collect(root: Path) -> int:
             if marker.is_file():
                 write_atomic(marker, json.dumps({**read_marker(marker), "removed": True}, indent=2))
                 for path in folder.iterdir():
-                    if path != marker:
+                    if path not in (marker, folder / CURVE):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             else:
                 shutil.rmtree(folder)

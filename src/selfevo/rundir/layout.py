@@ -9,6 +9,7 @@
       stages/NAME/filter.jsonl   the judged rows, kept or rejected, each rejected one with its reason
       base/                      the base model with the chat template of the run, if it has another one
       models/NAME/               a plain transformers folder; its selfevo.json holds the SHA-256 of each file
+      models/NAME/training.jsonl what was logged at each step of the training
       results.json, report.html
 
 Each finished X.jsonl has an X.done.json beside it, written last: counts and the SHA-256 of X.jsonl.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfevo.method.names import in_order, round_number
-from selfevo.rundir.atomic_files import MODEL_MARKER
+from selfevo.rundir.atomic_files import CURVE, MODEL_MARKER
 
 FORMAT = 2  # of a run directory, in its manifest.json; a change of names or rows raises it
 
@@ -92,6 +93,10 @@ class Layout:
 
     def model(self, name: str) -> Path:
         return self.models / name
+
+    def curve(self, name: str) -> Path:
+        """What was logged at each step of a training. Only trainers of this package write it."""
+        return self.model(name) / CURVE
 
     def finished_models(self) -> list[Path]:
         """The folders of finished models, in the order in which they are made."""

@@ -256,7 +256,7 @@ class StageRunner:
             system = (row.system,) if row.system else ()
             seed = self._seed(skill, row)
             turns = skill.turns(row, wording)
-            return content_id(self.model.id, skill.name, turns, asdict(sampling), seed, *system, *kept)
+            return content_id(self.model.id, skill.name, turns, sampling.key(), seed, *system, *kept)
 
         def line(row: In, generation: Mapping[str, Any]) -> Mapping[str, Any]:
             whole = generation["finish"] == "stop"

@@ -150,7 +150,7 @@ def _check_base(folder: Path, base: Path) -> None:
 
 def _with_adapter(base: Path, folder: Path) -> Any:
     model = load_model(base, torch.float32)
-    check_trainable(base, model)
+    check_trainable(base)
     try:
         adapted = PeftModel.from_pretrained(model, folder).eval()
     except Exception as error:  # ValueError, RuntimeError, KeyError, SafetensorError, ...

@@ -11,27 +11,41 @@ import gc
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from transformers import TrainerCallback, set_seed
+from peft import PeftModel
+from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
 
-from selfevo.config.sections import TrainerConfig
-from selfevo.errors import RunError, TrainingError
+from selfevo.config.training import TrainerConfig
+from selfevo.errors import ConfigError, RunError, TrainingError
 from selfevo.method.protocols import Progress
+from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
-from selfevo.models.loading import check_trainable, load_model, stored_dtype
+from selfevo.models.loading import check_trainable, load_adapted, load_model, stored_dtype
+from selfevo.rundir.adapter_folder import is_adapter
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
-from selfevo.trainers.adapters import check_targets
+from selfevo.trainers.adapters import check_same_settings
+from selfevo.trainers.packages import check_settings
+from selfevo.trainers.saving import (
+    check_finite,
+    check_same,
+    emptied,
+    probe,
+    write_adapter,
+    write_curve,
+)
 from selfevo.trainers.stopping import Stopping
+from selfevo.trainers.tracking import Training, reported
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
     """The model to train, its tokenizer, and the precision of matrix products. Sets all seeds."""
     quiet()
+    check_settings(config)
     device = pick_device(config.device)
     half = pick_dtype(config.dtype, device)
     set_seed(seed)
@@ -39,17 +53,39 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
     # (torch 2.11, H200; experiments/notebook.md).
     torch.backends.cuda.enable_cudnn_sdp(False)
     tokenizer = load_tokenizer(base)
-    # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
     # On a CPU with short sequences, plain matrix products are faster than the fused kernel's backward
     # pass.
-    attention = "eager" if device.type == "cpu" else "sdpa"
-    model = load_model(base, half if config.lora else torch.float32, attn_implementation=attention)
-    check_trainable(base, model)
+    attention = config.attn_implementation or ("eager" if device.type == "cpu" else "sdpa")
+    options: dict[str, Any] = {"attn_implementation": attention}
+    if config.load_in_4bit:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=half, bnb_4bit_use_double_quant=True
+        )
+        options["device_map"] = {"": device}
+    check_trainable(base)
+    # Master weights in float32 (LoRA leaves the base model as it is); matrix products run in `half`.
+    dtype = half if config.lora else torch.float32
+    if is_adapter(base) and keeps_adapter(config):
+        model = load_adapted(base, dtype, trainable=True, **options)
+        assert config.lora is not None
+        check_same_settings(base, model, config.lora)
+    elif is_adapter(base) and config.load_in_4bit:
+        raise ConfigError(
+            f"{base} is an adapter, which cannot be merged into 4-bit weights; set trainer.lora.merge: false to go on "
+            "with it, or leave trainer.load_in_4bit out"
+        )
+    else:
+        model = load_model(base, dtype, **options)
     chat, known = Chat(tokenizer), model.generation_config.eos_token_id
     if chat.stop_id not in ([known] if isinstance(known, int) else known or ()):
         # Saved, so that every library stops where a turn was trained to end.
         model.generation_config.eos_token_id = chat.stop_ids(known)
     return model, tokenizer, half
+
+
+def keeps_adapter(config: TrainerConfig) -> bool:
+    """Whether adapters are saved as such."""
+    return config.lora is not None and not config.lora.merge
 
 
 def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) -> dict[str, Any]:
@@ -62,12 +98,16 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": config.warmup_ratio,  # below 1 it is a share of all steps
+        "lr_scheduler_kwargs": config.lr_scheduler_kwargs,
         "num_train_epochs": config.num_train_epochs,
+        "max_steps": config.max_steps or -1,
         "weight_decay": config.weight_decay,
         "adam_beta2": config.adam_beta2,
         "max_grad_norm": config.max_grad_norm,
         "gradient_checkpointing": config.gradient_checkpointing,
-        "optim": "adamw_torch_fused",
+        "neftune_noise_alpha": config.neftune_noise_alpha,
+        "use_liger_kernel": config.use_liger_kernel,
+        "optim": config.optim,
         "bf16": half is torch.bfloat16,
         "fp16": half is torch.float16,
         "use_cpu": pick_device(config.device).type == "cpu",
@@ -77,11 +117,50 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
         "save_strategy": "no",  # Watched saves by time instead
         "save_total_limit": 1,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": "none",  # `run` adds the callbacks of trackers
+        **(_evaluation(config) if config.eval_share else {}),
     }
 
 
-def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
+def _evaluation(config: TrainerConfig) -> dict[str, Any]:
+    return {
+        "eval_strategy": config.eval_strategy,
+        "eval_steps": config.eval_steps,
+        "per_device_eval_batch_size": config.per_device_train_batch_size,
+        "prediction_loss_only": True,
+    }
+
+
+def held_out(examples: Sequence[Example], config: TrainerConfig) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and those to measure the loss on: all examples about some of the prompts, each once.
+
+    A prompt's hash decides, so that one which is held out stays so from round to round as far as the
+    share allows. Raises TrainingError if there is only one prompt.
+    """
+    prompts = sorted({_prompt(example) for example in examples})
+    if not config.eval_share:
+        return list(examples), []
+    if len(prompts) < 2:
+        raise TrainingError(
+            f"trainer.eval_share is {config.eval_share}, but the examples are about one prompt; give more, or leave "
+            "eval_share out"
+        )
+    count = min(max(1, round(config.eval_share * len(prompts))), len(prompts) - 1)
+    held = set(prompts[:count])
+    kept = [example for example in examples if _prompt(example) not in held]
+    return kept, list({example.id: example for example in examples if _prompt(example) in held}.values())
+
+
+def _prompt(example: Example) -> str:
+    return content_id(example.system, example.turns[0])
+
+
+def epochs(trainer: Any, config: TrainerConfig) -> float:
+    """The number of epochs that were trained."""
+    return config.num_train_epochs if config.max_steps is None else float(trainer.state.epoch)
+
+
+def run(trainer: Any, work: Path, config: TrainerConfig, training: Training) -> tuple[float, list[float]]:
     """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step.
 
     A signal to stop takes effect when the step in hand has a checkpoint. Raises TrainingError if the
@@ -94,7 +173,7 @@ def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
             trainer.remove_callback(callback)
     started = time.monotonic()
     try:
-        with stopping:
+        with stopping, reported(trainer, config.report_to, training):
             trainer.train(resume_from_checkpoint=last_checkpoint(work))
     except torch.OutOfMemoryError as error:
         raise TrainingError(
@@ -106,16 +185,41 @@ def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
     return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
-    """Saves a plain transformers folder, adapters merged. Raises TrainingError on a non-finite weight."""
-    trained = trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model
-    for name, tensor in trained.state_dict().items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: TrainerConfig) -> None:
+    """Saves a plain transformers folder, or with lora.merge: false the adapter alone; and the curve.
+
+    Raises TrainingError on a non-finite weight, or if logits change when adapters are merged or when
+    the saved model is loaded again.
+    """
+    model, stored = trainer.accelerator.unwrap_model(trainer.model), stored_dtype(base)
+    check_finite(model)
     check_there(output)
-    # In the dtype of the stored base, so that the model does not get larger.
-    trained.to(stored_dtype(base)).save_pretrained(output)
+    write_curve(trainer.state.log_history, output)
+    before, dtype, device = probe(model, tokenizer), model.dtype, model.device
+    precision = min(dtype, stored, key=_bits)
+    if isinstance(model, PeftModel) and (keeps_adapter(config) or config.load_in_4bit):
+        adapter = output if keeps_adapter(config) else output.with_name(f"{output.name}.adapter")
+        write_adapter(model, base, adapter)
+        if not keeps_adapter(config):  # into the weights before quantisation: merging into 4 bits would round it away
+            model = load_adapted(adapter, stored).to(device)
+            before = probe(model, tokenizer)
+            shutil.rmtree(adapter)
+    if isinstance(model, PeftModel) and not keeps_adapter(config):
+        model = model.merge_and_unload()
+        check_finite(model)
+        check_same(before, probe(model, tokenizer), precision, "after its adapters were merged,")
+    if not isinstance(model, PeftModel):
+        model.to(stored).save_pretrained(output)
     tokenizer.save_pretrained(output)
+    if not (isinstance(model, PeftModel) and config.load_in_4bit):  # there, the base that is loaded is another one
+        emptied(trainer, model)
+        adapted = isinstance(model, PeftModel)
+        loaded = load_adapted(output, dtype) if adapted else load_model(output, stored)
+        check_same(before, probe(loaded.to(device), tokenizer), precision, "loaded again from the disk,")
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits
 
 
 def free_memory() -> None:
@@ -178,17 +282,3 @@ class Watched(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stopped = self.stopping.number is not None
         self.progress.finish(f"{'stopped after ' if stopped else ''}{state.global_step} of {state.max_steps} steps")
-
-
-def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:
-    """The adapters of the configuration. Raises ConfigError if `model` has no layers for them."""
-    if config.lora is None:
-        return None
-    check_targets(config.lora.target_modules, model)
-    return LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.lora_alpha,
-        lora_dropout=config.lora.lora_dropout,
-        target_modules=config.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )

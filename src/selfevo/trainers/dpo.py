@@ -10,14 +10,17 @@ from typing import Any
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from selfevo.config.sections import DPOObjective, TrainerConfig
+from selfevo.config.sections import DPOObjective
+from selfevo.config.training import TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
-from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
+from selfevo.trainers._trl import Watched, epochs, figures, free_memory, held_out, load, run, save, settings
+from selfevo.trainers.adapters import lora
+from selfevo.trainers.tracking import UNNAMED, Training
 
 
 @dataclass(slots=True)
@@ -26,9 +29,10 @@ class PreferenceTrainer:
 
     config: TrainerConfig
     objective: DPOObjective
+    training: Training = UNNAMED
 
     def key(self) -> str:
-        settings = self.config.model_dump(mode="json", exclude={"save_minutes"})
+        settings = self.config.deciding()
         return content_id(settings, self.objective.model_dump(mode="json"))
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
@@ -40,28 +44,35 @@ class PreferenceTrainer:
     ) -> dict[str, float]:
         config = self.config
         model, tokenizer, half = load(base, config, seed)
-        rows, dropped = pairs(Chat(tokenizer), examples, config.max_length)
-        if not rows:
-            raise TrainingError(
-                f"all {len(examples)} pairs are longer than trainer.max_length={config.max_length}; raise it"
-            )
-        check_ids(base, model, (ids for row in rows for ids in row.values()))
+        kept, held = held_out(examples, config)
+        chat = Chat(tokenizer)
+        rows, dropped = pairs(chat, kept, config.max_length)
+        unseen, too_long = pairs(chat, held, config.max_length)
+        for found, of in ((rows, kept), (unseen, held)):
+            if of and not found:
+                raise TrainingError(
+                    f"all {len(of)} {'pairs' if found is rows else 'held-out pairs'} are longer than "
+                    f"trainer.max_length={config.max_length}; raise it"
+                )
+        check_ids(base, model, (ids for row in (*rows, *unseen) for ids in row.values()))
         trainer = _Pretokenised(
             model=model,
             args=DPOConfig(**settings(config, work, seed, half), beta=self.objective.beta, max_length=None),
             train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(unseen) if unseen else None,
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],
             peft_config=lora(config, model),
         )
-        seconds, losses = run(trainer, work)
-        save(trainer, tokenizer, base, output)
-        tokens = sum(map(_length, rows)) * config.num_train_epochs
+        seconds, losses = run(trainer, work, config, self.training)
+        save(trainer, tokenizer, base, output, config)
+        tokens = sum(map(_length, rows)) * epochs(trainer, config)
         del trainer, model
         free_memory()
         return {
             "sequences": float(len(rows)),
-            "dropped_overlong": float(dropped),
+            "dropped_overlong": float(dropped + too_long),
+            **({"held_out": float(len(unseen))} if held else {}),
             "tokens": float(tokens),
             **figures(losses),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),

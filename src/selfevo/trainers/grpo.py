@@ -14,7 +14,8 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from selfevo.config.sections import GRPOObjective, SkillsConfig, TrainerConfig
+from selfevo.config.sections import GRPOObjective, SkillsConfig
+from selfevo.config.training import TrainerConfig
 from selfevo.errors import TrainingError
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Progress, Request, generate_all
@@ -25,7 +26,9 @@ from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
-from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
+from selfevo.trainers._trl import Watched, figures, free_memory, load, run, save, settings
+from selfevo.trainers.adapters import lora
+from selfevo.trainers.tracking import UNNAMED, Training
 
 PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
 
@@ -42,9 +45,10 @@ class VerdictRewardTrainer:
     skills: SkillsConfig
     judge: Callable[[], Engine]
     wording: Wording = ENGLISH
+    training: Training = UNNAMED
 
     def key(self) -> str:
-        settings = self.config.model_dump(mode="json", exclude={"save_minutes"})
+        settings = self.config.deciding()
         objective, skills = (each.model_dump(mode="json") for each in (self.objective, self.skills))
         return content_id(settings, objective, skills, *self.wording.identity)
 
@@ -81,6 +85,10 @@ class VerdictRewardTrainer:
                 ),
                 max_completion_length=self.skills.respond.max_new_tokens,
                 temperature=self.skills.respond.temperature or 1.0,
+                top_p=self.skills.respond.top_p,
+                top_k=self.skills.respond.top_k,
+                min_p=self.skills.respond.min_p,
+                repetition_penalty=self.skills.respond.repetition_penalty,
                 beta=objective.beta,
             ),
             reward_funcs=verdict,
@@ -91,13 +99,13 @@ class VerdictRewardTrainer:
             callbacks=[Watched(progress, config.save_minutes)],
             peft_config=lora(config, model),
         )
-        seconds, losses = run(trainer, work)
+        seconds, losses = run(trainer, work, config, self.training)
         judge.release()
         if not losses:
             raise TrainingError(
                 f"{len(examples)} prompts do not fill one batch of {objective.num_generations} responses each"
             )
-        save(trainer, tokenizer, base, output)
+        save(trainer, tokenizer, base, output, config)
         tokens = float(trainer.state.num_input_tokens_seen or 0)
         del trainer, model
         free_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from selfevo.config.sections import TrainerConfig
-from selfevo.errors import TrainingError
+from selfevo.config.training import TrainerConfig
+from selfevo.errors import ConfigError, TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
-from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
+from selfevo.trainers._trl import Watched, epochs, figures, free_memory, held_out, load, run, save, settings
+from selfevo.trainers.adapters import lora
+from selfevo.trainers.tracking import UNNAMED, Training
 
 IGNORED = -100
 
@@ -29,9 +32,10 @@ class TRLTrainer:
     """Trains with the settings in `config`; TrainerConfig describes each."""
 
     config: TrainerConfig
+    training: Training = UNNAMED
 
     def key(self) -> str:
-        return content_id(self.config.model_dump(mode="json", exclude={"save_minutes"}))
+        return content_id(self.config.deciding())
 
     def tokens(self, base: Path, examples: Sequence[Example]) -> int:
         rows, _ = tokenise(Chat(load_tokenizer(base)), examples, self.config.max_length)
@@ -42,38 +46,49 @@ class TRLTrainer:
     ) -> dict[str, float]:
         config = self.config
         model, tokenizer, half = load(base, config, seed)
-        rows, dropped = tokenise(Chat(tokenizer), examples, config.max_length)
-        if not rows:
-            raise TrainingError(
-                f"all {dropped} training sequences are longer than trainer.max_length={config.max_length}; raise it"
-            )
-        check_ids(base, model, (row["input_ids"] for row in rows))
+        kept, held = held_out(examples, config)
+        chat = Chat(tokenizer)
+        rows, dropped = tokenise(chat, kept, config.max_length)
+        unseen, too_long = tokenise(chat, held, config.max_length)
+        for found, of in ((rows, kept), (unseen, held)):
+            if of and not found:
+                raise TrainingError(
+                    f"all {len(of)} {'training' if found is rows else 'held-out'} sequences are longer than "
+                    f"trainer.max_length={config.max_length}; raise it"
+                )
+        check_ids(base, model, (row["input_ids"] for row in (*rows, *unseen)))
+        if config.packing:
+            check_packing(base, model, rows[0]["input_ids"])
         arguments = SFTConfig(
             **settings(config, work, seed, half),
             max_length=None,  # sequences that are too long were left out above, never cut
             dataset_kwargs={"skip_prepare_dataset": True},
             train_sampling_strategy="group_by_length",
         )
-        collator = _Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+        flat = config.packing and str(config.attn_implementation).startswith("flash")
+        collator = _Collator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0, flat)
         trainer = _WeightedTrainer(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(packed(rows, config.max_length) if config.packing else rows),
+            eval_dataset=Dataset.from_list(unseen) if unseen else None,
             data_collator=collator,
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],
             peft_config=lora(config, model),
         )
         trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
-        seconds, losses = run(trainer, work)
-        save(trainer, tokenizer, base, output)
-        tokens = sum(row["length"] for row in rows) * config.num_train_epochs
-        labelled = sum(w > 0 for row in rows for w in row["weights"]) * config.num_train_epochs
+        seconds, losses = run(trainer, work, config, self.training)
+        save(trainer, tokenizer, base, output, config)
+        times = epochs(trainer, config)
+        tokens = sum(row["length"] for row in rows) * times
+        labelled = sum(w > 0 for row in rows for w in row["weights"]) * times
         del trainer, model
         free_memory()
         return {
             "sequences": float(len(rows)),
-            "dropped_overlong": float(dropped),
+            "dropped_overlong": float(dropped + too_long),
+            **({"held_out": float(len(unseen))} if held else {}),
             "tokens": float(tokens),
             "padding_share": round(collator.padding / max(1, collator.padding + collator.tokens), 4),
             "labelled_tokens": float(labelled),
@@ -99,6 +114,7 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
 
     batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
     short = False  # the way of _logits
+    control: Any
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -109,7 +125,9 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         if not bool(labelled.any()):
             raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
         with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
-            logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled, self.short)
+            logits = _logits(
+                model, inputs["input_ids"], inputs["attention_mask"], labelled, self.short, inputs.get("position_ids")
+            )
         targets = inputs["input_ids"][:, 1:][labelled]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
@@ -120,6 +138,21 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
                 f"the loss became {loss.item()} at step {self.state.global_step}; lower learning_rate; {self._rows()}"
             )
         return (loss, None) if return_outputs else loss
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The loss on what is held out: the mean over all its labelled tokens, whatever the batches are."""
+        self.model.eval()
+        total, count = 0.0, 0
+        for batch in self.get_eval_dataloader():
+            inputs = self._prepare_inputs(batch)
+            total += float(self.compute_loss(self.model, inputs, num_items_in_batch=1))
+            count += int((inputs["weights"][:, 1:] > 0).sum())
+        metrics = {"eval_loss": total / count}
+        self.log(dict(metrics))
+        self.model.train()
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         norm = logs.get("grad_norm")
@@ -133,17 +166,25 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         return f"the rows of the batch: {', '.join(self.batch)}"
 
 
-def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.Tensor, short: bool) -> torch.Tensor:
+def _logits(
+    model: Any,
+    ids: torch.Tensor,
+    mask: torch.Tensor | None,
+    labelled: torch.Tensor,
+    short: bool,
+    positions: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Logits (labelled tokens, vocabulary) for the tokens at `labelled`, a mask (rows, columns - 1).
 
     The `short` way computes only these logits: most tokens of a sequence are prompt, and the output
     layer of a small model is a large part of its arithmetic.
     """
+    seen = {"attention_mask": mask} if positions is None else {"position_ids": positions}
     wrapped = hasattr(model, "module")  # several devices: the wrapper must see the forward pass
     if wrapped or not short:
-        return _at(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, labelled)
+        return _at(model(input_ids=ids, use_cache=False, **seen).logits, labelled)
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = bare.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden = bare.base_model(input_ids=ids, use_cache=False, **seen).last_hidden_state
     logits: torch.Tensor = bare.get_output_embeddings()(_at(hidden, labelled))
     return logits
 
@@ -178,9 +219,60 @@ def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
 
 
+def packed(rows: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
+    """Rows that hold several of `rows`, up to `size` tokens: the longest first, each where it leaves least room.
+
+    Positions begin anew with each sequence. By them transformers sees where one ends, and lets none
+    attend to another. The first token of a sequence has no weight: the one before it is foreign.
+    """
+    rooms: list[tuple[int, int]] = []  # tokens that still fit, and the number of the pack, in order
+    packs: list[list[dict[str, Any]]] = []
+    for row in sorted(rows, key=lambda row: -row["length"]):
+        place = bisect.bisect_left(rooms, (row["length"], 0))
+        room, number = rooms.pop(place) if place < len(rooms) else (size, len(packs))
+        if number == len(packs):
+            packs.append([])
+        packs[number].append(row)
+        bisect.insort(rooms, (room - row["length"], number))
+    return [
+        {
+            "id": ", ".join(row["id"] for row in pack),
+            "input_ids": [token for row in pack for token in row["input_ids"]],
+            "weights": [weight for row in pack for weight in (0.0, *row["weights"][1:])],
+            "position_ids": [position for row in pack for position in range(row["length"])],
+            "length": sum(row["length"] for row in pack),
+        }
+        for pack in packs
+    ]
+
+
+@torch.no_grad()
+def check_packing(base: Path, model: Any, ids: list[int]) -> None:
+    """Raises ConfigError if a sequence sees the one before it in a pack, by a try."""
+    first, second = ids[:48], ids[:48]
+    training = model.training
+    model.eval()
+
+    def behind(*sequences: list[int]) -> torch.Tensor:
+        tokens = torch.tensor([[token for each in sequences for token in each]], device=model.device)
+        positions = torch.tensor([[place for each in sequences for place in range(len(each))]], device=model.device)
+        logits: torch.Tensor = model(input_ids=tokens, position_ids=positions, use_cache=False).logits[0]
+        return logits[-len(second) :].float()
+
+    alone, together = behind(second), behind(first[::-1], second)
+    model.train(training)
+    most = 1e-3 if torch.finfo(model.dtype).bits >= 32 else 0.05
+    if not float((alone - together).norm()) <= most * float(alone.norm()):
+        raise ConfigError(
+            f"trainer.packing: the sequences of a pack see each other in {base} ({model.config.model_type}); leave "
+            "packing out"
+        )
+
+
 @dataclass(slots=True)
 class _Collator:
     pad_token_id: int
+    flat: bool = False  # FlashAttention finds the sequences of packs only in a single row
     tokens: int = 0  # so far, without padding
     padding: int = 0  # so far, in tokens
 
@@ -189,6 +281,17 @@ class _Collator:
 
         The Trainer needs `labels`: it counts those that are not IGNORED.
         """
+        if self.flat:
+            rows = [
+                {
+                    "id": ", ".join(row["id"] for row in rows),
+                    "length": sum(row["length"] for row in rows),
+                    **{
+                        name: [value for row in rows for value in row[name]]
+                        for name in ("input_ids", "weights", "position_ids")
+                    },
+                }
+            ]
         width = max(row["length"] for row in rows)
         ids = torch.full((len(rows), width), self.pad_token_id)
         weights = torch.zeros((len(rows), width))
@@ -201,4 +304,9 @@ class _Collator:
         self.padding += int((mask == 0).sum())
         labels = torch.where(weights > 0, ids, torch.tensor(IGNORED))
         names = tuple(row["id"] for row in rows)
-        return {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels, "ids": names}
+        batch = {"input_ids": ids, "attention_mask": mask, "weights": weights, "labels": labels, "ids": names}
+        if "position_ids" in rows[0]:  # padding is one more sequence
+            batch["position_ids"] = torch.tensor(
+                [[*row["position_ids"], *range(width - row["length"])] for row in rows]
+            )
+        return batch

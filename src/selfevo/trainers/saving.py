@@ -1,0 +1,82 @@
+"""What a training leaves: weights or an adapter that give the logits they gave before, and the curve."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfevo.errors import TrainingError
+from selfevo.rundir.adapter_folder import weights_folder, write_adapter_config
+from selfevo.rundir.atomic_files import CURVE, write_atomic
+
+LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss")  # of every step, kept in the run directory
+_PROBE = "How many apples are two and three? Write a short sentence about the sea, and say what is wrong with it."
+# The most that logits may differ, as a share of how much they vary; the median over the tokens of the probe. Merging
+# and saving in float32 only reorder sums. In half precision each weight is rounded once to 8 (bf16) or 11 bits, which
+# comes to a few hundredths after some dozen layers; a wrong merge is off by the order of one.
+_MOST_FLOAT32, _MOST_HALF = 1e-3, 0.12
+
+
+def write_curve(history: Sequence[Mapping[str, Any]], output: Path) -> None:
+    """Writes what was logged at each step. A checkpoint holds the history up to it, so no step is lost or doubled."""
+    steps: dict[int, dict[str, float]] = {}
+    for entry in history:
+        found = {name: entry[name] for name in ("epoch", *LOGGED) if name in entry}
+        if found.keys() & set(LOGGED):
+            steps.setdefault(entry["step"], {"step": entry["step"]}).update(found)
+    lines = (json.dumps(steps[step]) + "\n" for step in sorted(steps))
+    write_atomic(output / CURVE, "".join(lines))
+
+
+def check_finite(model: Any) -> None:
+    """Raises TrainingError for a weight that is not a number."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+
+
+def write_adapter(model: Any, base: Path, output: Path) -> None:
+    """Saves the adapter of a PeftModel as PEFT does. `base` is the folder of the model that it was trained from."""
+    model.save_pretrained(output, selected_adapters=["default"], save_embedding_layers=False)
+    (output / "README.md").unlink(missing_ok=True)  # PEFT's; our model card comes later
+    write_adapter_config(output, weights_folder(base))
+    model.get_base_model().generation_config.save_pretrained(output)
+
+
+@torch.no_grad()
+def probe(model: Any, tokenizer: Any) -> torch.Tensor:
+    """Logits (tokens, vocabulary) for a fixed text, in float32 on the CPU."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = [token % rows for token in tokenizer(_PROBE, add_special_tokens=False)["input_ids"]]
+    model.eval()
+    logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0]
+    return logits.float().cpu()
+
+
+def check_same(before: torch.Tensor, after: torch.Tensor, precision: torch.dtype, what: str) -> None:
+    """Raises TrainingError if logits differ by more than rounding to `precision` explains."""
+    most = _MOST_FLOAT32 if torch.finfo(precision).bits >= 32 else _MOST_HALF
+    apart = float("inf")
+    if before.shape == after.shape:
+        spread = (before - before.mean(-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
+        # The median: in a mixture of experts rounding alone may send single tokens to another expert.
+        apart = float(((after - before).norm(dim=-1) / spread).median())
+    if not apart <= most:
+        raise TrainingError(
+            f"{what} the model gives other logits than it was trained to (apart by {apart:.2g} of their spread, "
+            f"{most:g} is rounding); train it without trainer.lora.modules_to_save, or all its weights (without lora)"
+        )
+
+
+def emptied(trainer: Any, model: Any) -> None:
+    """Gives the memory of a trainer and its model back, although others still refer to them."""
+    trainer.optimizer = trainer.lr_scheduler = None
+    model.to("meta")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
