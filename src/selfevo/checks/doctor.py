@@ -352,9 +352,7 @@ def skilled(config: RunConfig, folder: Path, splits: Splits, engine: Engine) -> 
     wording = config.wording
     if wording_of(folder).learnt != wording.learnt:
         remedy = "give the wording of the run that trained it; it is in the config.yaml of that run"
-        return Check(
-            "skills", "fail", "the model has learnt the skills in other words than those of `wording`", remedy
-        )
+        return Check("skills", "fail", "the model has learnt the skills in other words than those of `wording`", remedy)
     skills = {name: getattr(config.skills, name).to_sampling() for name in (RESPOND.name, CRITIQUE.name)}
     greedy = {name: replace(each, temperature=0.0, top_p=1.0) for name, each in skills.items()}
     asked = splits.pool[:PROMPTS]
