@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_checkpoints import SHORT, Killing
+from test_checkpoints import SHORT
 
 from selfevo.trainers.stopping import Stopping
-from trainings import state, train
+from trainings import Killing, state, train
 
 SLOW: dict[str, Any] = {"per_device_train_batch_size": 1, "lr_scheduler_type": "linear"}
 

@@ -96,7 +96,7 @@ def skilled(config: RunConfig, folder: Path, splits: Splits, engine: Engine) -> 
     skills = {name: getattr(config.skills, name).to_sampling() for name in (RESPOND.name, CRITIQUE.name)}
     greedy = {name: replace(each, temperature=0.0, top_p=1.0) for name, each in skills.items()}
     asked = splits.pool[:PROMPTS]
-    drafts = engine.generate(folder, [RESPOND.request(prompt, 0) for prompt in asked], greedy[RESPOND.name])
+    drafts = engine.generate(folder, [RESPOND.request(prompt, 0, words) for prompt in asked], greedy[RESPOND.name])
     whole = [RESPOND.build(row, draft.text) for row, draft in zip(asked, drafts, strict=True) if draft.finish == "stop"]
     feedback = engine.generate(folder, [CRITIQUE.request(draft, 0, words) for draft in whole], greedy[CRITIQUE.name])
     engine.release()
