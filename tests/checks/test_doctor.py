@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 import chat_templates as shapes
 from chat_templates import model_with_template
-from selfevo.checks import doctor, generation
+from selfevo.checks import doctor, generation, tokens
 from selfevo.checks.check import Check
 from selfevo.checks.doctor import checks_of, examine
 from selfevo.checks.preview import preview
@@ -127,13 +127,13 @@ def test_a_template_without_a_place_for_a_system_prompt_fails_before_a_run_asks_
     rows = [{"prompt": f"Sort: {i} 1"} for i in range(90)] + [{"prompt": "Sort: 1 0", "history": ["a", "b"]}]
     config, chat = configuration(tiny_model, tmp_path, prompts={"path": str(path)}), Chat(load_tokenizer(tiny_model))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    check = doctor.conversations(chat, draw_splits(config))
+    check = tokens.conversations(chat, draw_splits(config))
     assert check.finding == "of 92 prompts 0 have a system prompt and 1 have earlier turns"
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "Sort: 1 0", "system": "s"}]))
     chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace(
         "{% for message in messages %}", "{% for message in messages if message['role'] != 'system' %}"
     )
-    check = doctor.conversations(chat, draw_splits(config))
+    check = tokens.conversations(chat, draw_splits(config))
     assert check.status == "fail" and "a system prompt" in check.finding
 
 
@@ -150,7 +150,7 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
     from transformers import AutoTokenizer
 
     chat = Chat(AutoTokenizer.from_pretrained(tiny_model))
-    assert doctor.stop_token(chat, [ROW]).status == "pass"
+    assert tokens.stop_token(chat, [ROW]).status == "pass"
     whole = Chat.sequences
 
     def careless(self: Chat, turns: Any, weights: Any, system: str) -> list[tuple[list[int], list[float]]]:
@@ -160,7 +160,7 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
         ]
 
     monkeypatch.setattr(Chat, "sequences", careless)
-    check = doctor.stop_token(chat, [ROW])
+    check = tokens.stop_token(chat, [ROW])
     assert check.status == "fail"
     assert "has no weight in the loss after 2 labelled turns" in check.finding
 
@@ -186,9 +186,9 @@ def test_characters_without_a_token_are_said(tiny_model: Path, tmp_path: Path) -
     chat = Chat(PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template, **names))
     row = replace(ROW, prompt="Sort: 9 8", response="9 8", feedback="9 ð 8", refinement="8 9")
     splits = draw_splits(configuration(tiny_model, tmp_path))
-    check = doctor.unknown_tokens(chat, replace(splits, unlabelled=[]), [row])
+    check = tokens.unknown_tokens(chat, replace(splits, unlabelled=[]), [row])
     assert (check.status, check.finding) == ("warn", "1 of 4 texts have parts that the tokenizer writes as [UNK]: 'ð'")
-    known = doctor.unknown_tokens(chat, replace(splits, unlabelled=[]), [replace(row, feedback="9")])
+    known = tokens.unknown_tokens(chat, replace(splits, unlabelled=[]), [replace(row, feedback="9")])
     assert (known.status, known.finding) == ("pass", "every character of 4 texts has a token")
 
 
@@ -371,7 +371,7 @@ def test_it_says_which_tokens_stand_between_a_prompt_and_its_answer(
     tiny_model: Path, tmp_path: Path, template: str, status: str, said: str
 ) -> None:
     chat = Chat(load_tokenizer(shaped(tiny_model, tmp_path, template)))
-    check = doctor.template(chat, [ROW])
+    check = tokens.template(chat, [ROW])
     assert (check.status, said in check.finding) == (status, True), check.finding
     wanted = "chat_template_kwargs: {enable_thinking: false}" if "enable_thinking" in template else ""
     assert wanted in check.remedy or status == "pass"

@@ -132,7 +132,8 @@ def test_filters_in_a_configuration(written: Any, filters: Any) -> None:
         ({"corpus": {"path": "c", **DEMO}}, "exactly one of path, prompts and task; path and task are given"),
         (
             {"corpus": {"path": "c", "share": 0.5}},
-            "'corpus.share'; known here: max_doubtful_share, max_one_verdict, path",
+            "'corpus.share'; known here: max_doubtful_share, max_one_verdict, path, split, subset, "
+            "revision, columns, max_bad_share",
         ),
         ({"corpus": {"path": "c", "labels": 3}}, "unknown key 'corpus.labels'"),
         ({"corpus": {"prompts": "p"}}, "'corpus.annotator' is missing; add it"),

@@ -47,6 +47,8 @@ def test_what_stands_behind_closed_thinking_is_the_answer(tags: tuple[str, str],
         "<thinker>a</thinker> b",
         "<think>a</thinking> b",
         "<thinks>a</thinks>",
+        "<reasoning>1 + 1</reasoning><answer>2</answer>",
+        "<THINK>a</THINK> b",
         "`<think>`x`</think>`",
     ],
 )

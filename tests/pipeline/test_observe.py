@@ -15,7 +15,8 @@ from selfevo.config.run_config import RunConfig
 from selfevo.config.task import TaskConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.errors import ConfigError, DataError, TrainingError
-from selfevo.inputs.splits import Repeated, draw_splits
+from selfevo.inputs.repeated import Repeated
+from selfevo.inputs.splits import draw_splits
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent

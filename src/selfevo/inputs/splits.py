@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -24,9 +24,10 @@ from selfevo.data.tables import BadRow
 from selfevo.errors import DataError
 from selfevo.inputs.continuing import Course, course_of
 from selfevo.inputs.decontamination import Decontaminator, as_text
+from selfevo.inputs.repeated import Repeated
 from selfevo.inputs.self_instruct import grow
 from selfevo.method.protocols import Model
-from selfevo.method.records import Prompt, Refined, as_row, content_id, from_row
+from selfevo.method.records import Prompt, Refined, as_row, from_row
 from selfevo.method.rows import Rows
 from selfevo.models.resolve import resolve_model
 from selfevo.rundir.atomic_files import read_rows
@@ -227,8 +228,9 @@ class _Draws:
         """`count`: the number of problems if the source is a task; default: that of the source, or of one round."""
         if isinstance(source, TaskPrompts):
             task = load_checked_task(source.task)
-            most = count or source.count or PROMPTS_PER_ROUND
-            problems = self._draw(task, most if source.count else None, stream, "prompts.count", most, most)
+            wanted = count or source.count or PROMPTS_PER_ROUND
+            given, most = (wanted, None) if source.count else (None, wanted)
+            problems = self._draw(task, given, stream, "prompts.count", wanted, most)
             self.pool_answers |= {p.prompt.id: p for p in problems}
             self.pool_tasks |= dict.fromkeys((p.prompt.id for p in problems), task)
             return [p.prompt for p in problems]
@@ -360,23 +362,6 @@ def decontaminated(rows: Sequence[Row], place: str, blocked: Decontaminator, qua
     if rows and not clean:
         raise DataError(f"{place}: all {len(rows)} prompts are in an evaluation set; give other prompts")
     return clean
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """Each prompt several times in a row. Each copy has its own id, and so its own seed."""
-
-    prompts: Rows[Prompt]
-    times: int
-
-    def __len__(self) -> int:
-        return self.times * len(self.prompts)
-
-    def __iter__(self) -> Iterator[Prompt]:
-        for prompt in self.prompts:
-            yield prompt
-            for number in range(1, self.times):
-                yield replace(prompt, id=content_id(prompt.id, number))
 
 
 def prompt_sources(

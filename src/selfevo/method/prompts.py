@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from selfevo.method.records import Prompt, Turns
-from selfevo.method.verdicts import Grammar, Verdict, grammar
+from selfevo.method.verdicts import Grammar, Verdict, grammar, plain
 
 CRITIQUE = "Check this answer: name each error, then give your verdict."
 REFINE = "Write the improved answer."
@@ -68,6 +68,8 @@ class Wording(BaseModel):
             raise ValueError(
                 f"{word!r} does not begin and end with a letter or digit; leave out quotes, colons and other marks"
             )
+        if not plain(word):
+            raise ValueError(f"{word!r} shows no letter or digit; give a word that can be seen")
         return word
 
     @model_validator(mode="after")

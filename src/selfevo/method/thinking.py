@@ -15,11 +15,12 @@ import regex
 # as a part of the answer, which the critic and the judge read.
 Thinking = Literal["drop", "keep", "show"]
 
-_OPEN = r"<(?P<tag>think|thinking|thought|reasoning)>|\[THINK\]|◁think▷"
+# The tags of reasoning models. Others, such as <reasoning>, a prompt may have asked for as a part of the answer.
+_OPEN = r"<(?P<tag>think(?:ing)?)>|\[THINK\]|◁think▷"
 _CLOSE = r"(?(tag)</(?P=tag)>|(?:\[/THINK\]|◁/think▷))"
-_OPENED = re.compile(rf"\s*(?:{_OPEN})", re.IGNORECASE)
-_BLOCK = re.compile(rf"\s*(?P<open>{_OPEN})(?P<thought>.*?)(?P<close>{_CLOSE})", re.IGNORECASE | re.DOTALL)
-_TAIL = re.compile(rf"(?:{_OPEN})\s*\Z", re.IGNORECASE)
+_OPENED = re.compile(rf"\s*(?:{_OPEN})")
+_BLOCK = re.compile(rf"\s*(?P<open>{_OPEN})(?P<thought>.*?)(?P<close>{_CLOSE})", re.DOTALL)
+_TAIL = re.compile(rf"(?:{_OPEN})\s*\Z")
 _THOUGHT = regex.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷", regex.IGNORECASE)
 _CLOSED_AT_ONCE = re.compile(r"^[^\S\n]*</think>[^\S\n]*$", re.MULTILINE)
 

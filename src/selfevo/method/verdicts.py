@@ -41,7 +41,7 @@ class Grammar:
         words = {qualified: Verdict.QUALIFIED, not_qualified: Verdict.NOT_QUALIFIED}
         self._is_ascii = "".join((label, *words)).isascii()
         self._words = {_folded(word): verdict for word, verdict in words.items()}
-        self._shown = {_plain(word): verdict for word, verdict in words.items()}
+        self._shown = {plain(word): verdict for word, verdict in words.items()}
         gap = " ?" if self._is_ascii else f"[ {_DIRECTION}]*"
         self._verdict = re.compile(
             f"{re.escape(label)}{gap}:{gap}({_either(map(re.escape, words))})[.!]?",
@@ -100,7 +100,7 @@ class Grammar:
             return self._read(line)
         if len(match["rest"]) > _SHORT and not self._mention.search(match["rest"]):
             return None
-        return self._shown.get(_plain(match["rest"]), Verdict.UNKNOWN)
+        return self._shown.get(plain(match["rest"]), Verdict.UNKNOWN)
 
     def _denies(self, line: str) -> bool:
         """Whether a line says in other words that the verdict is no."""
@@ -174,12 +174,13 @@ def _either(patterns: Iterable[str]) -> str:
 
 def _apart(word: str) -> str:
     """A pattern for `word` that does not find it within another word."""
+    word = word.strip()
     first, last = (unicodedata.name(character, "").split(" ")[0] for character in (word[0], word[-1]))
     pattern = r"[\W_]*".join(map(re.escape, word.split()))
     return ("" if first in _JOINED else r"(?<![^\W_])") + pattern + ("" if last in _JOINED else r"(?![^\W_])")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The words of a text, as they show at a glance."""
     return re.sub(r"[\W_]+", " ", _bare(text)).strip()
 

@@ -45,10 +45,10 @@ def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.
     attention = "eager" if device.type == "cpu" else "sdpa"
     model = load_model(base, half if config.lora else torch.float32, attn_implementation=attention)
     check_trainable(base, model)
-    known = model.generation_config.eos_token_id
-    stops = Chat(tokenizer).stop_ids(known)
-    if stops != ([known] if isinstance(known, int) else known):
-        model.generation_config.eos_token_id = stops  # saved, so that every library stops where a turn was trained to
+    chat, known = Chat(tokenizer), model.generation_config.eos_token_id
+    if chat.stop_id not in ([known] if isinstance(known, int) else known or ()):
+        # Saved, so that every library stops where a turn was trained to end.
+        model.generation_config.eos_token_id = chat.stop_ids(known)
     return model, tokenizer, half
 
 

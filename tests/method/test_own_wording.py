@@ -202,6 +202,10 @@ def test_verdicts_are_read_as_a_person_reads_them(wording: Wording, feedback: st
         ({"qualified": ""}, "has 0 characters"),
         ({"verdict": " "}, "has 0 characters"),
         ({"qualified": "x" * 41}, "has 41 characters"),
+        ({"verdict": "\u3164"}, "shows no letter or digit"),
+        ({"qualified": "\u115f\u1160"}, "shows no letter or digit"),
+        ({"qualified": "ｙｅｓ", "not_qualified": "yes"}, "cannot be told apart"),
+        ({"qualified": "а", "not_qualified": "a"}, "cannot be told apart"),  # the first is Cyrillic
         ({"qualified": "**ok**"}, "does not begin and end with a letter"),
         ({"qualified": "ok", "not_qualified": "_ok_"}, "does not begin and end with a letter"),
         ({"qualified": "ok", "not_qualified": "ok!"}, "does not begin and end with a letter"),
