@@ -52,3 +52,20 @@ def train(
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
     return dict(AutoModelForCausalLM.from_pretrained(folder).state_dict())
+
+
+class Killing:
+    """Progress that ends the process, as far as a test can, after `steps` optimizer steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.begun = steps, list[tuple[int, int]]()
+
+    def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None:
+        self.begun.append((done, total))
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        self.steps -= amount
+        if self.steps == 0:
+            raise KeyboardInterrupt
+
+    def finish(self, summary: str = "") -> None: ...

@@ -14,7 +14,7 @@ from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import DataError, RunError
 from selfevo.method.protocols import Request, Sampling
 from selfevo.rundir.ownership import locked
-from trainings import EXAMPLES, state, train
+from trainings import EXAMPLES, Killing, state, train
 
 
 def test_the_same_seed_trains_the_same_model(tiny_model: Path, tmp_path: Path) -> None:
@@ -24,23 +24,6 @@ def test_the_same_seed_trains_the_same_model(tiny_model: Path, tmp_path: Path) -
         weights.append((tmp_path / name / "out/model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
-
-
-class Killing:
-    """Progress that ends the process, as far as a test can, after `steps` optimizer steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps, self.begun = steps, list[tuple[int, int]]()
-
-    def start(self, name: str, total: int, done: int = 0, unit: str = "rows") -> None:
-        self.begun.append((done, total))
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self.steps -= amount
-        if self.steps == 0:
-            raise KeyboardInterrupt
-
-    def finish(self, summary: str = "") -> None: ...
 
 
 SHORT = EXAMPLES * 2  # 6 steps of one sequence each

@@ -142,10 +142,15 @@ def last_checkpoint(work: Path) -> str | None:
 
 
 class Watched(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, and saves a checkpoint every `save_minutes` of training."""
+    """Shows progress, and saves a checkpoint every `save_minutes` of training.
 
-    def __init__(self, progress: Progress, save_minutes: float) -> None:
+    It does so only after a multiple of `whole` steps: what a trainer holds between these is in no
+    checkpoint.
+    """
+
+    def __init__(self, progress: Progress, save_minutes: float, whole: int = 1) -> None:
         self.progress, self.save_seconds, self.saved = progress, save_minutes * 60, time.monotonic()
+        self.whole = whole
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.start("train", state.max_steps, state.global_step, unit="steps")
@@ -154,17 +159,29 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         loss = state.log_history[-1].get("loss") if state.log_history else None
         self.progress.advance(1, f"loss {loss:.3f}" if loss is not None else "")
         check_there(Path(args.output_dir))  # transformers would make it anew
-        if time.monotonic() - self.saved > self.save_seconds and state.global_step < state.max_steps:
+        possible = state.global_step % self.whole == 0 and state.global_step < state.max_steps
+        if possible and agreed(time.monotonic() - self.saved > self.save_seconds):
             self.saved = time.monotonic()
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # each process has written its part
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.finish(f"{state.global_step} steps")
+
+
+def agreed(wanted: bool) -> bool:
+    """`wanted` as the first process has it: clocks differ, and processes that disagree would wait for ever."""
+    if not torch.distributed.is_initialized():
+        return wanted
+    said = [wanted]
+    torch.distributed.broadcast_object_list(said)
+    return said[0]
 
 
 def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:

@@ -6,6 +6,7 @@ that the round starts from judges: the reward is 1 if its feedback ends in "qual
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from selfevo.models.chat_template import Chat, messages
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
+from selfevo.trainers.order import InOrder
 
 PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
 
@@ -67,14 +69,16 @@ class VerdictRewardTrainer:
             rewards.extend(given)
             return given
 
-        trainer = GRPOTrainer(
+        micro_batches = max(  # for which the responses are sampled together
+            1, at_once(len(examples)) * objective.num_generations // config.per_device_train_batch_size
+        )
+        steps = math.lcm(micro_batches, config.gradient_accumulation_steps) // config.gradient_accumulation_steps
+        trainer = _InOrder(
             model=model,
             args=GRPOConfig(
                 **settings(config, work, seed, half),
                 num_generations=objective.num_generations,
-                steps_per_generation=max(
-                    1, at_once(len(examples)) * objective.num_generations // config.per_device_train_batch_size
-                ),
+                steps_per_generation=micro_batches,
                 max_completion_length=self.skills.respond.max_new_tokens,
                 temperature=self.skills.respond.temperature or 1.0,
                 beta=objective.beta,
@@ -84,7 +88,7 @@ class VerdictRewardTrainer:
                 [{"prompt": messages(example.turns, example.system)} for example in examples]
             ),
             processing_class=tokenizer,
-            callbacks=[Watched(progress, config.save_minutes)],
+            callbacks=[Watched(progress, config.save_minutes, whole=steps)],
             peft_config=lora(config, model),
         )
         seconds, losses = run(trainer, work)
@@ -127,6 +131,10 @@ class VerdictRewardTrainer:
             if generation.finish == "stop" and parse_verdict(generation.text) is Verdict.QUALIFIED
         }
         return [float(i in yes) for i in range(len(texts))]
+
+
+class _InOrder(InOrder, GRPOTrainer):  # type: ignore[misc]
+    pass
 
 
 def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int) -> Request:

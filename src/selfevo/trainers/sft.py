@@ -20,6 +20,7 @@ from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, figures, free_memory, load, lora, run, save, settings
+from selfevo.trainers.order import InOrder
 
 IGNORED = -100
 
@@ -93,7 +94,7 @@ def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[
     return rows, len(examples) - len(rows)
 
 
-class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
     """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
 
     batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
@@ -114,6 +115,8 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
         count = labelled.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (nll * weights[labelled]).sum() / count
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # their gradients are averaged
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss became {loss.item()} at step {self.state.global_step}; lower learning_rate; {self._rows()}"
