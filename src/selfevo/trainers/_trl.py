@@ -12,8 +12,9 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import LoraConfig
@@ -26,6 +27,8 @@ from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import check_trainable, load_model
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
 from selfevo.trainers.adapters import check_targets
+
+T = TypeVar("T")
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
@@ -65,6 +68,7 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
         "optim": "adamw_torch_fused",
         "bf16": half is torch.bfloat16,
         "fp16": half is torch.float16,
+        "ddp_find_unused_parameters": False,
         "use_cpu": pick_device(config.device).type == "cpu",
         "remove_unused_columns": False,
         "logging_nan_inf_filter": False,
@@ -87,7 +91,7 @@ def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
             trainer.remove_callback(callback)
     started = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+        trainer.train(resume_from_checkpoint=from_first(lambda: last_checkpoint(work)))
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             "out of memory in training; lower trainer.per_device_train_batch_size (and raise "
@@ -99,6 +103,8 @@ def run(trainer: Any, work: Path) -> tuple[float, list[float]]:
 
 def save(trainer: Any, tokenizer: Any, base: Path, output: Path) -> None:
     """Saves a plain transformers folder, adapters merged. Raises TrainingError on a non-finite weight."""
+    if not trainer.is_world_process_zero():
+        return
     trained = trainer.model.merge_and_unload() if hasattr(trainer.model, "merge_and_unload") else trainer.model
     for name, tensor in trained.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
@@ -160,7 +166,7 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         self.progress.advance(1, f"loss {loss:.3f}" if loss is not None else "")
         check_there(Path(args.output_dir))  # transformers would make it anew
         possible = state.global_step % self.whole == 0 and state.global_step < state.max_steps
-        if possible and agreed(time.monotonic() - self.saved > self.save_seconds):
+        if possible and from_first(lambda: time.monotonic() - self.saved > self.save_seconds):
             self.saved = time.monotonic()
             control.should_save = True
         return control
@@ -175,13 +181,14 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         self.progress.finish(f"{state.global_step} steps")
 
 
-def agreed(wanted: bool) -> bool:
-    """`wanted` as the first process has it: clocks differ, and processes that disagree would wait for ever."""
+def from_first(ask: Callable[[], T]) -> T:
+    """What `ask` gives in the first process of a training. Clocks differ, and processes that disagree wait for ever."""
     if not torch.distributed.is_initialized():
-        return wanted
-    said = [wanted]
+        return ask()
+    said = [ask()] if torch.distributed.get_rank() == 0 else [None]
     torch.distributed.broadcast_object_list(said)
-    return said[0]
+    answer: T = said[0]  # type: ignore[assignment]
+    return answer
 
 
 def lora(config: TrainerConfig, model: Any) -> LoraConfig | None:

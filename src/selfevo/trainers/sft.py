@@ -67,6 +67,8 @@ class TRLTrainer:
             peft_config=lora(config, model),
         )
         trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
+        if trainer.args.world_size > 1:
+            give_logits_at_labels(trainer.model, trainer.short)
         seconds, losses = run(trainer, work)
         save(trainer, tokenizer, base, output)
         tokens = sum(row["length"] for row in rows) * config.num_train_epochs
@@ -108,8 +110,12 @@ class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
         labelled = weights > 0
         if not bool(labelled.any()):
             raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
-        with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
-            logits = _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled, self.short)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if self.args.world_size > 1:  # what wraps the model must see the forward pass
+            logits = model(input_ids=ids, attention_mask=mask, labelled=labelled)
+        else:
+            with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
+                logits = _logits(model, ids, mask, labelled, self.short)
         targets = inputs["input_ids"][:, 1:][labelled]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
@@ -141,13 +147,28 @@ def _logits(model: Any, ids: torch.Tensor, mask: torch.Tensor, labelled: torch.T
     The `short` way computes only these logits: most tokens of a sequence are prompt, and the output
     layer of a small model is a large part of its arithmetic.
     """
-    wrapped = hasattr(model, "module")  # several devices: the wrapper must see the forward pass
-    if wrapped or not short:
+    if not short:
         return _at(model(input_ids=ids, attention_mask=mask, use_cache=False).logits, labelled)
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = bare.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     logits: torch.Tensor = bare.get_output_embeddings()(_at(hidden, labelled))
     return logits
+
+
+def give_logits_at_labels(model: Any, short: bool) -> None:
+    """Has the model's own forward pass compute what _logits does where it is told which tokens are labelled."""
+    whole = model.forward
+
+    def forward(*arguments: Any, labelled: torch.Tensor | None = None, **inputs: Any) -> Any:
+        if labelled is None:
+            return whole(*arguments, **inputs)
+        model.forward = whole  # for the long way, which calls it
+        try:
+            return _logits(model, inputs["input_ids"], inputs["attention_mask"], labelled, short)
+        finally:
+            model.forward = forward
+
+    model.forward = forward
 
 
 @torch.no_grad()
