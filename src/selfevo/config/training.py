@@ -143,6 +143,11 @@ class TrainerConfig(Strict):
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="precision of matrix products")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
+    processes: Positive = Field(
+        1,
+        description="processes that train together on this machine, one device each; the global batch is "
+        "per_device_train_batch_size x gradient_accumulation_steps x processes",
+    )
     lora: LoraSettings | None = Field(
         None, description="train low-rank adapters, merged before saving; default: train all weights"
     )

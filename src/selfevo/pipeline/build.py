@@ -36,6 +36,7 @@ from selfevo.tasks import load_task
 from selfevo.tasks.base import Problem
 from selfevo.teachers.base import BookedTeacher, Teacher
 from selfevo.teachers.oracle import OracleTeacher
+from selfevo.trainers.processes import GroupTrainer
 from selfevo.trainers.tracking import Training
 
 ENGINES = {
@@ -81,7 +82,15 @@ def build_objective(config: RunConfig) -> Objective:
 
 
 def build_trainer(config: RunConfig, name: str) -> Trainer:
-    """The trainer of the model `name`. Imports TRL only here, because it is slow to import."""
+    """The trainer of the model `name`, in as many processes as the configuration says."""
+    trainer, count = build_one_process_trainer(config, name), config.trainer.processes
+    if count == 1:
+        return trainer
+    return GroupTrainer(trainer, count, {"config": config.model_dump(mode="json"), "name": name})
+
+
+def build_one_process_trainer(config: RunConfig, name: str) -> Trainer:
+    """What each process that trains the model `name` runs. Imports TRL only here, because it is slow to import."""
     settings, objective, training = trainer_of(config, name), config.objective, Training(config.output, name)
     if round_number(name):
         if isinstance(objective, DPOObjective):

@@ -11,9 +11,9 @@ import gc
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -40,6 +40,8 @@ from selfevo.trainers.saving import (
 )
 from selfevo.trainers.stopping import Stopping
 from selfevo.trainers.tracking import Training, reported
+
+T = TypeVar("T")
 
 
 def load(base: Path, config: TrainerConfig, seed: int) -> tuple[Any, Any, torch.dtype]:
@@ -110,6 +112,7 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
         "optim": config.optim,
         "bf16": half is torch.bfloat16,
         "fp16": half is torch.float16,
+        "ddp_find_unused_parameters": False,
         "use_cpu": pick_device(config.device).type == "cpu",
         "remove_unused_columns": False,
         "logging_nan_inf_filter": False,
@@ -174,7 +177,7 @@ def run(trainer: Any, work: Path, config: TrainerConfig, training: Training) -> 
     started = time.monotonic()
     try:
         with stopping, reported(trainer, config.report_to, training):
-            trainer.train(resume_from_checkpoint=last_checkpoint(work))
+            trainer.train(resume_from_checkpoint=from_first(lambda: last_checkpoint(work)))
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             "out of memory in training; lower trainer.per_device_train_batch_size (and raise "
@@ -188,9 +191,11 @@ def run(trainer: Any, work: Path, config: TrainerConfig, training: Training) -> 
 def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: TrainerConfig) -> None:
     """Saves a plain transformers folder, or with lora.merge: false the adapter alone; and the curve.
 
-    Raises TrainingError on a non-finite weight, or if logits change when adapters are merged or when
-    the saved model is loaded again.
+    Of several processes the first one does. Raises TrainingError on a non-finite weight, or if logits change when
+    adapters are merged or when the saved model is loaded again.
     """
+    if not trainer.is_world_process_zero():
+        return
     model, stored = trainer.accelerator.unwrap_model(trainer.model), stored_dtype(base)
     check_finite(model)
     check_there(output)
@@ -255,11 +260,15 @@ def last_checkpoint(work: Path) -> str | None:
 
 
 class Watched(TrainerCallback):  # type: ignore[misc]
-    """Shows progress, and saves a checkpoint every `save_minutes` of training and when a signal to stop came."""
+    """Shows progress, and saves a checkpoint every `save_minutes` of training and when a signal to stop came.
 
-    def __init__(self, progress: Progress, save_minutes: float) -> None:
+    It saves only after a multiple of `whole` steps: what a trainer holds between these is in no
+    checkpoint.
+    """
+
+    def __init__(self, progress: Progress, save_minutes: float, whole: int = 1) -> None:
         self.progress, self.save_seconds, self.saved = progress, save_minutes * 60, time.monotonic()
-        self.stopping = Stopping()
+        self.whole, self.stopping = whole, Stopping()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.start("train", state.max_steps, state.global_step, unit="steps")
@@ -268,17 +277,33 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         loss = state.log_history[-1].get("loss") if state.log_history else None
         self.progress.advance(1, f"loss {loss:.3f}" if loss is not None else "")
         check_there(Path(args.output_dir))  # transformers would make it anew
-        if time.monotonic() - self.saved > self.save_seconds and state.global_step < state.max_steps:
+        if state.global_step % self.whole:
+            return control
+        due, stop = from_first(
+            lambda: (time.monotonic() - self.saved > self.save_seconds, self.stopping.number is not None)
+        )
+        if stop or (due and state.global_step < state.max_steps):
             self.saved = time.monotonic()
             control.should_save = True
-        if self.stopping.number is not None:
-            control.should_save = control.should_training_stop = True
+        control.should_training_stop |= stop
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # each process has written its part
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stopped = self.stopping.number is not None
         self.progress.finish(f"{'stopped after ' if stopped else ''}{state.global_step} of {state.max_steps} steps")
+
+
+def from_first(ask: Callable[[], T]) -> T:
+    """What `ask` gives in the first process of a training. Clocks differ, and processes that disagree wait for ever."""
+    if not torch.distributed.is_initialized():
+        return ask()
+    said = [ask()] if torch.distributed.get_rank() == 0 else [None]
+    torch.distributed.broadcast_object_list(said)
+    answer: T = said[0]  # type: ignore[assignment]
+    return answer

@@ -20,6 +20,7 @@ from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, epochs, figures, free_memory, held_out, load, run, save, settings
 from selfevo.trainers.adapters import lora
+from selfevo.trainers.order import InOrder
 from selfevo.trainers.tracking import UNNAMED, Training
 
 
@@ -99,7 +100,7 @@ def _length(row: dict[str, Any]) -> int:
     return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
 
 
-class _Pretokenised(DPOTrainer):  # type: ignore[misc]
+class _Pretokenised(InOrder, DPOTrainer):  # type: ignore[misc]
     """Uses our token ids: TRL's own tokenisation reads control tokens in a text as such."""
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **settings: Any) -> Any:

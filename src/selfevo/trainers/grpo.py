@@ -6,6 +6,7 @@ that the round starts from judges: the reward is 1 if its feedback ends in "qual
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, figures, free_memory, load, run, save, settings
 from selfevo.trainers.adapters import lora
+from selfevo.trainers.order import InOrder
 from selfevo.trainers.tracking import UNNAMED, Training
 
 PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
@@ -75,14 +77,16 @@ class VerdictRewardTrainer:
             rewards.extend(given)
             return given
 
-        trainer = GRPOTrainer(
+        micro_batches = max(  # for which the responses are sampled together
+            1, at_once(len(examples)) * objective.num_generations // config.per_device_train_batch_size
+        )
+        steps = math.lcm(micro_batches, config.gradient_accumulation_steps) // config.gradient_accumulation_steps
+        trainer = _InOrder(
             model=model,
             args=GRPOConfig(
                 **settings(config, work, seed, half),
                 num_generations=objective.num_generations,
-                steps_per_generation=max(
-                    1, at_once(len(examples)) * objective.num_generations // config.per_device_train_batch_size
-                ),
+                steps_per_generation=micro_batches,
                 max_completion_length=self.skills.respond.max_new_tokens,
                 temperature=self.skills.respond.temperature or 1.0,
                 top_p=self.skills.respond.top_p,
@@ -96,7 +100,7 @@ class VerdictRewardTrainer:
                 [{"prompt": messages(example.turns, example.system)} for example in examples]
             ),
             processing_class=tokenizer,
-            callbacks=[Watched(progress, config.save_minutes)],
+            callbacks=[Watched(progress, config.save_minutes, whole=steps)],
             peft_config=lora(config, model),
         )
         seconds, losses = run(trainer, work, config, self.training)
@@ -139,6 +143,10 @@ class VerdictRewardTrainer:
             if generation.finish == "stop" and self.wording.parse(generation.text) is Verdict.QUALIFIED
         }
         return [float(i in yes) for i in range(len(texts))]
+
+
+class _InOrder(InOrder, GRPOTrainer):  # type: ignore[misc]
+    pass
 
 
 def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int, wording: Wording) -> Request:

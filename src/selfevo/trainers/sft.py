@@ -22,6 +22,7 @@ from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, epochs, figures, free_memory, held_out, load, run, save, settings
 from selfevo.trainers.adapters import lora
+from selfevo.trainers.order import InOrder
 from selfevo.trainers.tracking import UNNAMED, Training
 
 IGNORED = -100
@@ -78,6 +79,8 @@ class TRLTrainer:
             peft_config=lora(config, model),
         )
         trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
+        if trainer.args.world_size > 1:
+            give_logits_at_labels(trainer.model, trainer.short)
         seconds, losses = run(trainer, work, config, self.training)
         save(trainer, tokenizer, base, output, config)
         times = epochs(trainer, config)
@@ -109,7 +112,7 @@ def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[
     return rows, dropped
 
 
-class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
+class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
     """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
 
     batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
@@ -124,15 +127,19 @@ class _WeightedTrainer(SFTTrainer):  # type: ignore[misc]
         labelled = weights > 0
         if not bool(labelled.any()):
             raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
-        with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
-            logits = _logits(
-                model, inputs["input_ids"], inputs["attention_mask"], labelled, self.short, inputs.get("position_ids")
-            )
+        ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs.get("position_ids")
+        if self.args.world_size > 1:  # what wraps the model must see the forward pass
+            logits = model(input_ids=ids, attention_mask=mask, labelled=labelled, position_ids=positions)
+        else:
+            with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
+                logits = _logits(model, ids, mask, labelled, self.short, positions)
         targets = inputs["input_ids"][:, 1:][labelled]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
         count = labelled.sum() if num_items_in_batch is None else num_items_in_batch
         loss = (nll * weights[labelled]).sum() / count
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # their gradients are averaged
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss became {loss.item()} at step {self.state.global_step}; lower learning_rate; {self._rows()}"
@@ -180,13 +187,29 @@ def _logits(
     layer of a small model is a large part of its arithmetic.
     """
     seen = {"attention_mask": mask} if positions is None else {"position_ids": positions}
-    wrapped = hasattr(model, "module")  # several devices: the wrapper must see the forward pass
-    if wrapped or not short:
+    if not short:
         return _at(model(input_ids=ids, use_cache=False, **seen).logits, labelled)
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = bare.base_model(input_ids=ids, use_cache=False, **seen).last_hidden_state
     logits: torch.Tensor = bare.get_output_embeddings()(_at(hidden, labelled))
     return logits
+
+
+def give_logits_at_labels(model: Any, short: bool) -> None:
+    """Has the model's own forward pass compute what _logits does where it is told which tokens are labelled."""
+    whole = model.forward
+
+    def forward(*arguments: Any, labelled: torch.Tensor | None = None, **inputs: Any) -> Any:
+        if labelled is None:
+            return whole(*arguments, **inputs)
+        model.forward = whole  # for the long way, which calls it
+        try:
+            ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs.get("position_ids")
+            return _logits(model, ids, mask, labelled, short, positions)
+        finally:
+            model.forward = forward
+
+    model.forward = forward
 
 
 @torch.no_grad()
