@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfevo.errors import MissingExtraError
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -46,7 +48,14 @@ def reported(trainer: Any, trackers: Sequence[str], training: Training) -> Itera
     before = _active_wandb_run(trackers)
     os.environ.update(ours)
     try:
-        callbacks = [make() for make in get_reporting_integration_callbacks(list(trackers))]
+        try:
+            callbacks = [make() for make in get_reporting_integration_callbacks(list(trackers))]
+        except (ImportError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise MissingExtraError(
+                f"trainer.report_to: {', '.join(trackers)} cannot be used ({reason}); run: "
+                f"pip install {' '.join(trackers)}"
+            ) from error
         for callback in callbacks:
             trainer.add_callback(callback)
         try:
