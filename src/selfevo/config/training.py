@@ -143,7 +143,7 @@ class TrainerConfig(Strict):
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="precision of matrix products")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
-    processes: Positive = Field(
+    processes: Positive = unless_default(
         1,
         description="processes that train together on this machine, one device each; the global batch is "
         "per_device_train_batch_size x gradient_accumulation_steps x processes",
