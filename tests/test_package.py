@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_package_with_its_types_and_templates_and_nothing_el
         about = message_from_bytes(archive.read(metadata))
     files = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/selfevo").rglob("*") if path.is_file()}
     assert {name for name in names if name.startswith("selfevo/")} == {f for f in files if "__pycache__" not in f}
-    for name in ("py.typed", "config/template.yaml", "report/page.html.jinja"):
+    for name in ("py.typed", "config/template.yaml", "report/page.html.jinja", "report/page.css.jinja"):
         assert f"selfevo/{name}" in names
     assert {name.split("/")[0] for name in names} == {"selfevo", metadata.split("/")[0]}
     assert {link.split(",")[0] for link in about.get_all("Project-URL", [])} >= {"Homepage", "Documentation", "Issues"}

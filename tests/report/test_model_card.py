@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def test_every_model_has_a_card_that_the_hub_can_read(config: RunConfig) -> None
         assert "arxiv:2310.00533" in (data.tags or [])
         assert data.base_model is None, "the base is a folder of this machine, which nobody else has"
     assert str(Path.home()) not in card(config, "round-3").content
+    assert str(config.output.parent) not in card(config, "round-3").content
 
 
 def test_the_hub_finds_the_accuracies_of_the_models_that_were_measured(config: RunConfig) -> None:
@@ -85,6 +87,13 @@ def test_the_figures_are_those_of_the_run(config: RunConfig) -> None:
     assert f"n = {rate.n}" in text
     marker = read_marker(config.output / "models/round-3/selfevo.json")
     assert f"- {marker['examples']['self']} examples: refined answers that the model itself kept" in text
+
+
+def test_a_card_needs_no_glossary(config: RunConfig) -> None:
+    for folder in (config.output / "models").iterdir():
+        text = card(config, folder.name).text
+        assert not re.search(r"r\^|D.?_meta|\b[rfvp]\b|beta", text.replace("\\", "")), "symbols are explained by words"
+    assert "(of the answers that it calls qualified, the share that are right)" in card(config, "round-3").text
 
 
 def test_costs_are_in_the_manifest_and_add_up(config: RunConfig) -> None:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from selfevo.checks.check import Check
 from selfevo.checks.remembered import fingerprint, remembered
+from selfevo.checks.tokens import PROMPTS
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.inputs.splits import Splits
@@ -26,7 +27,6 @@ from selfevo.models.loading import load_model
 from selfevo.pipeline.build import build_engine, describe_platform
 from selfevo.rundir.inspect import wording_of
 
-PROMPTS = 20
 NEW_TOKENS = 24
 # Relative distance of the two largest logits within which rounding may swap them.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}

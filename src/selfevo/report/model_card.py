@@ -23,10 +23,10 @@ from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import MODES, Mode, ModelResults, read_results
 
 TERMS = {
-    "skills": "feedback and refinement (f, r^) on trajectories of D_meta",
-    "answer": "refined answers (r^ given p) of D_meta",
+    "skills": "feedback and refinement, from the annotated corpus",
+    "answer": "refined answers to the prompts of the annotated corpus",
     "self": "refined answers that the model itself kept, from prompts without labels",
-    "preference": "pairs, r^ preferred to r, from prompts without labels (DPO, a baseline)",
+    "preference": "pairs, the refined answer preferred to the first one, from prompts without labels (DPO, a baseline)",
     "prompt": "prompts without labels, its own verdict as reward (GRPO, a baseline)",
 }
 
@@ -150,7 +150,7 @@ def _metric(measured: ModelResults) -> str:
 
 def _results(task: str, measured: ModelResults) -> str:
     lines = [
-        f"Held-out problems of {literal(task)}, greedy (votes: sampled), 95 % Wilson intervals:",
+        f"Held-out problems of {literal(task)}, greedy (votes: sampled); in brackets the 95 % interval; n problems:",
         "",
         f"| | {_metric(measured)} |",
         "|---|---|",
@@ -158,9 +158,15 @@ def _results(task: str, measured: ModelResults) -> str:
     for mode in MODES:
         if rate := measured.rate(mode):
             low, high = rate.ci
-            lines.append(f"| {mode} | {percent(rate.accuracy)} ({percent(low)} to {percent(high)}), n = {rate.n} |")
+            lines.append(
+                f"| {ANSWERS[mode]} | {percent(rate.accuracy)} ({percent(low)} to {percent(high)}), n = {rate.n} |"
+            )
     precision, recall = measured.verdicts.precision, measured.recall
-    lines += ["", f"Its own verdict: precision {percent(precision)}, recall {percent(recall)}."]
+    lines += [
+        "",
+        f"Its own verdicts: precision {percent(precision)} (of the answers that it calls qualified, the share that are "
+        f"right), recall {percent(recall)} (of the right answers, the share that it calls qualified).",
+    ]
     return "\n".join(lines)
 
 

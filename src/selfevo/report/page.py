@@ -1,34 +1,37 @@
 """The report of a run: report.html, one page that needs no network. The same run gives the same bytes.
 
 Only files of the run are read. Model text is not trusted: the template escapes everything, and the
-page's content security policy forbids scripts and network.
+page's content security policy forbids scripts and network. Home folders and user names are left out
+of all that the run itself says (privacy.py), because people share the page.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
 
 from selfevo.errors import RunError
-from selfevo.evaluation.monitors import MEANING
 from selfevo.method.prompts import Wording
 from selfevo.method.skills import SKILLS
+from selfevo.report import curves, page_tables
 from selfevo.report.chart import draw
-from selfevo.report.wording import FINISHES, duration, number, p_value, percent, points, summarise
+from selfevo.report.model_card import TERMS
+from selfevo.report.privacy import shareable
+from selfevo.report.symbols import Symbols
+from selfevo.report.wording import FINISHES, cut, duration, number, summarise
 from selfevo.rundir.atomic_files import MODEL_MARKER, read_marker, read_rows, write_atomic
 from selfevo.rundir.inspect import costs, is_run, read_wording
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.ownership import check_format
-from selfevo.rundir.results import Results, Split, read_results
-from selfevo.statistics import Rate
+from selfevo.rundir.results import Alarm, read_results
 
 SAMPLES = {"kept, refined": 3, "kept, unchanged": 2, "rejected": 3, "quarantined": 2}
 LONGEST_TEXT = 6000
@@ -36,8 +39,13 @@ STEPS = {
     "prompt": ("p", "prompt"),
     "response": ("r", "first response"),
     "feedback": ("f", "feedback on r"),
-    "refinement": ("r̂", "refinement"),
-    "judgement": ("v", "feedback on r̂, which decides"),
+    "refinement": ("r^", "refinement"),
+    "judgement": ("v", "feedback on r^, whose verdict decides"),
+}
+POLICIES = {
+    "restart": "each round trains the base model again, on all rows kept so far",
+    "continual-mixed": "each round trains the model of the round before, on all rows kept so far",
+    "continual-latest": "each round trains the model of the round before, on its own rows alone",
 }
 CONTEXT = ("system", "history", "prompt")
 
@@ -85,41 +93,71 @@ def write_report(run: Path) -> Path:
         raise RunError(f"{run} holds no config.json, so it is not a selfevo run; give the folder of one")
     if layout.manifest.is_file():
         check_format(run)
-    config, manifest = (read_marker(path) if path.is_file() else {} for path in (layout.config, layout.manifest))
+    found = [read_marker(path) if path.is_file() else {} for path in (layout.config, layout.manifest)]
+    place = Path(found[0].get("output", ""))
+    place = place if place.is_absolute() else run.resolve()
+    config, manifest = (shareable(each, place) for each in found)
     results, wording = read_results(run), read_wording(layout.config)
     rounds = [_read_round(run, path, wording) for path in layout.rounds()]
-    models = [read_marker(path / MODEL_MARKER, name=str, examples=dict) for path in layout.finished_models()]
+    folders = layout.finished_models()
+    models = [read_marker(path / MODEL_MARKER, name=str, examples=dict) for path in folders]
+    logs = [list(_rows(path / "training.jsonl")) for path in folders]
     evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
-    filters = [str(each.get("kind", each)) for each in config.get("filter", [])]
+    filters = [str(each.get("kind", each) if isinstance(each, dict) else each) for each in config.get("filter", [])]
     if ablation.get("gold_filter"):
         filters.append("gold answers instead of the filters that judge (ablation)")
-    measured = results.models if results else ()
+    listed = config["rounds"] if isinstance(config.get("rounds"), list) else []
     audits = {each.name: each.audit for each in results.rounds if each.audit} if results else {}
+    watched = [each for each in results.rounds if each.monitors] if results else []
+    spent = costs(run) if is_run(run) else {}
+    summary = summarise(
+        results,
+        rounds,
+        [model["name"] for model in models],
+        evaluated=bool(evaluation),
+        sft_labels=ablation.get("sft_labels"),
+    )
+    if results and results.stopped:
+        summary.append(f"The rounds ended before their number: {shareable(results.stopped, place)}.")
     page = _render(
         layout.results,
         folder=run.resolve().name,
         config=config,
-        manifest=manifest,
+        manifest={name: value for name, value in manifest.items() if name != "costs"},
+        alarms=shareable([_alarm(each) for each in results.alarms], place) if results else [],
         results=results,
-        task=(results.task if results else None) or evaluation.get("task", {}).get("name"),
-        summary=summarise(
-            results,
-            rounds,
-            [model["name"] for model in models],
-            evaluated=bool(evaluation),
-            sft_labels=ablation.get("sft_labels"),
-        ),
-        splits={by: _split(results, by) for by in get_args(Split)} if results else {},
-        chart=draw(measured) if measured else None,
+        symbols=Symbols(),
+        summary=summary,
+        facts={
+            "Base model": config.get("model"),
+            "Task": (shareable(results.task, place) if results else None) or evaluation.get("task", {}).get("name"),
+            "Rounds": len(listed) or config.get("rounds"),
+            "Policy": config.get("policy"),
+            "Filter": ", ".join(filters),
+            "beta": config.get("beta"),
+            "Seed": config.get("seed"),
+            "Total time": duration(results.seconds if results else None),
+        },
+        policy=POLICIES.get(str(config.get("policy"))),
+        judged=page_tables.judged(results) if results and results.judge else None,
+        chart=draw(results.models) if results and results.models else None,
+        models=page_tables.models(results) if results and results.models else None,
+        comparisons=page_tables.comparisons(results.comparisons) if results and results.comparisons else None,
+        splits=page_tables.splits(results) if results else {},
         rounds=rounds,
-        filters=", ".join(filters),
-        audits=audits,
-        monitored=[each for each in results.rounds if each.monitors] if results else [],
-        labels={name: label for name, (label, *_) in MEANING.items()},
-        costs=costs(run) if is_run(run) else {},
-        models=models,
-        terms=sorted({term for model in models for term in model["examples"]}),
+        filtered=page_tables.rounds(rounds) if rounds else None,
+        audited=page_tables.audits(audits) if audits else None,
+        gate=results.gate if results else None,
+        compared=page_tables.gate(results.gate) if results and results.gate else None,
+        monitored=page_tables.monitors(watched, results.bounds) if results and watched else None,
+        trained=page_tables.trainings(models) if models else None,
+        terms={term: TERMS.get(term, "") for term in sorted({each for model in models for each in model["examples"]})},
+        curves=[drawn for model, log in zip(models, logs, strict=True) if (drawn := curves.draw(model["name"], log))],
+        sources=page_tables.sources(listed) if listed else None,
+        total=page_tables.costs({"total": spent["total"]}) if spent else None,
+        costs=page_tables.costs({name: cost for name, cost in spent.items() if name != "total"}) if spent else None,
         corpus=_read_corpus(layout.data("d_meta"), wording),
+        steps=page_tables.STEPS,
     )
     # A lone surrogate is legal in JSON but not in UTF-8; it must not make the page fail.
     write_atomic(layout.report, page.encode("utf-8", "replace").decode("utf-8"))
@@ -133,11 +171,10 @@ def _render(source: Path, **values: Any) -> str:
         raise RunError(f"{source} lacks a figure of the report ({error}); resume the run to have it written") from None
 
 
-def _split(results: Results, by: Split) -> dict[str, list[tuple[Rate, Rate]]]:
-    """For each group of problems: the direct and refined rate of every model."""
-    each = [(results.rates(by, model, "direct"), results.rates(by, model, "refined")) for model in results.models]
-    names = results.groups.get(by, {}) if each else {}
-    return {name: [(direct[name], refined[name]) for direct, refined in each] for name in names}
+def _alarm(found: Alarm) -> tuple[str, str]:
+    """What it is about, and the rest of the sentence."""
+    place = {"d_meta": "D_meta"}.get(found.place, found.place)
+    return cut(place, 80), "; ".join(cut(text, 500) for text in (found.finding, found.remedy) if text)
 
 
 @cache
@@ -150,12 +187,8 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "points": points,
         "number": number,
-        "duration": duration,
-        "p_value": p_value,
-        "indented": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+        "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
     }
     return environment.get_template("page.html.jinja")
 
@@ -172,7 +205,7 @@ def _read_round(run: Path, folder: Path, wording: Wording) -> Round:
         for row in _rows(folder / f"{skill}.jsonl", id=str, status=str):
             found.rows_in += skill == "respond"
             if row["status"] == "quarantined":
-                reason = str(row.get("reason"))
+                reason = shareable(str(row.get("reason")), run)
                 found.quarantined[f"{skill}: {FINISHES.get(reason, reason)}"] += 1
                 pick("quarantined", {**row, "skill": skill, "reason": reason})
     for row in _rows(folder / "filter.jsonl", id=str, kept=bool, **dict.fromkeys(STEPS, str)):
@@ -180,8 +213,9 @@ def _read_round(run: Path, folder: Path, wording: Wording) -> Round:
             found.kept += 1
             pick("kept, unchanged" if row["refinement"].strip() == row["response"].strip() else "kept, refined", row)
         else:
-            found.rejected[str(row.get("reason"))] += 1
-            pick("rejected", row)
+            reason = shareable(str(row.get("reason")), run)
+            found.rejected[reason] += 1
+            pick("rejected", {**row, "reason": reason})
     quarantined = _with_history(run, folder, picked.pop("quarantined"))
     found.trajectories = [
         _trajectory(group, row, row.get("reason"), wording) for group, rows in picked.items() for row in rows

@@ -21,17 +21,18 @@ FINISHES = {
     "empty": "the model wrote nothing visible",
 }
 SIGNIFICANT = 0.05
+P_VALUE = "p-value"
 NONE = "\u2013"
 MINUS = "\u2212"
 REFERENCES = {
-    SFT: "plain SFT on the same labels",
-    META: "the model with meta-skills only",
+    SFT: "plain fine-tuning (sft) on the same labels",
+    META: "the model before any round (meta)",
     BASE: "the base model",
 }
 STARTS = {
     BASE: "The base model answers",
-    SFT: "Plain SFT answers",
-    META: "With meta-skills only, before any round, the model answers",
+    SFT: "Plain fine-tuning (sft) answers",
+    META: "Before any round the model (meta) answers",
 }
 
 
@@ -58,6 +59,18 @@ def number(value: float | None, digits: int = 0) -> str:
     if value is None or not math.isfinite(value):
         return NONE
     return f"{value:,.{digits}f}".replace(",", "\u202f").replace("-", MINUS)
+
+
+def cut(text: str, most: int) -> str:
+    """`text` with at most `most` characters, and an ellipsis if it had more."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def three_digits(value: float) -> str:
+    """A number of any size with three significant digits, as 2.51, 0.000125 or 3.2e-07."""
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.3g}".replace("-", MINUS)
 
 
 def duration(seconds: float | None) -> str:
@@ -111,7 +124,9 @@ def _accuracy_sentence(last: ModelResults, results: Results, sft_labels: int | N
     reference = next((other for other in REFERENCES if accuracies.get(other) is not None), None)
     if reference is None:
         return f"{sentence}."
-    called = f"plain SFT on {sft_labels} labels" if reference == SFT and sft_labels else REFERENCES[reference]
+    called = (
+        f"plain fine-tuning (sft) on {sft_labels} labels" if reference == SFT and sft_labels else REFERENCES[reference]
+    )
     against = f"{percent(accuracies[reference])} for {called}"
     pair = (name, reference, "direct")
     compared = next((c for c in results.comparisons if (c.a, c.b, c.mode) == pair), None)
@@ -153,4 +168,4 @@ def _filter_sentence(results: Results | None, rounds: Sequence[RoundCounts]) -> 
 
 
 def _p(p: float) -> str:
-    return f"p\u00a0{p_value(p)}" if p < 0.001 else f"p\u00a0=\u00a0{p_value(p)}"
+    return f"{P_VALUE}\u00a0{p_value(p)}"
