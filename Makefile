@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow browser docs dist install clean
+.PHONY: demo test slow cluster browser docs dist install clean
 
 # SmolLM2-135M improves itself on this machine: make demo, make demo ARGS='--smoke --output runs/try'
 demo: install
@@ -21,6 +21,10 @@ docs: install
 # What takes minutes: a run of a tiny model from end to end, and the wheel in an environment of its own
 slow: install
 	$(BIN)/pytest -m 'slow and not (gpu or cluster or browser)' $(ARGS)
+
+# Training by several processes
+cluster: install
+	$(BIN)/pytest -m cluster $(ARGS)
 
 # The report in headless Chromium, at the widths of a phone, a tablet and a desk; needs Chromium or Chrome
 browser: install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import typing
 from importlib.util import find_spec
@@ -216,3 +217,21 @@ def test_trackers_get_every_step(
         "mlflow": "mlruns*/**/*",
     }
     assert list(tmp_path.glob(found[tracker]))
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "said"),
+    [
+        ("cuda", 1, "trainer.processes is 2, and torch sees 1 CUDA devices; lower it"),
+        ("cuda:1", 4, "trainer.processes is 2 and trainer.device is cuda:1, one device for all of them"),
+        ("cuda", 2, ""),
+        ("cpu", 0, ""),
+    ],
+)
+def test_each_process_has_a_device_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, device: str, there: int, said: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
+    with pytest.raises(ConfigError, match=said) if said else contextlib.nullcontext():
+        check_settings(config(device=device, processes=2))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
+from selfevo.errors import TrainingError
 from selfevo.method.protocols import Trainer
 from selfevo.method.records import Example
 from selfevo.pipeline.build import build_trainer
@@ -120,3 +124,45 @@ def test_a_killed_process_costs_nothing_but_time(tiny_model: Path, tmp_path: Pat
     assert len(watching.begun) == 2
     assert watching.begun[1][0] >= 4
     assert furthest(tmp_path / "whole/out", tmp_path / "killed/out") == 0
+
+
+def test_what_a_process_raises_is_raised(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = build_trainer(run_config(tiny_model, tmp_path, processes=2, max_length=3), "round-1")
+    with pytest.raises(TrainingError, match=r"all 16 training sequences are longer than trainer\.max_length=3; raise"):
+        trained(trainer, tiny_model, tmp_path, ANSWERS)
+
+
+def test_a_group_that_always_dies_is_given_up(tiny_model: Path, tmp_path: Path) -> None:
+    watching = Watching(1, lambda: os.kill(process_of(tmp_path / "work", 1), signal.SIGKILL))
+
+    def killed_again(name: str, total: int, done: int = 0, unit: str = "rows") -> None:
+        watching.begun.append((done, total))
+        watching.losses.clear()
+
+    watching.start = killed_again  # type: ignore[method-assign]
+    trainer = build_trainer(run_config(tiny_model, tmp_path, processes=2), "round-1")
+    with pytest.raises(TrainingError, match=r"ended with signal SIGKILL.*, 3 times in a row without a new checkpoint"):
+        trained(trainer, tiny_model, tmp_path, ANSWERS, watching)
+    assert len(watching.begun) == 3
+
+
+def test_processes_end_with_their_parent(tiny_model: Path, tmp_path: Path) -> None:
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {sys.path!r}
+from test_processes import ANSWERS, Watching, build_trainer, run_config, trained
+base, folder = Path({str(tiny_model)!r}), Path({str(tmp_path)!r})
+watching = Watching(2, lambda: os.kill(os.getpid(), signal.SIGKILL))
+trained(build_trainer(run_config(base, folder, processes=2), "round-1"), base, folder, ANSWERS, watching)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for _ in range(100):
+        try:
+            process_of(tmp_path / "work", 0)
+        except AssertionError:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("a process outlived its parent")

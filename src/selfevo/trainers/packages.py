@@ -32,6 +32,8 @@ def check_settings(config: TrainerConfig) -> None:
         if find_spec(module) is None and (module != "tensorboard" or find_spec("tensorboardX") is None):
             raise MissingExtraError(f"{setting} needs {package}, which is not installed; run: pip install {package}")
     _check_device(config)
+    if config.processes > 1:
+        _check_processes(config)
     if config.lr_scheduler_type not in _PLAIN or config.lr_scheduler_kwargs:
         _check_scheduler(config)
 
@@ -49,6 +51,25 @@ def _check_device(config: TrainerConfig) -> None:
         device = pick_device(config.device)
         if device.type != "cuda":
             raise ConfigError(f"trainer.{wanted[0]} needs a CUDA device, and the trainer's is {device}; leave it out")
+
+
+def _check_processes(config: TrainerConfig) -> None:
+    """Each process takes the device of its own number."""
+    import torch
+
+    from selfevo.models.device import pick_device
+
+    device = pick_device(config.device)
+    if device.index is not None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"trainer.processes is {config.processes} and trainer.device is {config.device}, one device for all of "
+            "them; set trainer.device to cuda or cpu"
+        )
+    if device.type == "cuda" and torch.cuda.device_count() < config.processes:
+        raise ConfigError(
+            f"trainer.processes is {config.processes}, and torch sees {torch.cuda.device_count()} CUDA devices; lower "
+            "it, so that each process has a device of its own"
+        )
 
 
 def _check_scheduler(config: TrainerConfig) -> None:
