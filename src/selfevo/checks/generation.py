@@ -89,18 +89,18 @@ def _generation(
 
 def skilled(config: RunConfig, folder: Path, splits: Splits, engine: Engine) -> Check:
     """Whether the model criticises its answers with a verdict that can be read. Without a corpus nothing teaches it."""
-    words = config.wording
-    if wording_of(folder).learnt != words.learnt:
+    wording = config.wording
+    if wording_of(folder).learnt != wording.learnt:
         remedy = "give the wording of the run that trained it; it is in the config.yaml of that run"
         return Check("skills", "fail", "the model has learnt the skills in other words than those of `wording`", remedy)
     skills = {name: getattr(config.skills, name).to_sampling() for name in (RESPOND.name, CRITIQUE.name)}
     greedy = {name: replace(each, temperature=0.0, top_p=1.0) for name, each in skills.items()}
     asked = splits.pool[:PROMPTS]
-    drafts = engine.generate(folder, [RESPOND.request(prompt, 0, words) for prompt in asked], greedy[RESPOND.name])
+    drafts = engine.generate(folder, [RESPOND.request(prompt, 0, wording) for prompt in asked], greedy[RESPOND.name])
     whole = [RESPOND.build(row, draft.text) for row, draft in zip(asked, drafts, strict=True) if draft.finish == "stop"]
-    feedback = engine.generate(folder, [CRITIQUE.request(draft, 0, words) for draft in whole], greedy[CRITIQUE.name])
+    feedback = engine.generate(folder, [CRITIQUE.request(draft, 0, wording) for draft in whole], greedy[CRITIQUE.name])
     engine.release()
-    given = [words.parse(each.text) for each in feedback if each.finish == "stop"]
+    given = [wording.parse(each.text) for each in feedback if each.finish == "stop"]
     read = sum(verdict is not Verdict.UNKNOWN for verdict in given)
     finding = f"of {len(asked)} answers the model ends {len(whole)}, and gives {read} a verdict that can be read"
     if read == len(asked):

@@ -21,5 +21,5 @@ def make_own_parts(config: RunConfig, splits: Splits) -> list[str]:
         build_trainer(config, round_name(1))
     corpus = config.corpus
     if corpus and not isinstance(corpus, FileCorpus) and isinstance(corpus.annotator, OwnPart):
-        build_teacher(corpus, {problem.prompt.id: problem for problem in splits.labelled})
+        build_teacher(corpus, {problem.prompt.id: problem for problem in splits.labelled}, wording=config.wording)
     return names

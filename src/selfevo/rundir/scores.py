@@ -29,7 +29,8 @@ def from_bits(bits: Marks) -> list[float]:
 
 
 def rate_of(bits: Marks) -> Rate:
-    return Rate(len(bits), sum(from_bits(bits)))
+    total = sum(from_bits(bits))
+    return Rate(len(bits), int(total) if total == int(total) else total)  # halves are of ties alone
 
 
 class Stored(BaseModel):

@@ -197,6 +197,8 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
     if not trainer.is_world_process_zero():
         return
     model, stored = trainer.accelerator.unwrap_model(trainer.model), stored_dtype(base)
+    for name in ("forward", "_original_forward"):  # the model's own again, without autocast, as it will be loaded
+        model.__dict__.pop(name, None)
     check_finite(model)
     check_there(output)
     write_curve(trainer.state.log_history, output)
