@@ -217,11 +217,13 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
         check_same(before, probe(model, tokenizer), precision, "after its adapters were merged,")
     if not isinstance(model, PeftModel):
         model.to(stored).save_pretrained(output)
+        before = probe(model, tokenizer)  # rounding to what is stored is no fault
     tokenizer.save_pretrained(output)
     if not (isinstance(model, PeftModel) and config.load_in_4bit):  # there, the base that is loaded is another one
+        options = {"attn_implementation": model.config._attn_implementation}  # the same arithmetic
         emptied(trainer, model)
         adapted = isinstance(model, PeftModel)
-        loaded = load_adapted(output, dtype) if adapted else load_model(output, stored)
+        loaded = load_adapted(output, dtype) if adapted else load_model(output, stored, **options)
         check_same(before, probe(loaded.to(device), tokenizer), precision, "loaded again from the disk,")
 
 

@@ -17,9 +17,9 @@ from selfevo.rundir.atomic_files import CURVE, write_atomic
 LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss")  # of every step, kept in the run directory
 _PROBE = "How many apples are two and three? Write a short sentence about the sea, and say what is wrong with it."
 # The most that logits may differ, as a share of how much they vary; the median over the tokens of the probe. Merging
-# and saving in float32 only reorder sums. In half precision each weight is rounded once to 8 (bf16) or 11 bits, which
-# comes to a few hundredths after some dozen layers; a wrong merge is off by the order of one.
-_MOST_FLOAT32, _MOST_HALF = 1e-3, 0.12
+# in float32 only reorders sums. In half precision each weight is rounded once to 8 (bf16) or 11 bits: 0.12 was measured
+# for SmolLM2-135M, of 30 layers. Merging with a wrong scale or into wrong weights is off by the order of one.
+_MOST_FLOAT32, _MOST_HALF = 1e-3, 0.5
 
 
 def write_curve(history: Sequence[Mapping[str, Any]], output: Path) -> None:
