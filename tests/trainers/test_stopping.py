@@ -92,7 +92,7 @@ def test_a_run_that_is_stopped_in_training_goes_on_from_its_checkpoint(
         "model": str(tiny_model),
         "output": "out",
         "prompts": {"path": "pool.jsonl"},
-        "corpus": {"path": "d_meta.jsonl"},
+        "corpus": {"path": "d_meta.jsonl", "max_one_verdict": 1.0},
         "rounds": 1,
         "skills": {name: {"max_new_tokens": 8} for name in ("respond", "critique", "refine", "judge")},
         "trainer": {"num_train_epochs": 40, "round_epochs": 0.1, "per_device_train_batch_size": 1, "device": "cpu"},

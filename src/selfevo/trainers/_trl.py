@@ -118,7 +118,6 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
         "logging_nan_inf_filter": False,
         "logging_steps": 1,
         "save_strategy": "no",  # Watched saves by time instead
-        "save_total_limit": 1,
         "disable_tqdm": True,
         "report_to": "none",  # `run` adds the callbacks of trackers
         **(_evaluation(config) if config.eval_share else {}),
@@ -296,7 +295,10 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         if args.world_size > 1:
             torch.distributed.barrier()  # each process has written its part
         if state.is_world_process_zero:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
+            newest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            seal(newest, {})
+            for older in set(newest.parent.glob("checkpoint-*")) - {newest}:  # only now: a kill may come at any time
+                shutil.rmtree(older)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         stopped = self.stopping.number is not None
