@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import selfevo
 from commands import Selfevo, one_line
 from selfevo.errors import ConfigError, DataError, RunError, SelfevoError, TrainingError
+from selfevo.models.loading import load_model
 from selfevo.report.progress import Silent
 from selfevo.rundir.atomic_files import hash_file, hash_model
 from selfevo.sharing import merge as merging
@@ -115,11 +116,22 @@ def test_another_base_is_refused(adapter: Path, tiny_model: Path, tmp_path: Path
 def test_logits_that_change_leave_nothing_behind(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "TOLERANCE", {torch.float32: -1.0})
+    monkeypatch.setattr(merging, "TOLERANCE", -1.0)
     with pytest.raises(TrainingError, match=r"merging changes logits by .* load the adapter with PEFT instead"):
         merge_adapter(str(adapter), tmp_path / "merged", Silent())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
-    monkeypatch.setattr(merging, "TOLERANCE", {torch.float32: 1e-4})
+    monkeypatch.setattr(merging, "TOLERANCE", 1e-4)
+
+    def altered(path: Path, dtype: torch.dtype) -> Any:
+        model = load_model(path, dtype)
+        if path.name.endswith(".tmp"):
+            model.get_output_embeddings().weight.data += 0.01 * torch.randn_like(model.get_output_embeddings().weight)
+        return model
+
+    monkeypatch.setattr(merging, "load_model", altered)
+    with pytest.raises(TrainingError, match=r"gives other logits when it is loaded again, by .* with PEFT instead"):
+        merge_adapter(str(adapter), tmp_path / "merged", Silent())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
     monkeypatch.setattr(merging, "load_model", lambda path, dtype: (_ for _ in ()).throw(DataError("damaged")))
     with pytest.raises(DataError, match="damaged"):
         merge_adapter(str(adapter), tmp_path / "merged", Silent())

@@ -41,13 +41,15 @@ PROBES = (
     "What is the capital of France, and why is it worth a visit?",
     "def average(values):\n    return sum(values) / len(values)\n",
 )
-# The largest difference of a logit that is allowed, as a share of the largest logit. Before saving all is in float32.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+TOLERANCE = 1e-4  # the largest difference of a logit that is allowed, as a share of the largest logit; in float32
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The new model. `merging` and `saving` are the largest differences of a logit, as shares of the largest logit."""
+    """The new model. `merging` and `saving` are the largest differences of a logit, as shares of the largest logit.
+
+    That of `saving` is what rounding to the base's precision costs.
+    """
 
     path: Path
     base: Path
@@ -76,12 +78,16 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
     progress.advance(1, "loaded")
     merged = model.merge_and_unload()
     merging = _difference(before, _logits(merged, probes))
-    if not merging <= TOLERANCE[torch.float32]:
+    if not merging <= TOLERANCE:
         raise TrainingError(
             f"{folder}: merging changes logits by {merging:.1%} of the largest; load the adapter with PEFT instead"
         )
     progress.advance(1, "merged")
     dtype = stored_dtype(base_path)
+    for weight in merged.parameters():  # the weights alone: buffers are not stored, and are made anew in full precision
+        weight.data = weight.data.to(dtype).float()
+    rounded = _logits(merged, probes)
+    saving = _difference(before, rounded)
     merged.generation_config = _generation_config(folder) or merged.generation_config
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -91,11 +97,11 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
             tokenizer.save_pretrained(temporary)
         del model, merged
         progress.advance(1, "saved")
-        saving = _difference(before, _logits(load_model(temporary, torch.float32), probes))
-        if not saving <= TOLERANCE[dtype]:
+        loaded = _difference(rounded, _logits(load_model(temporary, torch.float32), probes))
+        if not loaded <= TOLERANCE:
             raise TrainingError(
-                f"{folder}: the model that was saved in {str(dtype).removeprefix('torch.')} differs in its logits by "
-                f"{saving:.1%} of the largest; load the adapter with PEFT instead"
+                f"{folder}: the model that was saved gives other logits when it is loaded again, by {loaded:.1%} of "
+                "the largest; load the adapter with PEFT instead"
             )
         write_atomic(temporary / CARD, _card(folder, base_path, adapter))
         seal(temporary, {"name": output.name, "wording": wording_of(folder).learnt})

@@ -153,6 +153,14 @@ def held_out(examples: Sequence[Example], config: TrainerConfig) -> tuple[list[E
     return kept, list({example.id: example for example in examples if _prompt(example) in held}.values())
 
 
+def check_any_fits(rows: Sequence[Any], examples: Sequence[Example], what: str, config: TrainerConfig) -> None:
+    """Raises TrainingError if there are examples, and none is left within trainer.max_length."""
+    if examples and not rows:
+        raise TrainingError(
+            f"all {len(examples)} {what} are longer than trainer.max_length={config.max_length}; raise it"
+        )
+
+
 def _prompt(example: Example) -> str:
     return content_id(example.system, example.turns[0])
 

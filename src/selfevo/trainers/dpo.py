@@ -12,13 +12,23 @@ from trl import DPOConfig, DPOTrainer
 
 from selfevo.config.sections import DPOObjective
 from selfevo.config.training import TrainerConfig
-from selfevo.errors import TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
-from selfevo.trainers._trl import Watched, epochs, figures, free_memory, held_out, load, run, save, settings
+from selfevo.trainers._trl import (
+    Watched,
+    check_any_fits,
+    epochs,
+    figures,
+    free_memory,
+    held_out,
+    load,
+    run,
+    save,
+    settings,
+)
 from selfevo.trainers.adapters import lora
 from selfevo.trainers.order import InOrder
 from selfevo.trainers.tracking import UNNAMED, Training
@@ -49,12 +59,8 @@ class PreferenceTrainer:
         chat = Chat(tokenizer)
         rows, dropped = pairs(chat, kept, config.max_length)
         unseen, too_long = pairs(chat, held, config.max_length)
-        for found, of in ((rows, kept), (unseen, held)):
-            if of and not found:
-                raise TrainingError(
-                    f"all {len(of)} {'pairs' if found is rows else 'held-out pairs'} are longer than "
-                    f"trainer.max_length={config.max_length}; raise it"
-                )
+        check_any_fits(rows, kept, "pairs", config)
+        check_any_fits(unseen, held, "held-out pairs", config)
         check_ids(base, model, (ids for row in (*rows, *unseen) for ids in row.values()))
         trainer = _Pretokenised(
             model=model,

@@ -20,7 +20,18 @@ from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
-from selfevo.trainers._trl import Watched, epochs, figures, free_memory, held_out, load, run, save, settings
+from selfevo.trainers._trl import (
+    Watched,
+    check_any_fits,
+    epochs,
+    figures,
+    free_memory,
+    held_out,
+    load,
+    run,
+    save,
+    settings,
+)
 from selfevo.trainers.adapters import lora
 from selfevo.trainers.order import InOrder
 from selfevo.trainers.tracking import UNNAMED, Training
@@ -51,12 +62,8 @@ class TRLTrainer:
         chat = Chat(tokenizer)
         rows, dropped = tokenise(chat, kept, config.max_length)
         unseen, too_long = tokenise(chat, held, config.max_length)
-        for found, of in ((rows, kept), (unseen, held)):
-            if of and not found:
-                raise TrainingError(
-                    f"all {len(of)} {'training' if found is rows else 'held-out'} sequences are longer than "
-                    f"trainer.max_length={config.max_length}; raise it"
-                )
+        check_any_fits(rows, kept, "training sequences", config)
+        check_any_fits(unseen, held, "held-out sequences", config)
         check_ids(base, model, (row["input_ids"] for row in (*rows, *unseen)))
         if config.packing:
             check_packing(base, model, rows[0]["input_ids"])
