@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.method.protocols import Request, Sampling
 from selfevo.models.chat_template import Chat
-from selfevo.trainers.sft import _logits, short_way_is_right
+from selfevo.trainers.loss import logits_at, short_way_is_right
 
 PROMPTS = [("sort 12 7 " * length + str(length)).strip() for length in (1, 4, 9, 2)]
 LIMIT = 6
@@ -78,7 +78,7 @@ def test_the_logits_of_the_loss_are_those_of_the_model(name: str, tiny_model: Pa
     except Exception as error:
         pytest.skip(f"transformers cannot compute a loss with {name} either: {error}"[:200])
     with torch.no_grad():
-        got = _logits(model, ids, mask, labelled, short_way_is_right(model, ids[0].tolist()))
+        got = logits_at(model, ids, mask, labelled, short_way_is_right(model, ids[0].tolist()))
     torch.testing.assert_close(got, whole, atol=1e-3, rtol=1e-3)
 
 

@@ -19,7 +19,8 @@ from selfevo.method.protocols import Request, Sampling
 from selfevo.method.records import Example, Refined
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat
-from selfevo.trainers.sft import IGNORED, _Collator, _logits, short_way_is_right, tokenise
+from selfevo.trainers.loss import logits_at, short_way_is_right
+from selfevo.trainers.sft import IGNORED, _Collator, tokenise
 from trainings import EXAMPLES, state, train
 
 
@@ -120,7 +121,7 @@ def test_logits_where_the_labels_are_are_those_of_the_whole_model(tiny_model: Pa
     labelled = batch["weights"][:, 1:] > 0
     full = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1][labelled]
     for short in (True, False):
-        some = _logits(model, batch["input_ids"], batch["attention_mask"], labelled, short)
+        some = logits_at(model, batch["input_ids"], batch["attention_mask"], labelled, short)
         torch.testing.assert_close(some, full)
     assert short_way_is_right(model, batch["input_ids"][0].tolist())
 

@@ -33,6 +33,7 @@ from selfevo.trainers._trl import (
     settings,
 )
 from selfevo.trainers.adapters import lora
+from selfevo.trainers.loss import give_loss, labelled_loss, short_way_is_right
 from selfevo.trainers.order import InOrder
 from selfevo.trainers.tracking import UNNAMED, Training
 
@@ -87,7 +88,7 @@ class TRLTrainer:
         )
         trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
         if trainer.args.world_size > 1:
-            give_logits_at_labels(trainer.model, trainer.short)
+            give_loss(trainer.model, trainer.short)
         seconds, losses = run(trainer, work, config, self.training)
         save(trainer, tokenizer, base, output, config)
         times = epochs(trainer, config)
@@ -123,7 +124,7 @@ class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
     """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
 
     batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
-    short = False  # the way of _logits
+    short = False  # the way of labelled_loss
     control: Any
 
     def compute_loss(
@@ -136,15 +137,13 @@ class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
             raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
         ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs.get("position_ids")
         if self.args.world_size > 1:  # what wraps the model must see the forward pass
-            logits = model(input_ids=ids, attention_mask=mask, labelled=labelled, position_ids=positions)
+            loss = model(input_ids=ids, attention_mask=mask, weights=weights, position_ids=positions)
         else:
             with self.accelerator.autocast():  # autocast of model.forward does not apply: another method is called
-                logits = _logits(model, ids, mask, labelled, self.short, positions)
-        targets = inputs["input_ids"][:, 1:][labelled]
-        nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+                loss = labelled_loss(model, ids, mask, weights, self.short, positions)
         # num_items_in_batch counts labels (below) over all micro-batches of the step and all devices.
         count = labelled.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = (nll * weights[labelled]).sum() / count
+        loss = loss / count
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # their gradients are averaged
         if not bool(torch.isfinite(loss)):
@@ -178,75 +177,6 @@ class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
 
     def _rows(self) -> str:
         return f"the rows of the batch: {', '.join(self.batch)}"
-
-
-def _logits(
-    model: Any,
-    ids: torch.Tensor,
-    mask: torch.Tensor | None,
-    labelled: torch.Tensor,
-    short: bool,
-    positions: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Logits (labelled tokens, vocabulary) for the tokens at `labelled`, a mask (rows, columns - 1).
-
-    The `short` way computes only these logits: most tokens of a sequence are prompt, and the output
-    layer of a small model is a large part of its arithmetic.
-    """
-    seen = {"attention_mask": mask} if positions is None else {"position_ids": positions}
-    if not short:
-        return _at(model(input_ids=ids, use_cache=False, **seen).logits, labelled)
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = bare.base_model(input_ids=ids, use_cache=False, **seen).last_hidden_state
-    logits: torch.Tensor = bare.get_output_embeddings()(_at(hidden, labelled))
-    return logits
-
-
-def give_logits_at_labels(model: Any, short: bool) -> None:
-    """Has the model's own forward pass compute what _logits does where it is told which tokens are labelled."""
-    whole = model.forward
-
-    def forward(*arguments: Any, labelled: torch.Tensor | None = None, **inputs: Any) -> Any:
-        if labelled is None:
-            return whole(*arguments, **inputs)
-        model.forward = whole  # for the long way, which calls it
-        try:
-            ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs.get("position_ids")
-            return _logits(model, ids, mask, labelled, short, positions)
-        finally:
-            model.forward = forward
-
-    model.forward = forward
-
-
-@torch.no_grad()
-def short_way_is_right(model: Any, ids: list[int]) -> bool:
-    """Whether both ways of _logits give the same for `ids`, by a try.
-
-    They do not for a model that scales, caps or transforms after its last layer.
-    """
-    training, tensor = model.training, torch.tensor([ids[:64]], device=model.device)
-    mask = torch.ones_like(tensor)
-    model.eval()
-    try:
-        short, whole = (_logits(model, tensor, mask, mask[:, 1:] > 0, way).float() for way in (True, False))
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # whatever a model's code raises that was not made for this
-        return False
-    finally:
-        model.train(training)
-    most = 1e-4 if torch.finfo(model.dtype).bits >= 32 else 0.02
-    return short.shape == whole.shape and float((short - whole).norm()) <= most * float(whole.norm())
-
-
-def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
-    """Rows of `values` (rows, columns, size) that predict a labelled token.
-
-    values[mask] would be slow: its backward pass on a CPU scatters element by element.
-    """
-    flat = values[:, :-1].reshape(-1, values.shape[-1])
-    return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
 
 
 def packed(rows: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
