@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -25,6 +26,7 @@ from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import EXIT_CODES, ConfigError
 from selfevo.inputs.sources import check_sources
+from selfevo.models.threads import share_processors
 from selfevo.report.terminal import WarningLines, complain, console
 from selfevo.rundir.atomic_files import write_atomic
 
@@ -50,6 +52,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     logging.getLogger("selfevo").handlers = [WarningLines()]
+    share_processors(os.environ)  # before any command loads torch
     sys.exit(end(lambda: app(standalone_mode=False)))
 
 

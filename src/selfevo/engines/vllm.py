@@ -20,6 +20,7 @@ from selfevo.errors import EngineError, MissingExtraError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
+from selfevo.models.threads import sharing_processors
 from selfevo.rundir.adapter_folder import is_adapter, read_adapter, weights_folder
 
 
@@ -80,7 +81,8 @@ class VLLMEngine:
         if is_adapter(path):
             settings |= {"enable_lora": True, "max_lora_rank": lora_rank(path)}
         self._process = context.Process(target=_serve, args=(theirs, str(path), settings))
-        self._process.start()
+        with sharing_processors():
+            self._process.start()
         theirs.close()
         self._room = self._receive(f"cannot load a model from {path}")
         self._path = path

@@ -15,6 +15,7 @@ from selfevo.config.run_config import RunConfig
 from selfevo.errors import SelfevoError
 from selfevo.method.protocols import Progress
 from selfevo.method.records import Example
+from selfevo.models.threads import share_processors
 from selfevo.pipeline.build import build_one_process_trainer
 from selfevo.report.progress import Silent
 from selfevo.rundir.atomic_files import write_atomic
@@ -24,6 +25,7 @@ from selfevo.trainers.processes import Reporting, note_error
 def main(path: Path) -> int:
     """Trains as the job file says. Returns the exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    share_processors(os.environ, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))  # before torch is loaded
     job, rank = json.loads(path.read_text(encoding="utf-8")), int(os.environ["RANK"])
     work, reports = Path(job["work"]), os.environ.get("SELFEVO_REPORTS")
     progress: Progress = Reporting(int(reports)) if rank == 0 and reports else Silent()
