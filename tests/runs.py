@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from selfevo.cli.demo import demo_config
+from selfevo.cli.demo import SMOKE, demo_config
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.engines.scripted import ScriptedEngine
@@ -42,7 +42,7 @@ def small_demo(folder: Path, output: Path, seed: int = 0) -> RunConfig:
     base.mkdir(exist_ok=True)
     (base / "config.json").write_text("{}")
     (base / "model.safetensors").write_bytes(b"weights")
-    settings = demo_config(base, output, seed, smoke=True).model_dump(mode="json")
+    settings = demo_config(base, output, seed, SMOKE).model_dump(mode="json")
     settings["corpus"]["labels"] = 16
     settings["prompts"]["count"] = settings["evaluation"]["count"] = 24
     return parse_config(settings, "test")

