@@ -123,6 +123,9 @@ def test_who_deletes_all_that_says_so_lets_the_second_in_and_the_first_ends(
 
     assert "taken over by another process" in run_with(fresh, moment, enter, monkeypatch)
     assert Owner.read(fresh.output / ".owner") == other
+    with pytest.raises(RunError, match="of host elsewhere"):
+        run(fresh)
+    (fresh.output / ".owner").unlink()  # as the message says
     run(fresh)
     assert tree(fresh.output) == tree(finished.output)
 

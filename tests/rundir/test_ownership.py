@@ -250,17 +250,70 @@ def test_what_this_process_left_when_it_let_go_does_not_shut_it_out(root: Path, 
         assert in_use(root)
 
 
-def test_a_process_of_another_host_loses_the_directory_and_both_are_told(root: Path) -> None:
-    """Its file system may not lock across hosts; a job that is started again on another host must go on."""
-    elsewhere = replace(Owner.here(), host="elsewhere", work="train meta")
+def test_an_owner_on_another_host_is_not_taken_over_until_the_user_says_that_it_has_ended(root: Path) -> None:
+    """Its file system may not lock across hosts, and a process there cannot be seen from here."""
+    elsewhere = replace(Owner.here(), host="elsewhere", boot="another", work="train meta")
     elsewhere.write(root / ".owner")
+    os.utime(root / ".owner", (0, time.time() - 7 * 60))
+    for _ in range(2):
+        with pytest.raises(RunError) as refused, locked(root):
+            pass
+        assert str(refused.value) == (
+            f"{root} is in use by process {os.getpid()} of host elsewhere, for 7 minutes at: train meta; from here "
+            "nobody can see whether it still runs. If it does, wait until it ends, or give another output directory; "
+            f"if it has ended, delete {root / '.owner'} and run the same command again"
+        )
+    assert in_use(root)
+    assert Owner.read(root / ".owner") == elsewhere
+    (root / ".owner").unlink()  # the remedy
     with locked(root) as killed:
-        assert killed == "train meta on host elsewhere (if it still runs there, it ends when it writes the next time)"
+        assert killed == ""
         with pytest.raises(RunError, match=r"taken over by another process"):
             elsewhere.write(root / ".owner")
             write_atomic(root / "results.json", "{}")
     assert Owner.read(root / ".owner") == elsewhere, "what is the other's stays"
     assert not (root / "results.json").exists()
+
+
+HERE, OTHER = Owner.here(), 2**22 + 1  # the second is no number of a process
+
+
+@pytest.mark.parametrize(
+    ("change", "free"),
+    [
+        ({"host": "elsewhere", "boot": "another"}, False),
+        ({"host": "elsewhere", "boot": ""}, False),  # a system that does not tell when it was started
+        ({"host": "elsewhere", "boot": "another", "process": OTHER}, False),
+        ({"host": "", "boot": ""}, False),
+        ({"boot": "another"}, True),  # this host, before it was started again
+        ({"boot": ""}, True),
+        ({"host": "elsewhere"}, True),  # another container of this machine: its lock would be seen
+        ({"host": "elsewhere", "process": OTHER}, True),
+        ({"process": OTHER}, True),
+        ({"started": "1"}, True),
+    ],
+)
+def test_who_may_live_is_left_alone_and_who_has_ended_is_not(root: Path, change: dict[str, Any], free: bool) -> None:
+    replace(HERE, work="round-1/judge", **change).write(root / ".owner")
+    assert in_use(root) == (not free)
+    if free:
+        with locked(root) as killed:
+            assert killed == "round-1/judge"
+        assert not (root / ".owner").exists()
+    else:
+        with pytest.raises(RunError, match="nobody can see whether it still runs"), locked(root):
+            pass
+        assert (root / ".owner").exists()
+
+
+def test_a_container_whose_process_lives_is_seen_by_its_lock(root: Path) -> None:
+    with held(holder(root)):
+        living = Owner.read(root / ".owner")
+        assert living is not None
+        replace(living, host="container-2").write(root / ".owner")
+        assert in_use(root)
+        with pytest.raises(RunError, match="is in use by process"), locked(root):
+            pass
 
 
 @pytest.mark.parametrize(

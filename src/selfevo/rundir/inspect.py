@@ -31,7 +31,7 @@ from selfevo.rundir.atomic_files import (
 )
 from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ledger import finished_rounds, read_events
-from selfevo.rundir.ownership import Owner, check_format, in_use, locked
+from selfevo.rundir.ownership import check_format, in_use, locked
 from selfevo.rundir.results import read_results
 from selfevo.rundir.stage_order import places
 
@@ -300,13 +300,8 @@ def collect(root: Path) -> int:
     A model's marker and its curve stay, so the rows that the model wrote still count. Raises RunError if the run
     is in use, or may be on another host.
     """
-    freed, path = 0, Layout(require_run(root)).owner
-    if (owner := Owner.read(path)) and not owner.is_here:
-        raise RunError(
-            f"{root} was in use by process {owner.process} of host {owner.host}, and from here nobody can see whether "
-            f"that has ended; if it has, delete {path}"
-        )
-    with locked(root):
+    freed = 0
+    with locked(require_run(root)):
         for folder in removable(root):
             freed += size_of(folder)
             marker = folder / MODEL_MARKER

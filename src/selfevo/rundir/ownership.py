@@ -59,25 +59,22 @@ class Owner:
         write_atomic(path, json.dumps(asdict(self)))
 
     @property
-    def is_here(self) -> bool:
-        """Whether it would be a process of this host, so that one can see whether it lives."""
-        return self.host == platform.node()
+    def is_elsewhere(self) -> bool:
+        """Whether it is a process of another host, of which nobody can see from here whether it lives.
+
+        Containers of one machine have names of their own, but share its start, and its locks.
+        """
+        return self.host != platform.node() and (not self.boot or self.boot != Owner.here().boot)
 
     @property
     def lives(self) -> bool:
         here = Owner.here()
         return (
-            self.is_here
+            self.host == here.host
             and self.boot == here.boot
             and is_alive(self.process)
             and _started(self.process) == self.started
         )
-
-    @property
-    def last_words(self) -> str:
-        """What it was doing, to be said after a kill."""
-        elsewhere = f" on host {self.host} (if it still runs there, it ends when it writes the next time)"
-        return self.work if self.is_here else self.work + elsewhere
 
 
 def _started(process: int) -> str:
@@ -96,8 +93,9 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[str]:
 
     Raises RunError if another process keeps the lock for more than `patience` seconds. The message
     names the process and how long it has held the lock. The file of the owner counts beside the
-    lock: somebody may have deleted the lock file. Few file systems lock across hosts, so a process
-    of another host loses the directory to this one, and ends when it writes the next time.
+    lock: somebody may have deleted the lock file, and few file systems lock across hosts. An owner
+    of another host is never taken over by itself, for it may live. Who knows that it has ended
+    deletes its file. If it lives after all, it ends when it writes the next time.
 
     Raises RunError too if the directory goes away meanwhile, whatever error comes of that.
     """
@@ -114,7 +112,7 @@ def locked(root: Path, patience: float = PATIENCE) -> Iterator[str]:
         here.write(path)
         HELD[root] = is_there
         try:
-            yield last.last_words if last else ""
+            yield last.work if last else ""
         except Exception as error:
             check_there(root)
             if isinstance(error, FileNotFoundError) and Path(str(error.filename)).is_relative_to(root):
@@ -157,7 +155,7 @@ def in_use(root: Path) -> bool:
     """Whether a process holds the lock of `root` now.
 
     If this user may not write to the directory, the owner file decides. That file stays after a
-    kill.
+    kill. So does that of another host: its process may live.
     """
     layout = Layout(root)
     if _is_owned(root):
@@ -178,19 +176,29 @@ def _lock(root: Path, patience: float) -> BaseFileLock:
 
 
 def _is_owned(root: Path) -> bool:
-    """Whether the process that the owner's file names lives. This one may have left its name when it let go."""
+    """Whether the process that the owner's file names lives, or may live. This one may have left its name when it let
+    go."""
     owner = Owner.read(Layout(root).owner)
-    return owner is not None and owner.lives and (owner.process != os.getpid() or root in HELD)
+    if owner is None or owner.is_elsewhere:
+        return owner is not None
+    return owner.lives and (owner.process != os.getpid() or root in HELD)
 
 
 def _in_use(root: Path) -> str:
     path = Layout(root).owner
     owner, name = Owner.read(path), "another process"  # it may be just taking or releasing the lock
+    remedy = "wait until it ends, or give another output directory"
     if owner is not None:
         with suppress(OSError):
-            minutes = (time.time() - path.stat().st_mtime) / 60
-            name = f"process {owner.process}, for {minutes:.0f} minutes at: {owner.work}"
-    return f"{root} is in use by {name}; wait until it ends, or give another output directory"
+            minutes, host = (time.time() - path.stat().st_mtime) / 60, ""
+            if owner.is_elsewhere:
+                host = f" of host {owner.host}"
+                remedy = (
+                    f"from here nobody can see whether it still runs. If it does, {remedy}; if it has ended, delete "
+                    f"{path} and run the same command again"
+                )
+            name = f"process {owner.process}{host}, for {max(0, minutes):.0f} minutes at: {owner.work}"
+    return f"{root} is in use by {name}; {remedy}"
 
 
 def claim(
