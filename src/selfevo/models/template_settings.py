@@ -20,8 +20,8 @@ from typing import Any
 
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError, RunError
-from selfevo.models.resolve import resolve_model
-from selfevo.rundir.atomic_files import CARD, MODEL_MARKER, link, make_folder, read_marker, write_atomic
+from selfevo.models.resolve import noted_revision, resolve_model
+from selfevo.rundir.atomic_files import CARD, MODEL_MARKER, link, make_folder, move, read_marker, write_atomic
 from selfevo.rundir.layout import Layout
 
 _MARK = "{# the settings of the run end here #}"
@@ -88,7 +88,7 @@ def write_base(folder: Path, target: Path, template: str, eos_token: str | None)
             write_atomic(temporary / name, json.dumps(settings, indent=2, ensure_ascii=False))
     write_atomic(temporary / "chat_template.jinja", template)
     shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    move(temporary, target)
     return target
 
 
@@ -101,7 +101,7 @@ def start_day(root: Path) -> date:
 
 def base_of(config: RunConfig) -> Path:
     """The base model as a run would ask it, for checks before the run. What must be written goes with the process."""
-    folder = resolve_model(config.model)
+    folder = resolve_model(config.model, noted_revision(config.output, config.model))
     template = run_template(folder, config, start_day(config.output))
     if template is None:
         return folder

@@ -33,7 +33,7 @@ from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Model, Progress, Trainer
 from selfevo.method.records import Example, Refined
 from selfevo.method.training_examples import answer_examples, meta_examples
-from selfevo.models.resolve import resolve_model
+from selfevo.models.resolve import noted_revision, origin, resolve_model
 from selfevo.models.template_settings import run_template, start_day, template_file, write_base
 from selfevo.pipeline.build import (
     build_engine,
@@ -157,7 +157,8 @@ def open_run(
         if killed:
             complain(what_killed_says(config, killed))
         # What is slow to import comes last: the engine, and the versions of the packages.
-        base_path, splits = resolve_model(config.model), draw_splits(config)
+        base_path = resolve_model(config.model, noted_revision(config.output, config.model))
+        splits = draw_splits(config)
         engine = engine or build_engine(config.engine)
         settings, day = config.model_dump(mode="json"), start_day(config.output)
         template = run_template(base_path, config, day)
@@ -165,6 +166,7 @@ def open_run(
         manifest: dict[str, Any] = {
             "selfevo": importlib.metadata.version("selfevo"),
             "platform": describe_platform(),
+            **origin(base_path),
             **({"date": day.isoformat()} if template is not None else {}),
         }
         course = splits.course

@@ -18,6 +18,7 @@ from selfevo.method.verdicts import Verdict
 from selfevo.report.terminal import printable
 from selfevo.report.wording import duration, number, percent
 from selfevo.rundir.atomic_files import MADE, MODEL_MARKER, exists, from_user, read_marker, write_atomic
+from selfevo.rundir.hub import parse
 from selfevo.rundir.inspect import costs, wording_of
 from selfevo.rundir.layout import Layout
 from selfevo.rundir.results import MODES, Mode, ModelResults, read_results
@@ -90,8 +91,9 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def hub_id(name: str) -> str | None:
-    """`name` if it is a name on the hub. None for a local path, which is private."""
-    return name if _HUB_ID.fullmatch(name) and not exists(from_user(name)) else None
+    """The id in `name` if it is a name on the hub. None for a local path, which is private."""
+    identifier, _ = parse(name)
+    return identifier if _HUB_ID.fullmatch(identifier) and not exists(from_user(name)) else None
 
 
 def line(text: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from selfevo.errors import DataError
+from selfevo.rundir import hub
 
 ADAPTER_CONFIG = "adapter_config.json"
 _BASE = "base_model_name_or_path"
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # of a model; no pickles, no code
 
 
 def is_adapter(folder: Path) -> bool:
@@ -42,32 +42,21 @@ def weights_folder(folder: Path) -> Path:
     name = found[_BASE]
     base = Path(name)
     if not base.is_dir():
-        base = _from_hub(folder, name, found.get("revision"))
+        try:
+            base = hub.snapshot(name, found.get("revision"))
+        except DataError as error:
+            raise DataError(
+                f"{folder} is an adapter on {name}, which is no folder and cannot be loaded from the hub: {error}, put "
+                "the base model back there, or merge the adapter while it is there"
+            ) from None
     if not (base / "config.json").is_file():
         raise DataError(f"{folder} is an adapter on {base}, which has no config.json; give an adapter on a whole model")
     return base
 
 
-def _from_hub(folder: Path, name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(
-            f"{folder} is an adapter on {name}, which is no folder and cannot be loaded from the hub "
-            f"({str(error).splitlines()[0]}); put the base model back there, or merge the adapter while it is there"
-        ) from None
-
-
 def base_reference(base: Path) -> tuple[str, str | None]:
     """How an adapter names its base: the hub id and the revision if `base` came from the hub, else its path."""
-    base = base.resolve()
-    kind, _, name = base.parent.parent.name.partition("--")
-    if base.parent.name == "snapshots" and kind == "models" and name.count("--") == 1:
-        return name.replace("--", "/"), base.name
-    return str(base), None
+    return hub.reference(base) or (str(base.resolve()), None)
 
 
 def portable(folder: Path) -> bytes:

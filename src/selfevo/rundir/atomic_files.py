@@ -1,4 +1,10 @@
-"""Writes files that survive a crash: complete or absent, with their SHA-256 beside them."""
+"""Writes files that survive a crash: complete or absent, with their SHA-256 beside them.
+
+What is written goes to disk in this order, each step before the next one begins: the content of a file under a
+temporary name (fsync), its own name (rename, which replaces a file at once), the names in its folder (fsync of the
+folder), and only then the marker that says it is finished. So at each moment, also after a power failure, what has a
+name is whole, and what has a marker is there. What a file system must keep to for that: docs/concepts/reliability.md.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,13 @@ import glob
 import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +40,9 @@ MADE = {
 CURVE = "training.jsonl"  # in a model's folder: what was logged at each step of its training; `gc` leaves it
 CARD = "README.md"  # in a model's folder; it is written again after each measurement
 
+ABANDONED_SECONDS = 24 * 60 * 60  # no write takes so long
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EISDIR)
+
 # The run directories that this process has locked, each with a test of whether it is still there and locked.
 HELD: dict[Path, Callable[[], bool]] = {}
 
@@ -49,25 +60,45 @@ def write_atomic(path: Path, content: str | Iterable[bytes]) -> None:
     temporary = _temporary(path)
     try:
         with space_for(path, len(content) if isinstance(content, str) else 2**16):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with temporary.open("wb") as file:
                 file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
-            sync(path.parent)
+            move(temporary, path)
     except BaseException:  # also an interrupt: in a notebook the process lives on
         temporary.unlink(missing_ok=True)
         raise
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other process or thread uses. Removes what dead processes left under such names."""
+    """A name beside `path` that no other process or thread uses. Removes what dead processes left under such names.
+
+    The numbers of processes of another host mean nothing here, so what it left is removed when it is old.
+    """
+    here = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = left.name.removesuffix(".tmp").rpartition(".")[2].partition("-")[0]
-        if number.isdecimal() and not is_alive(int(number)):
-            left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        host, _, rest = left.name.removesuffix(".tmp").rpartition(".")[2].partition("-")
+        number = rest.partition("-")[0]
+        with suppress(FileNotFoundError):  # somebody else was faster
+            old = time.time() - left.stat().st_mtime > ABANDONED_SECONDS
+            if number.isdecimal() and (old if host != here else not is_alive(int(number))):
+                left.unlink()
+    return path.with_name(f".{path.name}.{here}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a file or folder, over what stands there, and syncs the new name to disk.
+
+    A server may lose its answer, be asked again, and say that there is nothing to rename (NFS). That is no failure.
+    """
+    before = source.stat()
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        if not (target.exists() and os.path.samestat(before, target.stat())):
+            raise
+    sync(target.parent)
 
 
 def is_temporary(path: Path) -> bool:
@@ -113,7 +144,10 @@ def space_for(path: Path, size: int) -> Iterator[None]:
 def make_folder(folder: Path) -> None:
     """Makes a folder of a run directory if it is missing. Raises RunError if the run directory has gone."""
     check_there(folder)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync(made.parent)
 
 
 def check_there(path: Path) -> None:
@@ -185,10 +219,13 @@ def hash_model(folder: Path) -> str:
 def append(path: Path, text: str) -> None:
     """Appends whole lines to a file and syncs it to disk. Raises RunError on a full disk."""
     content = text.encode("utf-8")
+    new = not path.exists()
     with space_for(path, len(content)), path.open("ab") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    if new:
+        sync(path.parent)
 
 
 def write_done(path: Path, lines: Iterable[str], marker: Callable[[], dict[str, Any]]) -> None:
@@ -221,17 +258,19 @@ def link(source: Path, target: Path) -> None:
     with space_for(target, source.stat().st_size):
         try:
             os.link(source, temporary)
+        except FileExistsError:
+            pass  # nobody else has this name: it was linked, and the server was asked again (NFS)
         except OSError:
             shutil.copy2(source, temporary)
             sync(temporary)
-        temporary.replace(target)
-        sync(target.parent)
+        move(temporary, target)
 
 
 def seal(folder: Path, marker: dict[str, Any]) -> None:
     """Marks a folder as finished: syncs its files, then writes a marker with the SHA-256 of each."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in paths:
+    found = sorted(folder.rglob("*"))
+    paths = [path for path in found if path.is_file()]
+    for path in found:
         sync(path)
     files = {str(path.relative_to(folder)): hash_file(path) for path in paths}
     write_atomic(folder / MODEL_MARKER, json.dumps({**marker, "files": files}, indent=2))
@@ -343,9 +382,12 @@ def files_in(*folders: Path) -> list[Path]:
 
 
 def sync(path: Path) -> None:
-    """Syncs a file, or the names in a folder, to disk."""
+    """Syncs a file, or the names in a folder, to disk. Some file systems sync names by themselves, and refuse to."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

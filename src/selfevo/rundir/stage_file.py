@@ -31,9 +31,9 @@ from selfevo.rundir.atomic_files import (
     link,
     make_folder,
     mark_done,
+    move,
     read_marker,
     read_rows,
-    sync,
     write_atomic,
 )
 from selfevo.rundir.layout import done
@@ -78,8 +78,9 @@ class StageFile(Generic[T]):
         growing, partial = self.path.with_suffix(".growing.jsonl"), self.path.with_suffix(".partial.jsonl")
         make_folder(self.path.parent)
         if self.path.exists():  # killed between its last row and its marker
-            self.path.replace(growing)
-        growing.touch()
+            move(self.path, growing)
+        if not growing.exists():
+            append(growing, "")
         digest, counts, place, started = hashlib.sha256(), Counter[str](), 0, False
         with growing.open("rb") as finished:
             for window in _windows(rows):
@@ -105,8 +106,7 @@ class StageFile(Generic[T]):
                 counts.update(row["status"] for row in written)
                 partial.unlink()
         partial.unlink(missing_ok=True)  # killed between the last rows of a window and this
-        growing.replace(self.path)
-        sync(self.path.parent)
+        move(growing, self.path)
         total = {"in": counts.total(), "out": counts["ok"], "quarantined": counts["quarantined"]}
         mark_done(self.path, {**self.marker, "rows": total, "keys": digest.hexdigest()}, hash_file(self.path))
         if started:

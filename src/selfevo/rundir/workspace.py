@@ -35,12 +35,12 @@ from selfevo.rundir.atomic_files import (
     hash_model,
     link,
     make_folder,
+    move,
     read_counts,
     read_marker,
     read_rows,
     seal,
     space_for,
-    sync,
     write_done,
 )
 from selfevo.rundir.layout import Layout, done
@@ -125,8 +125,7 @@ class Workspace:
         except SelfevoError:
             shutil.rmtree(temporary, ignore_errors=True)  # frees its space
             raise
-        temporary.rename(final)
-        sync(final.parent)
+        move(temporary, final)
         shutil.rmtree(work, ignore_errors=True)
         self.event("train", stage=name, seconds=seconds, **figures)
         return Model(name, final, str(sealed["weights"]))
@@ -146,7 +145,7 @@ class Workspace:
                 make_folder(temporary)
                 for path in [folder / name for name in (*marker["files"], MODEL_MARKER)]:
                     link(path, temporary / path.relative_to(folder))
-                temporary.rename(self.layout.model(name))
+                move(temporary, self.layout.model(name))
                 return
 
     def event(self, kind: str, *, stage: str, seconds: float, **figures: float) -> None:

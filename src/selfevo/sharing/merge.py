@@ -27,10 +27,10 @@ from selfevo.rundir.atomic_files import (
     check_folder,
     from_user,
     hash_model,
+    move,
     read_marker,
     seal,
     space_for,
-    sync,
     write_atomic,
 )
 from selfevo.rundir.inspect import best_model, is_run, wording_of
@@ -105,8 +105,7 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
             )
         write_atomic(temporary / CARD, _card(folder, base_path, adapter))
         seal(temporary, {"name": output.name, "wording": wording_of(folder).learnt})
-        temporary.rename(output)
-        sync(output.absolute().parent)
+        move(temporary, output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     progress.advance(1, "compared")
@@ -128,13 +127,14 @@ def adapter_folder(name: str) -> Path:
 def _named_base(folder: Path) -> Path:
     """The base that an adapter names. Raises DataError if it names none, or if that is not to be had."""
     try:
-        name = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        name, revision = found["base_model_name_or_path"], found.get("revision")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder / ADAPTER} names no base ({type(error).__name__}); give it with --base") from None
     if not isinstance(name, str) or not name:
         raise DataError(f"{folder / ADAPTER} names no base; give it with --base")
     try:
-        return resolve_model(name)
+        return resolve_model(name, revision)
     except ConfigError as error:
         raise DataError(f"the base of {folder}: {error}, or give it with --base") from None
 
