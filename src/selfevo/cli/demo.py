@@ -46,6 +46,7 @@ class Size:
     num_train_epochs: float
     answer_tokens: int  # the trained models need about fifteen; the base model needs more to get to an answer
     critique_tokens: int
+    rounds: int = 3
 
 
 FULL = Size(80, 4, 6, 720, 300, 4, 64, 192)
@@ -53,7 +54,7 @@ FULL = Size(80, 4, 6, 720, 300, 4, 64, 192)
 INSTRUCTIONS = {"samples_per_prompt": 8, "warmup_epochs": 3}
 # The steps of the demo on next to nothing: what costs time is what is trained on and written, so there is little of it.
 SMOKE = Size(4, 2, 6, 6, 4, 1, 24, 48)
-DEFAULT = FULL
+DEFAULT = FULL  # experiments/demo_size.py looks for a smaller one
 # Alarms that say that a model has not learnt its skills. In the smoke demo none can.
 SMALLNESS = ("monitor", "empty round", "annotation", "evaluation")
 
@@ -76,7 +77,7 @@ def demo_config(model: Path, output: Path, seed: int, size: Size = DEFAULT, task
             },
             "prompts": {"task": {"name": task}, "count": size.prompts},
             "evaluation": {"task": {"name": task}, "count": size.problems},
-            "rounds": 3,
+            "rounds": size.rounds,
             "policy": "continual-mixed",
             "beta": 1.0,
             "skills": {
