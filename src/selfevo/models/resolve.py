@@ -13,10 +13,11 @@ from selfevo.rundir.atomic_files import check_folder, exists, from_user
 from selfevo.rundir.inspect import best_model, is_run
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, weights: bool = True) -> Path:
     """The folder of a model. `name` is that folder, a run directory (its best model) or a hub id.
 
-    Raises ConfigError if `name` is none of these, RunError if a run's model is not as it was made.
+    Without `weights`, those of a hub id are not fetched. Raises ConfigError if `name` is none of
+    these, RunError if a run's model is not as it was made.
     """
     path = from_user(name)
     if exists(path) and path.is_dir():
@@ -31,8 +32,9 @@ def resolve_model(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    files = [pattern for pattern in HUB_FILES if weights or "safetensors" not in pattern]
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

@@ -11,6 +11,7 @@ import copy
 import logging
 import re
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,20 +89,20 @@ def training_memory(
     Raises ConfigError if transformers cannot read the model's config, or PEFT takes no adapters on it.
     """
     config = read_config(folder)
-    whole = with_adapters(skeleton(folder, half if trainer.lora else torch.float32), trainer)
-    trained = sum(each.numel() for each in whole.parameters() if each.requires_grad)
-    weights = _weights(whole, trainer)
-    step = _step(config, whole, trainer, batch, device, half)
+    bare = skeleton(folder)
+    layers = _alike(config, bare, trainer)
+    weights, trained = _grown(config, layers, lambda part: _sizes(part, trainer, half))
+    step = _step(config, layers, trainer, batch, device, half)
     held, work = step or (0.0, 0.0)
     if shards > 1:  # a block is whole while it is computed, and the next one while it is fetched; so are its gradients
-        block = max(_blocks(whole).values(), default=0)
+        block = max((sum(map(torch.Size.numel, each.values())) for each in _layers(bare).values()), default=0)
         held -= 0 if trainer.lora else min(held, half.itemsize * trained)  # cast copies live as long as their block
-        work += 2 * (weights / max(1, count_parameters(whole))) * block + 4 * block * (trainer.lora is None)
+        work += 2 * weights / count_parameters(bare) * block + 4 * block * (trainer.lora is None)
     copies = 2 if trainer.processes > 1 and shards == 1 else 1  # DDP sends gradients from buckets of its own
     heap = _HEAP if device == "cpu" else 1.0
     return TrainingMemory(
-        parameters=count_parameters(whole),
-        trained=trained,
+        parameters=count_parameters(bare),
+        trained=round(trained),
         weights=weights / shards,
         gradients=4.0 * trained * copies / shards,  # adapters too are in float32
         optimizer=state_size(trainer.optim) * trained / shards,
@@ -119,13 +120,17 @@ def active_parameters(folder: Path) -> float:
     experts = next((number for name in names if (number := getattr(config, name, None))), None)
     share = config.num_experts_per_tok / experts if experts else 1
     routed = re.compile(r"\bexperts\.")
-    return sum(share ** bool(routed.search(name)) * each.numel() for name, each in skeleton(folder).named_parameters())
+    return float(
+        sum(share ** bool(routed.search(name)) * each.numel() for name, each in skeleton(folder).named_parameters())
+    )
 
 
 def state_bytes(folder: Path) -> int:
     """Bytes of keys and values that generation in half precision keeps for each token."""
     config = read_config(folder).get_text_config()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 0
+    if not heads:
+        return 0
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return int(2 * 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size)
 
@@ -139,12 +144,12 @@ def read_config(folder: Path) -> Any:
         raise _unreadable(folder, error) from None
 
 
-def skeleton(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+def skeleton(folder: Path) -> Any:
     """The model without its weights. Raises ConfigError if transformers cannot read the model's config."""
     config = read_config(folder)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+            return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise _unreadable(weights_folder(folder), error) from None
 
@@ -181,38 +186,60 @@ def state_size(optimizer: str) -> float:
     return full * bits / 32
 
 
-def _weights(model: Any, trainer: TrainerConfig) -> float:
+def _sizes(config: Any, trainer: TrainerConfig, half: torch.dtype) -> tuple[float, float]:
+    """Bytes of the weights, and the number of those that are trained."""
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(config, dtype=half if trainer.lora else torch.float32)
+    model = with_adapters(bare, trainer)
     sizes = {name: each.numel() * each.element_size() for name, each in model.named_parameters()}
     if trainer.load_in_4bit:
         output = model.get_output_embeddings()
         for name, part in model.named_modules():
             if isinstance(part, torch.nn.Linear | Conv1D) and part is not output and "lora_" not in name:
                 sizes[f"{name}.weight"] = part.weight.numel() * _FOUR_BIT
-    return float(sum(sizes.values()))
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return float(sum(sizes.values())), float(trained)
 
 
 def _step(
-    config: Any, whole: Any, trainer: TrainerConfig, batch: Batch, device: str, half: torch.dtype
+    config: Any, layers: int, trainer: TrainerConfig, batch: Batch, device: str, half: torch.dtype
 ) -> tuple[float, float] | None:
     """Bytes held at the end of a forward pass, and bytes above the larger of these and the gradients.
 
     None if the model's code does something that needs numbers.
     """
     log = logging.getLogger("torch._subclasses.fake_tensor")
-    level, count = log.level, getattr(config.get_text_config(), "num_hidden_layers", 0)
+    level, works = log.level, list[float]()
     log.setLevel(logging.CRITICAL)
+
+    def held(part: Any) -> tuple[float, ...]:
+        kept, gradients, peak = _traced(part, trainer, batch, device, half)
+        works.append(peak - max(kept, gradients))
+        return (kept,)
+
     try:
-        if count > 2 and len({frozenset(each.items()) for each in _layers(whole).values()}) == 1:
-            (one, *_), (two, gradients, peak) = (
-                _traced(_of_layers(config, number), trainer, batch, device, half) for number in (1, 2)
-            )
-            return one + (count - 1) * (two - one), peak - max(two, gradients)
-        held, gradients, peak = _traced(config, trainer, batch, device, half)
-        return held, peak - max(held, gradients)
+        [kept] = _grown(config, layers, held)
+        return kept, works[-1]
     except Exception:  # whatever a model's code raises that was not made for this
         return None
     finally:
         log.setLevel(level)
+
+
+def _grown(config: Any, layers: int, measure: Callable[[Any], tuple[float, ...]]) -> tuple[float, ...]:
+    """What `measure` gives for a model of so many like layers, by what the second one adds; 0: measures the whole."""
+    if not layers:
+        return measure(config)
+    one, two = (measure(_of_layers(config, number)) for number in (1, 2))
+    return tuple(first + (layers - 1) * (second - first) for first, second in zip(one, two, strict=True))
+
+
+def _alike(config: Any, model: Any, trainer: TrainerConfig) -> int:
+    """The number of layers if all are alike, else 0."""
+    named = trainer.lora and (trainer.lora.layers_to_transform or trainer.lora.rank_pattern)
+    shapes = [frozenset(each.items()) for each in _layers(model).values()]
+    count: int = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    return count if count == len(shapes) > 2 and len(set(shapes)) == 1 and not named else 0
 
 
 def _of_layers(config: Any, number: int) -> Any:
@@ -231,11 +258,6 @@ def _layers(model: Any) -> dict[str, dict[str, torch.Size]]:
         if found := re.match(r"(.*?\.\d+)\.(.*)", name):
             layers.setdefault(found[1], {})[found[2]] = each.shape
     return layers
-
-
-def _blocks(model: Any) -> dict[str, int]:
-    """The parameters of each layer."""
-    return {name: sum(shape.numel() for shape in shapes.values()) for name, shapes in _layers(model).items()}
 
 
 def _traced(
@@ -267,7 +289,7 @@ def _traced(
             loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").sum()
             del hidden, logits
             held = live.bytes
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             return held, live.bytes, live.peak
 
 
@@ -285,11 +307,11 @@ def _make_fake(model: Any) -> None:
                     tensors[name] = made[id(each)]
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all tensors that are made within it, as long as they live. Those of `model` do not count."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.peak = 0
         self.known = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}
 
