@@ -23,7 +23,7 @@ from transformers import AutoConfig
 from selfevo.checks.check import Check
 from selfevo.checks.generation import generation, skilled
 from selfevo.checks.own_parts import make_own_parts
-from selfevo.checks.preview import count_parameters, estimate, lessons_of, skeleton
+from selfevo.checks.preview import estimate, lessons_of
 from selfevo.checks.tokens import conversations, stop_token, template, unknown_tokens
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
@@ -34,8 +34,9 @@ from selfevo.method.names import SFT
 from selfevo.method.protocols import Engine
 from selfevo.method.records import Refined
 from selfevo.models.chat_template import Chat
-from selfevo.models.device import load_tokenizer, pick_device
+from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.template_settings import base_of
+from selfevo.models.training_memory import Batch, count_parameters, gib, skeleton, training_memory
 from selfevo.pipeline.build import build_engine
 from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.trainers.adapters import check_targets
@@ -62,7 +63,6 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
         check_targets(config.trainer.lora.target_modules, model)
     parameters = count_parameters(model)
     yield disk(config, folder, parameters)
-    yield memory(config, parameters)
     yield rows(splits)
     if config.corpus:
         yield from corpus(config, splits)
@@ -74,6 +74,7 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
     yield stop_token(chat, d_meta, config.wording)
     yield unknown_tokens(chat, splits, d_meta)
     found = estimate(config, parameters, chat, splits, d_meta)
+    yield memory(config, folder, found.batch)
     yield lengths(config, found.lengths)
     yield context(config, folder, chat, d_meta)
     yield from generation(config, folder, chat, splits, engine)
@@ -111,30 +112,30 @@ def disk(config: RunConfig, folder: Path, parameters: int) -> Check:
     need = models * weights + checkpoint
     place = next(path for path in (config.output.absolute(), *config.output.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
-    finding = f"{_gib(need)} for {models} models and a checkpoint, {_gib(free)} free in {place}"
+    finding = f"{gib(need)} for {models} models and a checkpoint, {gib(free)} free in {place}"
     if free < need:
         return Check("disk", "fail", finding, "free some space, or give an output on a larger disk")
     status: Literal["pass", "warn"] = "warn" if free < 1.2 * need else "pass"
     return Check("disk", status, finding, "selfevo gc frees all but the best and the last model" * (status == "warn"))
 
 
-def memory(config: RunConfig, parameters: int) -> Check:
-    """Whether the memory is enough for training, without activations.
-
-    It counts weights, gradients and Adam's two moments in float32; with LoRA only the weights.
-    """
+def memory(config: RunConfig, folder: Path, batch: Batch) -> Check:
+    """Whether the memory is enough for the largest micro-batch of D_meta, with activations and logits."""
     device = pick_device(config.trainer.device)
-    need = parameters * (2 if config.trainer.lora else 16)
+    need = training_memory(folder, config.trainer, batch, device.type, pick_dtype(config.trainer.dtype, device))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
-    finding = f"{_gib(need)} to train {parameters / 1e6:.0f} M parameters on {device}, without activations"
+    finding = f"{gib(need.total)} to train {need.parameters / 1e6:.0f} M parameters on {device}: {need.parts(batch)}"
     if free is None:
         return Check("memory", "pass", finding)
-    finding += f"; {_gib(free)} free"
-    remedy = "train adapters (trainer.lora: {}), take a smaller model, or a larger device"
-    if free < need:
+    finding += f"; {gib(free)} free"
+    remedy = (
+        "lower trainer.per_device_train_batch_size, with a higher gradient_accumulation_steps, set "
+        "trainer.gradient_checkpointing: true, train adapters (trainer.lora: {}), or take a larger device"
+    )
+    if free < need.total:
         return Check("memory", "fail", finding, remedy)
-    if free < 1.5 * need:
-        return Check("memory", "warn", finding, f"if it runs out: trainer.gradient_checkpointing: true, or {remedy}")
+    if free < 1.25 * need.total or not need.followed:
+        return Check("memory", "warn", finding, f"if it runs out: {remedy}")
     return Check("memory", "pass", finding)
 
 
@@ -209,7 +210,3 @@ def _free_memory() -> int | None:
         return None
     fields = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"

@@ -6,19 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.text import Text
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfevo.checks.own_parts import make_own_parts
 from selfevo.config.base import OwnPart
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
-from selfevo.errors import ConfigError
+from selfevo.config.training import TrainerConfig
 from selfevo.inputs.annotation import to_be_annotated
 from selfevo.inputs.corpus_check import count, doubt, imbalance
 from selfevo.inputs.splits import Splits, draw_splits
@@ -31,10 +28,10 @@ from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.template_settings import base_of
+from selfevo.models.training_memory import Batch, count_parameters, skeleton
 from selfevo.pipeline.build import trainer_of
 from selfevo.report.tables import print_properties
 from selfevo.report.terminal import printable
-from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
 
@@ -188,13 +185,14 @@ def visible(chat: Chat, ids: list[int]) -> str:
 class Estimate:
     """The expected size of a run. Token counts are exact for known text, else from the mean of D_meta.
 
-    `lengths`: tokens of each sequence of L_meta. `training`: tokens to train on in the whole run.
-    `generated`: tokens to generate and read. `speed`: floating-point operations per second of one
-    measured matrix product.
+    `lengths`: tokens of each sequence of L_meta. `batch`: the largest micro-batch of these.
+    `training`: tokens to train on in the whole run. `generated`: tokens to generate and read.
+    `speed`: floating-point operations per second of one measured matrix product.
     """
 
     parameters: int
     lengths: list[int]
+    batch: Batch
     training: float
     generated: float
     speed: float
@@ -208,7 +206,8 @@ class Estimate:
 
 def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_meta: Sequence[Refined]) -> Estimate:
     examples = meta_examples(d_meta, config.beta, config.wording)
-    lengths = [len(ids) for e in examples for ids, _ in chat.sequences(e.turns, e.weights, e.system)]
+    sequences = [loss for e in examples for _, loss in chat.sequences(e.turns, e.weights, e.system)]
+    lengths = list(map(len, sequences))
     known = sum(lengths)
     one = known / max(1, len(d_meta))  # mean tokens of a trajectory, with its pair (p, r^)
     if config.corpus is None:
@@ -228,7 +227,24 @@ def estimate(config: RunConfig, parameters: int, chat: Chat, splits: Splits, d_m
         training += rows * trainer_of(config, round_name(t)).num_train_epochs
     measured = len(splits.evaluation) * (config.round_count + 3) + len(splits.dev) * (config.round_count + 1)
     generated = (pool * 1.5 + measured) * one
-    return Estimate(parameters, lengths, training, generated, measure_flops(config))
+    sizes = [(len(loss), sum(weight > 0 for weight in loss[1:])) for loss in sequences]
+    if not (splits.d_meta or isinstance(config.corpus, TaskCorpus)):  # placeholders, so as long as it may become
+        skills = config.skills
+        written = skills.critique.max_new_tokens + skills.refine.max_new_tokens
+        added = written + skills.respond.max_new_tokens
+        sizes = [(min(length + added, config.trainer.max_length), labels + written) for length, labels in sizes]
+    return Estimate(parameters, lengths, largest(config.trainer, sizes), training, generated, measure_flops(config))
+
+
+def largest(trainer: TrainerConfig, sizes: Sequence[tuple[int, int]]) -> Batch:
+    """The largest micro-batch of sequences of so many tokens, of which so many are labelled."""
+    rows, limit = trainer.per_device_train_batch_size, trainer.max_length
+    fitting = sorted((size for size in sizes if size[0] <= limit), reverse=True)
+    if trainer.packing:
+        share = sum(labels for _, labels in fitting) / max(1, sum(length for length, _ in fitting))
+        return Batch(rows, limit, round(rows * limit * share))
+    longest = fitting[:rows] or [(limit, limit)]
+    return Batch(len(longest), longest[0][0], sum(min(labels, longest[0][0]) for _, labels in longest))
 
 
 def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: int, console: Console) -> None:
@@ -245,21 +261,6 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
         "time": f"about {found.seconds / 60:.0f} minutes, within a factor of three",
     }
     print_properties(console, values, "estimate")
-
-
-def skeleton(folder: Path) -> Any:
-    """The model without its weights. Raises ConfigError if transformers cannot read the model's config."""
-    folder = weights_folder(folder)
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"model: transformers cannot read {folder / 'config.json'}: {reason}") from None
-
-
-def count_parameters(model: Any) -> int:
-    return int(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def measure_flops(config: RunConfig) -> float:

@@ -148,18 +148,49 @@ def run(
     _run_and_report(settings, quiet)
 
 
-@app.command(epilog="Example: `selfevo doctor config.yaml --set model=my-model`")
+@app.command(
+    epilog="Examples: `selfevo doctor config.yaml --set model=my-model`   "
+    "`selfevo doctor config.yaml --plan '8 x H100 80GB' --price 2.50`"
+)
 def doctor(
     config: Annotated[Path, typer.Argument(help="YAML, as for `selfevo run`.")],
     set_: Overrides = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="A machine, such as '2 nodes x 8 x H100 80GB': plan the run on it instead of the checks."),
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="With --plan: US dollars for one device and hour.")] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(help="With --plan: a run on such a device, whose speed counts instead of a model of it."),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Checks what can go wrong before a run: versions, disk, memory, chat template, stop token, engine, lengths.
 
     `selfevo run` makes the same checks and does not start if one fails. Exit code 2 if one fails.
+
+    With `--plan` nothing is loaded: memory, hours and dollars of the run on a machine that need not be there.
     """
-    _examine(_settings(config, set_), quiet, as_json)
+    settings = _settings(config, set_)
+    if plan is None:
+        if price is not None or measured is not None:
+            raise ConfigError(f"{'--price' if price is not None else '--measured'} is for a plan; add --plan MACHINE")
+        _examine(settings, quiet, as_json)
+        return
+    from selfevo.checks.machine import parse_machine
+    from selfevo.checks.plan import plan_of
+    from selfevo.report.documents import print_document
+    from selfevo.report.plan import print_plan
+
+    found = plan_of(settings, parse_machine(plan), price, measured)
+    if as_json:
+        print_document(found)
+    else:
+        print_plan(console, found)
+    if found.fault:
+        raise ConfigError(found.fault)
 
 
 @app.command(

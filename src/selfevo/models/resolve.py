@@ -17,12 +17,13 @@ from selfevo.rundir.inspect import best_model, is_run
 from selfevo.rundir.layout import Layout
 
 
-def resolve_model(name: str, revision: str | None = None) -> Path:
+def resolve_model(name: str, revision: str | None = None, weights: bool = True) -> Path:
     """The folder of a model. `name` is that folder, a run directory (its best model) or owner/name on the hub.
 
     owner/name@revision is a branch, tag or commit there. `revision` goes before it.
 
-    Raises ConfigError if `name` is none of these, RunError if a run's model is not as it was made.
+    Without `weights`, those of a hub id are not fetched. Raises ConfigError if `name` is none of
+    these, RunError if a run's model is not as it was made.
     """
     path = from_user(name)
     if exists(path) and path.is_dir():
@@ -36,7 +37,7 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
     if path.is_absolute() or name.startswith(".") or identifier.count("/") != 1:
         raise ConfigError(f"model: folder {name} does not exist; give a model folder or a hub id like owner/name")
     try:
-        return snapshot(identifier, revision or asked)
+        return snapshot(identifier, revision or asked, weights)
     except DataError as error:
         raise ConfigError(f"model: {name} is not a folder and cannot be loaded from the hub: {error}") from None
 

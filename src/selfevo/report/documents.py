@@ -141,6 +141,55 @@ class DoctorDocument(Stored):
         return cls(checks=tuple(_filled(CheckResult, each) for each in checks))
 
 
+class PlannedTraining(Stored):
+    """Memory of SFT on one device, in bytes. At the peak gradients take the place of activations."""
+
+    devices: Count = Field(description="that train together")
+    rows: Count = Field(description="sequences of the largest micro-batch")
+    columns: Count = Field(description="tokens of the longest of these")
+    weights: float = Field(description="with adapters, where they are trained")
+    gradients: float = Field(description="of what is trained")
+    optimizer: float = Field(description="its states")
+    activations: float = Field(description="what the backward pass needs, and what comes and goes, with logits")
+    total: float = Field(description="at the peak")
+
+
+class PlannedGeneration(Stored):
+    """Memory of generation on one device, in bytes."""
+
+    devices: Count = Field(description="that generate")
+    rows: Count = Field(description="conversations at a time; 0: the weights do not fit")
+    total: float = Field(description="weights in half precision, and the keys and values of these rows")
+
+
+class PlannedStage(Stored):
+    """A training, the generation before it, and the measurement after it."""
+
+    name: str = Field(description="name of the model")
+    generated_tokens: float = Field(description="tokens that the model writes")
+    trained_tokens: float = Field(description="tokens that are trained on, over all epochs")
+    generate_hours: float = Field(description="hours of generation")
+    train_hours: float = Field(description="hours of training")
+    dollars: float | None = Field(description="for all devices of the machine; null without a price")
+
+
+class PlanDocument(Stored):
+    """Of `doctor --plan`. If the run does not fit the exit code is 2."""
+
+    machine: str = Field(description="the machine that was described")
+    usable: float = Field(description="bytes of a device that the plan uses")
+    parameters: Count = Field(description="of the model; shared ones count once")
+    trained: Count = Field(description="of these, or of its adapters, that are trained")
+    training: PlannedTraining = Field(description="memory in training")
+    generation: PlannedGeneration = Field(description="memory in generation")
+    train_speed: float = Field(description="tokens a second that one device trains on")
+    generate_speed: float = Field(description="tokens a second that one engine writes")
+    speed_source: str = Field(description="where these two come from")
+    notes: tuple[str, ...] = Field(description="what else the plan rests on, and devices that do nothing")
+    stages: tuple[PlannedStage, ...] = Field(description="in the order of the run")
+    fault: str = Field(description="why it does not fit, and the smallest change that does; empty if it fits")
+
+
 def print_document(document: Stored) -> None:
     """Prints one JSON document, and nothing that a terminal would obey."""
     text = json.dumps(document.model_dump(mode="json"))

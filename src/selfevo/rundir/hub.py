@@ -15,11 +15,11 @@ def parse(name: str) -> tuple[str, str | None]:
     return identifier, revision or None
 
 
-def snapshot(identifier: str, revision: str | None) -> Path:
+def snapshot(identifier: str, revision: str | None, weights: bool = True) -> Path:
     """The folder of a model in the hub's cache: a branch, tag or commit, by default what is newest.
 
     Fetches what is missing, also after a download that was interrupted. Without the hub the cache
-    will do if it holds all of it. Raises DataError with the reason and the remedy.
+    will do if it holds all of it. Without `weights`, those are not fetched. Raises DataError with the reason and the remedy.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -30,8 +30,9 @@ def snapshot(identifier: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
+    files = [pattern for pattern in FILES if weights or "safetensors" not in pattern]
     try:
-        return Path(snapshot_download(identifier, revision=revision, allow_patterns=list(FILES)))
+        return Path(snapshot_download(identifier, revision=revision, allow_patterns=files))
     except LocalEntryNotFoundError as error:
         remedy = "it is not whole in the cache; connect to the hub, and run the same command again"
         reason: Exception = error
