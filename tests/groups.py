@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from selfevo.method.records import as_row
+from selfevo.method.records import Example, as_row
 from selfevo.trainers.processes import FIGURES, REPORTS, GroupTrainer, Reports, started
-
-HELPERS = Path(__file__).parent
 
 
 class Seen:
@@ -30,33 +27,34 @@ class Seen:
     def finish(self, summary: str = "") -> None: ...
 
 
+def job_file(place: Path, trainer: GroupTrainer, base: Path, examples: Sequence[Example]) -> Path:
+    """The file of a job that leaves its model in place/out."""
+    for part in ("out", "work", "group-1"):
+        (place / part).mkdir(parents=True, exist_ok=True)
+    paths = {"base": str(base), "output": str(place / "out"), "work": str(place / "work"), "directory": str(Path.cwd())}
+    path = place / "group-1" / "job.json"
+    path.write_text(json.dumps({**trainer.job, **paths, "seed": 0, "examples": [as_row(each) for each in examples]}))
+    return path
+
+
 def trained_together(
-    folder: Path, trainings: Mapping[str, tuple[GroupTrainer, Path, list[Any]]]
+    folder: Path, trainings: Mapping[str, tuple[GroupTrainer, Path, list[Example]]]
 ) -> dict[str, tuple[dict[str, float], Seen]]:
     """Runs each training (trainer, base, examples) in folder/NAME. Returns its figures and its progress."""
-    for name, (trainer, base, examples) in trainings.items():
-        place = folder / name
-        for part in ("out", "work", "group-1"):
-            (place / part).mkdir(parents=True, exist_ok=True)
-        paths = {"base": str(base), "output": str(place / "out"), "work": str(place / "work"), "directory": os.getcwd()}
-        job = {**trainer.job, **paths, "seed": 0, "examples": [as_row(each) for each in examples]}
-        (place / "group-1" / "job.json").write_text(json.dumps(job))
-    paths_of_jobs = [str(folder / name / "group-1" / "job.json") for name in trainings]
+    jobs = [str(job_file(folder / name, *training)) for name, training in trainings.items()]
+    trainer = next(iter(trainings.values()))[0]
     commands = {
-        name: (
-            [sys.executable, str(Path(__file__)), *paths_of_jobs],
-            {**variables, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        for name, (_, variables) in next(iter(trainings.values()))[0]._commands(folder).items()
+        name: ([sys.executable, __file__, *jobs], {**variables, "PYTHONPATH": os.pathsep.join(sys.path)})
+        for name, (_, variables) in trainer._commands(folder).items()
     }
     with started(folder, commands) as processes:
         codes = [process.wait(600) for process in processes.values()]
     assert codes == [0] * len(codes), [(folder / f"{name}.log").read_text()[-3000:] for name in commands]
     found = {}
     for name in trainings:
-        seen = Seen()
-        Reports(folder / name / "group-1" / REPORTS).show(seen)
-        found[name] = (json.loads((folder / name / "group-1" / FIGURES).read_text()), seen)
+        seen, left = Seen(), folder / name / "group-1"
+        Reports(left / REPORTS).show(seen)
+        found[name] = (json.loads((left / FIGURES).read_text()), seen)
     return found
 
 

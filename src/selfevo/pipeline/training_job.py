@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.rendezvous import rendezvous
 
 from selfevo.config.run_config import RunConfig
 from selfevo.config.training import TrainerConfig
@@ -53,6 +54,8 @@ def _train(path: Path) -> int:
     _check(job, config.trainer)
     if not torch.distributed.is_initialized():
         _meet(config.trainer, WAIT_SECONDS)
+    if rank == 0 and HELD in os.environ:
+        _claim(path.parent)
     progress: Progress = Reporting(path.parent / REPORTS) if rank == 0 else Silent()
     trainer = build_one_process_trainer(config, job["name"])
     examples = [
@@ -112,13 +115,14 @@ def _meet(config: TrainerConfig, seconds: float) -> None:
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     wait = timedelta(seconds=seconds)
     try:
-        store, _, _ = next(torch.distributed.rendezvous("env://", timeout=wait))
+        store, _, _ = next(rendezvous("env://", timeout=wait))
         store.set(f"selfevo-{rank}", socket.gethostname())
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:150]
+        who = f"process {rank} on {socket.gethostname()}"
+        what = f"cannot reach process 0 at {address}" if rank else f"does not see the other {world - 1} at {address}"
         raise ClusterError(
-            f"process {rank} on {socket.gethostname()} cannot reach process 0 at {address} within {seconds:g} s "
-            f"({reason}); correct the address, or let nothing on the network stand between the machines"
+            f"{who} {what} within {seconds:g} s ({' '.join(str(error).split())[:150]}); correct the address, let "
+            "nothing on the network stand between the machines, and see in the logs whether a process has ended"
         ) from None
     names = [f"selfevo-{other}" for other in range(world)]
     try:
@@ -133,6 +137,17 @@ def _meet(config: TrainerConfig, seconds: float) -> None:
     torch.distributed.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=SILENT_SECONDS)
     )
+
+
+def _claim(folder: Path) -> None:
+    """Raises ClusterError if another first process has begun with the job: a launcher may have started two groups."""
+    try:
+        (folder / "claimed").touch(exist_ok=False)
+    except FileExistsError:
+        raise ClusterError(
+            "the launcher started several groups of processes that do not know each other; give torchrun --nnodes and "
+            "--rdzv-endpoint, so that they are one"
+        ) from None
 
 
 def _end_with_parent() -> None:

@@ -28,6 +28,8 @@ PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
 class StepsOfAll(InOrder, GRPOTrainer):  # type: ignore[misc]
     """A GRPOTrainer that writes its responses with `chat` and `sampling`."""
 
+    _buffered_inputs: list[dict[str, Any]] | None
+
     def __init__(self, chat: Chat, sampling: Sampling, **settings: Any) -> None:
         super().__init__(**settings)
         self.chat, self.sampling = chat, sampling
@@ -77,8 +79,7 @@ class StepsOfAll(InOrder, GRPOTrainer):  # type: ignore[misc]
         every = self.args.steps_per_generation
         if self._step % every == 0 or self._buffered_inputs is None:  # none after a resume
             self._buffered_inputs = self._dealt(self._generate_and_score_completions(batch))
-        inputs: dict[str, Any] = self._buffered_inputs[self._step % every]
-        return inputs
+        return self._buffered_inputs[self._step % every]
 
     def _dealt(self, rows: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """This process's part of each micro-batch. The rows of all processes are shuffled together."""
