@@ -7,6 +7,7 @@ SelfevoError                 exit code 1   the base of all others
 ├── MissingExtraError        exit code 2   an optional package is not installed
 ├── RunError                 exit code 3   the run directory belongs to another configuration, or is damaged
 ├── EngineError              exit code 4   generation failed
+├── ClusterError             exit code 4   machines that should work together do not
 ├── TrainingError            exit code 5   training failed, or produced something that must not be kept
 ├── BudgetError              exit code 6   the next call could exceed the budget of money or tokens
 └── HubError                 exit code 8   the hub refuses an upload, or cannot be reached
@@ -52,7 +53,7 @@ EXIT_CODES = {
     1: "any other error, or a question that was not answered with yes",
     2: "a mistake in the configuration, an argument or the data, or a package that is missing",
     3: "the run directory belongs to another configuration, or is damaged",
-    4: "generation failed",
+    4: "generation failed, or machines that should work together do not",
     5: "training failed",
     6: "the next call could exceed the budget",
     ALARMS: "finished with alarms, which the last lines name",
@@ -99,6 +100,12 @@ class RunError(SelfevoError):
 
 class EngineError(SelfevoError):
     """The model could not be loaded or could not generate."""
+
+    exit_code = 4
+
+
+class ClusterError(SelfevoError):
+    """A process or a machine that should take part is missing, has other packages or does not see the same disk."""
 
     exit_code = 4
 

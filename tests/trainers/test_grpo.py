@@ -17,7 +17,8 @@ from selfevo.method.training_examples import prompt_examples
 from selfevo.models.chat_template import Chat
 from selfevo.pipeline.build import build_trainer
 from selfevo.report.progress import Silent
-from selfevo.trainers.grpo import VerdictRewardTrainer, at_once
+from selfevo.trainers.grpo import VerdictRewardTrainer
+from selfevo.trainers.grpo_steps import at_once
 
 CONFIG = TrainerConfig(
     device="cpu",
@@ -95,4 +96,4 @@ def test_its_settings_are_part_of_its_lineage(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (4, 4), (32, 32), (240, 30), (241, 30), (1000, 25)])
 def test_batches_of_prompts_leave_few_out(count: int, size: int) -> None:
-    assert at_once(count) == size
+    assert at_once(count, 4, 4) == size

@@ -103,7 +103,7 @@ def process_of(work: Path, rank: int) -> int:
     """The number of the process that trains in `work` as `rank`."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            job = str(work / "job.json").encode() in (folder / "cmdline").read_bytes()
+            job = f"{work}/group-".encode() in (folder / "cmdline").read_bytes()
             if job and f"\0RANK={rank}\0".encode() in (folder / "environ").read_bytes():
                 return int(folder.name)
     raise AssertionError(f"no process of rank {rank}")

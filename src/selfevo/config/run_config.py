@@ -192,11 +192,6 @@ class RunConfig(Strict):
                 "objective dpo prefers r^ to r, and ablation.refine: false makes them equal; change one of the two"
             )
         if isinstance(objective, GRPOObjective):
-            if self.trainer.processes > 1:
-                raise ValueError(
-                    f"objective grpo trains in one process, and trainer.processes is {self.trainer.processes}; leave "
-                    "it out"
-                )
             sizes = sorted((self.trainer.per_device_train_batch_size, objective.num_generations))
             if sizes[1] % sizes[0]:
                 raise ValueError(

@@ -145,8 +145,13 @@ class TrainerConfig(Strict):
     device: str = Field("auto", description="auto, cpu, cuda or mps")
     processes: Positive = unless_default(
         1,
-        description="processes that train together on this machine, one device each; the global batch is "
+        description="processes that train together, one device each; the global batch is "
         "per_device_train_batch_size x gradient_accumulation_steps x processes",
+    )
+    launcher: str | None = unless_default(
+        None,
+        description="a command that starts the processes on several machines, such as srun with torchrun, and to which "
+        "`-m selfevo.pipeline.training_job JOB.json` is added; default: all on this machine",
     )
     lora: LoraSettings | None = Field(
         None, description="train low-rank adapters, merged before saving; default: train all weights"
@@ -171,13 +176,15 @@ class TrainerConfig(Strict):
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide which model comes of a training."""
-        return self.model_dump(mode="json", exclude={"save_minutes", "report_to"})
+        return self.model_dump(mode="json", exclude={"save_minutes", "report_to", "launcher"})
 
     @model_validator(mode="after")
     def _can_go_together(self) -> TrainerConfig:
         default = TrainerConfig.model_fields["num_train_epochs"].default
         if self.max_steps is not None and (self.round_epochs is not None or self.num_train_epochs != default):
             raise ValueError("max_steps and epochs are given; one decides how long a training is, so remove the other")
+        if self.launcher is not None and self.processes == 1:
+            raise ValueError("launcher starts several processes, and processes is 1; set processes to their number")
         if self.load_in_4bit and self.lora is None:
             raise ValueError("load_in_4bit needs adapters, because 4-bit weights cannot be trained; add lora: {}")
         if self.eval_steps is not None and self.eval_strategy != "steps":

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, RepetitionPenaltyLogitsProcessor
+from transformers import GenerationConfig
 
 from selfevo.engines.batch import Batch, Batching, Row, Trial, agrees
 from selfevo.engines.cache import Memory
@@ -31,6 +31,7 @@ from selfevo.method.protocols import Finish, Generation, Request, Sampling
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import check_ids, load_model
+from selfevo.models.sampling import Picked, drawn, uniform
 
 # Ended rows are removed from the batch when they are more than this share of it. It is not done at
 # every step, because it copies the cache.
@@ -165,7 +166,7 @@ class TransformersEngine:
         device, limit = self._model.device, sampling.max_new_tokens
         stops = torch.tensor(self._stops, device=device)
         # One column of uniform numbers per step. Each row has its own stream, from its own seed.
-        draws = torch.tensor(np.stack([_draws(row, limit) for row in rows]), device=device)
+        draws = torch.tensor(np.stack([uniform(row.seed, limit) for row in rows]), device=device)
         batch = Batch(self._model, rows, limit, min(self._stops), self._batching)
         self.prefilled += batch.prefilled
         written = torch.empty((len(rows), limit), dtype=torch.long, device=device)
@@ -205,7 +206,8 @@ class TransformersEngine:
             eos_token_id=self._stops,
             pad_token_id=self._stops[0],
         )
-        processors = [_Picked(_draws(row, sampling.max_new_tokens), ids.shape[1], sampling)]
+        draws = torch.tensor(uniform(row.seed, sampling.max_new_tokens))[None]
+        processors = [Picked(draws, ids.shape[1], sampling)]
         out = self._model.generate(
             ids, attention_mask=torch.ones_like(ids), generation_config=settings, logits_processor=processors
         )
@@ -218,25 +220,6 @@ class TransformersEngine:
         states = batch.states(place, number, written) if self._memory.budget else None
         if states is not None:
             self._memory.keep(row.name, states)
-
-
-class _Picked(LogitsProcessor):  # type: ignore[misc]
-    """Leaves one token: the one that _pick picks."""
-
-    def __init__(self, draws: Any, start: int, sampling: Sampling) -> None:
-        self.draws, self.start, self.sampling = torch.tensor(draws), start, sampling
-
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = ids.shape[1] - self.start
-        if self.sampling.repetition_penalty != 1:
-            scores = RepetitionPenaltyLogitsProcessor(self.sampling.repetition_penalty)(ids, scores)
-        token = _pick(scores, self.draws[step : step + 1].to(scores.device), self.sampling)
-        return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0)
-
-
-def _draws(row: Row, limit: int) -> Any:
-    """`limit` uniform numbers in [0, 1), from the row's own seed."""
-    return np.random.default_rng(row.seed).random(limit, dtype=np.float32)
 
 
 def _cut(written: list[int], end: int) -> tuple[list[int], Finish]:
@@ -277,24 +260,4 @@ def _pick(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torc
     """Next token per row from logits (rows, vocabulary) and one uniform number per row: greedy, or inverse-CDF."""
     if sampling.temperature == 0:
         return argmax(logits)
-    logits = logits.float() / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:  # in the order of transformers: top_k, top_p, min_p
-        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[:, -1:], -torch.inf)
-    probabilities = torch.softmax(logits, -1)
-    least = sampling.min_p * probabilities.amax(-1, keepdim=True) if sampling.min_p else None
-    if sampling.top_p == 1:  # then no sorting is needed, which would be most of the work
-        kept = probabilities if least is None else probabilities * (probabilities >= least)
-        return _invert(kept.cumsum(-1), draws)
-    ordered, order = probabilities.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    within = ordered * (before < sampling.top_p)  # includes the token that crosses top_p
-    if least is not None:
-        within = within * (ordered >= least)
-    return order.gather(-1, _invert(within.cumsum(-1), draws)[:, None])[:, 0]
-
-
-def _invert(cumulative: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """The column into which each row's number in [0, 1) falls, never one with probability 0."""
-    total = cumulative[:, -1:].contiguous()
-    columns = torch.searchsorted(cumulative, draws[:, None] * total, right=True)
-    return columns.minimum(torch.searchsorted(cumulative, total))[:, 0]
+    return drawn(logits, draws, sampling)

@@ -86,7 +86,8 @@ def build_trainer(config: RunConfig, name: str) -> Trainer:
     trainer, count = build_one_process_trainer(config, name), config.trainer.processes
     if count == 1:
         return trainer
-    return GroupTrainer(trainer, count, {"config": config.model_dump(mode="json"), "name": name})
+    job = {"config": config.model_dump(mode="json"), "name": name, "versions": package_versions()}
+    return GroupTrainer(trainer, count, job, config.trainer.launcher)
 
 
 def build_one_process_trainer(config: RunConfig, name: str) -> Trainer:
@@ -155,11 +156,16 @@ def describe_platform() -> dict[str, str]:
     """The platform facts that a timing depends on. Nothing that identifies the machine or its owner."""
     import torch  # takes a second, and few commands need it
 
-    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: version for name, version in package_versions().items() if name != "selfevo"}
     here = {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine()}
     device = {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {**here, **device, **versions}
+
+
+def package_versions() -> dict[str, str]:
+    """Those of this package and of the ones that a training's weights depend on."""
+    packages = ("selfevo", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def run_system(model: Path) -> str:

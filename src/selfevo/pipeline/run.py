@@ -73,7 +73,7 @@ RESUMABLE = (
         for key in EndpointConfig.model_fields
         if key not in ("model", "base_url")
     ),
-    "trainer.report_to",
+    *(f"trainer.{key}" for key in ("report_to", "launcher")),
     *(f"monitors.{key}" for key in MonitorsConfig.model_fields),
 )
 

@@ -19,7 +19,8 @@ def snapshot(identifier: str, revision: str | None, weights: bool = True) -> Pat
     """The folder of a model in the hub's cache: a branch, tag or commit, by default what is newest.
 
     Fetches what is missing, also after a download that was interrupted. Without the hub the cache
-    will do if it holds all of it. Without `weights`, those are not fetched. Raises DataError with the reason and the remedy.
+    will do if it holds all of it. Without `weights`, those are not fetched. Raises DataError with
+    the reason and the remedy.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

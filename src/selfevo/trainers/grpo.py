@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from selfevo.config.sections import GRPOObjective, SkillsConfig
 from selfevo.config.training import TrainerConfig
@@ -29,10 +30,8 @@ from selfevo.models.device import load_tokenizer
 from selfevo.models.loading import check_ids
 from selfevo.trainers._trl import Watched, figures, free_memory, load, run, save, settings
 from selfevo.trainers.adapters import lora
-from selfevo.trainers.order import InOrder
+from selfevo.trainers.grpo_steps import StepsOfAll, at_once, conversation
 from selfevo.trainers.tracking import UNNAMED, Training
-
-PROMPTS_AT_ONCE = 32  # most prompts whose responses are sampled together
 
 
 @dataclass(slots=True)
@@ -74,25 +73,24 @@ class VerdictRewardTrainer:
             # A cut text gets reward 0, because no filter would keep it.
             ended = [bool(ids) and int(ids[-1]) in stops for ids in completion_ids]
             given = self._rewards(judge, base, prompts, [chat.text(ids) for ids in completion_ids], ended, seed)
-            rewards.extend(given)
+            rewards.extend(gather_object(given))
             return given
 
-        micro_batches = max(  # for which the responses are sampled together
-            1, at_once(len(examples)) * objective.num_generations // config.per_device_train_batch_size
-        )
+        rows = config.per_device_train_batch_size * config.processes  # of a micro-batch, in all processes
+        together = at_once(len(examples), objective.num_generations, rows * config.gradient_accumulation_steps)
+        micro_batches = max(1, together * objective.num_generations // rows)
         steps = math.lcm(micro_batches, config.gradient_accumulation_steps) // config.gradient_accumulation_steps
-        trainer = _InOrder(
+        sampling = self.skills.respond.to_sampling()
+        sampling = replace(sampling, temperature=sampling.temperature or 1.0)
+        trainer = StepsOfAll(
+            chat,
+            sampling,
             model=model,
             args=GRPOConfig(
                 **settings(config, work, seed, half),
                 num_generations=objective.num_generations,
                 steps_per_generation=micro_batches,
-                max_completion_length=self.skills.respond.max_new_tokens,
-                temperature=self.skills.respond.temperature or 1.0,
-                top_p=self.skills.respond.top_p,
-                top_k=self.skills.respond.top_k,
-                min_p=self.skills.respond.min_p,
-                repetition_penalty=self.skills.respond.repetition_penalty,
+                temperature=sampling.temperature,
                 beta=objective.beta,
             ),
             reward_funcs=verdict,
@@ -145,22 +143,8 @@ class VerdictRewardTrainer:
         return [float(i in yes) for i in range(len(texts))]
 
 
-class _InOrder(InOrder, GRPOTrainer):  # type: ignore[misc]
-    pass
-
-
 def _about(asked: Sequence[Mapping[str, str]], text: str, seed: int, wording: Wording) -> Request:
     """The request for feedback on `text`, a response to the messages `asked`."""
-    system = "".join(message["content"] for message in asked if message["role"] == "system")
-    *history, last = (message["content"] for message in asked if message["role"] != "system")
+    (*history, last), system = conversation(asked)
     prompt = Prompt.of(last, system=system, history=tuple(history))
     return CRITIQUE.request(extended(Drafted, prompt, text), seed, wording)
-
-
-def at_once(count: int) -> int:
-    """The number of prompts, out of `count`, whose responses are sampled together.
-
-    TRL drops the last prompts if they do not fill such a batch, so the size is chosen to drop few.
-    """
-    sizes = range(min(PROMPTS_AT_ONCE, count), max(0, min(PROMPTS_AT_ONCE, count) // 2), -1)
-    return min(sizes, key=lambda size: (count % size, -size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,16 +17,16 @@ class EpochOrder(Sampler[int]):
     samplers of transformers and TRL draw on from where the last epoch left their generator.
     """
 
-    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], int]) -> None:
-        self.sampler, self.seed, self.epoch = sampler, seed, epoch
+    def __init__(self, sampler: Any, seed: int, epoch: Callable[[], int], fillers: range = range(0)) -> None:
+        self.sampler, self.seed, self.epoch, self.fillers = sampler, seed, epoch, fillers
         self.sampler.generator = torch.Generator()
 
     def __iter__(self) -> Iterator[int]:
         self.sampler.generator.manual_seed(self.seed + self.epoch())
-        return iter(self.sampler)
+        return chain(self.sampler, self.fillers)
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.sampler) + len(self.fillers)
 
 
 class InOrder:
@@ -33,9 +34,13 @@ class InOrder:
 
     args: Any
     state: Any
+    train_dataset: Any
+    fillers = 0  # rows at the end of the data that come last in every epoch
 
     def _get_train_sampler(self, dataset: Any = None) -> EpochOrder:
-        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc]
+        whole = len(self.train_dataset)
+        rows = range(whole - self.fillers)
+        sampler = super()._get_train_sampler(self.train_dataset.select(rows) if self.fillers else dataset)  # type: ignore[misc]
         if hasattr(sampler, "lengths"):  # grouped by length: in groups of the global batch, not of one process
             sampler.batch_size *= self.args.world_size
-        return EpochOrder(sampler, self.args.seed, lambda: int(self.state.epoch or 0))
+        return EpochOrder(sampler, self.args.seed, lambda: int(self.state.epoch or 0), range(len(rows), whole))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from importlib.util import find_spec
 
 from selfevo.config.training import TrainerConfig
 from selfevo.errors import ConfigError, MissingExtraError
+from selfevo.trainers.processes import launched
 
 _FLASH = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
@@ -65,7 +67,13 @@ def _check_processes(config: TrainerConfig) -> None:
             f"trainer.processes is {config.processes} and trainer.device is {config.device}, one device for all of "
             "them; set trainer.device to cuda or cpu"
         )
-    if device.type == "cuda" and torch.cuda.device_count() < config.processes:
+    if config.launcher is not None:
+        command = launched(config.launcher)[:1]
+        if not command or shutil.which(command[0]) is None:
+            raise ConfigError(
+                f"trainer.launcher is {config.launcher!r}, and {''.join(command) or 'it'} is no command; correct it"
+            )
+    elif device.type == "cuda" and torch.cuda.device_count() < config.processes:
         raise ConfigError(
             f"trainer.processes is {config.processes}, and torch sees {torch.cuda.device_count()} CUDA devices; lower "
             "it, so that each process has a device of its own"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -68,6 +69,8 @@ class TRLTrainer:
         check_ids(base, model, (row["input_ids"] for row in (*rows, *unseen)))
         if config.packing:
             check_packing(base, model, rows[0]["input_ids"])
+        data = packed(rows, config.max_length) if config.packing else rows
+        fillers = -len(data) % (config.per_device_train_batch_size * config.processes) if config.processes > 1 else 0
         arguments = SFTConfig(
             **settings(config, work, seed, half),
             max_length=None,  # sequences that are too long were left out above, never cut
@@ -79,13 +82,14 @@ class TRLTrainer:
         trainer = _WeightedTrainer(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list(packed(rows, config.max_length) if config.packing else rows),
+            train_dataset=Dataset.from_list([*data, *[filler(data[0])] * fillers]),
             eval_dataset=Dataset.from_list(unseen) if unseen else None,
             data_collator=collator,
             processing_class=tokenizer,
             callbacks=[Watched(progress, config.save_minutes)],
             peft_config=lora(config, model),
         )
+        trainer.fillers = fillers
         trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
         if trainer.args.world_size > 1:
             give_loss(trainer.model, trainer.short)
@@ -133,7 +137,7 @@ class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
         self.batch = inputs["ids"]
         weights = inputs["weights"][:, 1:]
         labelled = weights > 0
-        if not bool(labelled.any()):
+        if any(self.batch) and not bool(labelled.any()):
             raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
         ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs.get("position_ids")
         if self.args.world_size > 1:  # what wraps the model must see the forward pass
@@ -154,14 +158,20 @@ class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The loss on what is held out: the mean over all its labelled tokens, whatever the batches are."""
+        """The loss on what is held out: the mean over all its labelled tokens, whatever batches and processes are."""
         self.model.eval()
-        total, count = 0.0, 0
-        for batch in self.get_eval_dataloader():
-            inputs = self._prepare_inputs(batch)
-            total += float(self.compute_loss(self.model, inputs, num_items_in_batch=1))
-            count += int((inputs["weights"][:, 1:] > 0).sum())
-        metrics = {"eval_loss": total / count}
+        rows = sorted(self.eval_dataset, key=lambda row: row["length"])
+        size, world = self.args.per_device_eval_batch_size, self.args.world_size
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        sums = []
+        for start in range(0, len(batches), world):
+            place = start + self.args.process_index
+            inputs = self._prepare_inputs(self.data_collator(batches[min(place, len(batches) - 1)]))
+            loss = float(self.compute_loss(self.model, inputs, num_items_in_batch=world))
+            if place < len(batches):  # else it only keeps the others company, whose model may be in parts
+                sums.append((loss, int((inputs["weights"][:, 1:] > 0).sum())))
+        totals, counts = zip(*gather_object(sums), strict=True)
+        metrics = {"eval_loss": sum(totals) / sum(counts)}
         self.log(dict(metrics))
         self.model.train()
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -177,6 +187,12 @@ class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
 
     def _rows(self) -> str:
         return f"the rows of the batch: {', '.join(self.batch)}"
+
+
+def filler(row: dict[str, Any]) -> dict[str, Any]:
+    """A row to learn nothing from. It fills the last batch of an epoch, so that each process has one as large."""
+    short = {name: row[name][:2] for name in row.keys() - {"id", "length"}}
+    return {**short, "weights": [0.0] * 2, "id": "", "length": 2}
 
 
 def packed(rows: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
@@ -244,7 +260,7 @@ class _Collator:
         if self.flat:
             rows = [
                 {
-                    "id": ", ".join(row["id"] for row in rows),
+                    "id": ", ".join(row["id"] for row in rows if row["id"]),
                     "length": sum(row["length"] for row in rows),
                     **{
                         name: [value for row in rows for value in row[name]]

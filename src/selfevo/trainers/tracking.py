@@ -29,8 +29,11 @@ UNNAMED = Training()
 
 @contextmanager
 def reported(trainer: Any, trackers: Sequence[str], training: Training) -> Iterator[None]:
-    """Reports what `trainer` logs inside to `trackers`. What the user has set in the environment counts first."""
-    if not trackers:
+    """Reports what `trainer` logs inside to `trackers`. What the user has set in the environment counts first.
+
+    Of several processes the first one reports.
+    """
+    if not trackers or not trainer.is_world_process_zero():
         yield
         return
     from transformers.integrations import get_reporting_integration_callbacks
