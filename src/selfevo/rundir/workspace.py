@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from selfevo.errors import EngineError, RunError, SelfevoError, TrainingError
+from selfevo.errors import EngineError, RowsError, RunError, SelfevoError, TrainingError
 from selfevo.method.filters import Filter, apply
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer, stream
@@ -297,7 +297,7 @@ class StageRunner:
             note_work(self.workspace.root, f"{self.name}/{skill.name}")
         asked = [[self._request(skill, window[key]) for key in owed] for owed in slices]
         started = time.monotonic()
-        for place, answers in stream(self.workspace.engine, self.model.path, asked, sampling):
+        for place, answers in self._streamed(asked, slices, window, sampling):
             owed, seconds = slices[place], time.monotonic() - started
             if len(answers) != len(owed):
                 raise EngineError(
@@ -317,6 +317,16 @@ class StageRunner:
                 **({} if accounted else figures),
             )
             started = time.monotonic()
+
+    def _streamed(
+        self, asked: list[list[Request]], slices: list[list[str]], names: Mapping[str, In], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """What the engine gives. An error about some rows names them."""
+        try:
+            yield from stream(self.workspace.engine, self.model.path, asked, sampling)
+        except RowsError as error:
+            ids = [names[slices[place][i]].id for place, i in error.rows]
+            raise EngineError(f"{error}. The rows: {', '.join(ids)}") from None
 
     def _request(self, skill: Skill[In, Out], row: In) -> Request:
         return skill.request(row, self._seed(skill, row), self.wording)

@@ -1,0 +1,1 @@
+"""Generation by several workers on a Ray cluster. Nothing outside of this folder imports Ray."""
