@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from selfevo.config.cluster import ClusterConfig
+from selfevo.config.sections import VLLMSettings
 from selfevo.errors import EngineError, RowsError
 from selfevo.method.protocols import Generation, Request, Sampling, stream
 
@@ -32,6 +34,7 @@ from selfevo.method.records import Prompt
 from selfevo.method.skills import RESPOND
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
+from selfevo.pipeline.build import build_engine
 
 HERE = Path(__file__).parent
 GREEDY = Sampling(8)
@@ -196,19 +199,63 @@ def elsewhere(tiny_model: Path, tmp_path: Path) -> Path:
     if shutil.which("unshare") is None or subprocess.run([*hidden, "-c", ""], capture_output=True).returncode:
         pytest.skip("this system does not let a user hide a folder from a process (unshare -rm)")
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec {shlex.join(hidden)} "$@"\n')
+    cache = tmp_path / "cache"
+    python.write_text(f'#!/bin/sh\nSELFEVO_CACHE={cache} exec {shlex.join(hidden)} "$@"\n')
     python.chmod(0o755)
     return python
 
 
-def test_a_model_that_is_not_on_the_machine_is_copied_there(tiny_model: Path, tmp_path: Path, elsewhere: Path) -> None:
-    cache = tmp_path / "cache"
-    os.environ["SELFEVO_CACHE"] = str(cache)
-    try:
-        far = engine(2, py_executable=f"env SELFEVO_CACHE={cache} {elsewhere}")
-        expected = engine(0).generate(tiny_model, asked("a", "b")[0], GREEDY)
-        assert dict(stream(far, tiny_model, asked("a", "b") * 6, GREEDY)) == dict.fromkeys(range(6), expected)
-        assert len([path for path in (cache / "weights").iterdir() if path.is_dir()]) == 1
-        cache.chmod(0o500)
-    finally:
-        del os.environ["SELFEVO_CACHE"]
+def test_a_model_that_is_not_on_the_machine_is_copied_there(tiny_model: Path, elsewhere: Path) -> None:
+    far = engine(2, py_executable=str(elsewhere))
+    copies, expected = elsewhere.parent / "cache/weights", engine(0).generate(tiny_model, asked("a", "b")[0], GREEDY)
+    copies.parent.write_text("no folder")
+    with pytest.raises(EngineError, match=rf"the model {tiny_model} is not on .*, and cannot be copied to {copies}"):
+        far.generate(tiny_model, asked("a")[0], GREEDY)
+    copies.parent.unlink()
+    assert dict(stream(far, tiny_model, asked("a", "b") * 6, GREEDY)) == dict.fromkeys(range(6), expected)
+    assert len([path for path in copies.iterdir() if path.is_dir()]) == 1
+
+
+FAKE_VLLM = """
+import os
+from pathlib import Path
+from types import SimpleNamespace as Simple
+
+HERE = Path(__file__).parent
+
+class LLM:
+    def __init__(self, model, **settings):
+        (HERE / "settings").write_text(f"{model} {settings}")
+        self.llm_engine = Simple(model_config=Simple(max_model_len=512))
+
+    def generate(self, prompts, parameters, use_tqdm, lora_request):
+        if (HERE / "die").exists():
+            (HERE / "die").unlink()
+            os._exit(1)
+        def written(prompt, settings):
+            return Simple(token_ids=[*prompt["prompt_token_ids"][:3], settings["stop_token_ids"][0]],
+                          finish_reason="stop")
+        return [Simple(outputs=[written(*pair)]) for pair in zip(prompts, parameters)]
+
+SamplingParams = TokensPrompt = dict
+"""
+
+
+def test_vllm_runs_in_an_environment_of_its_own_and_may_die_there(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    venv.create(tmp_path / "venv", symlinks=True)
+    [packages] = (tmp_path / "venv/lib").glob("python*/site-packages")
+    (packages / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    (packages / "vllm").mkdir()
+    (packages / "vllm/__init__.py").write_text(FAKE_VLLM)
+    (packages / "vllm/platforms.py").write_text(
+        "current_platform = type('Platform', (), {'is_cpu': staticmethod(lambda: False)})"
+    )
+    settings = VLLMSettings(batch_size=2, workers=2, tensor_parallel_size=2)
+    two = build_engine(settings, ClusterConfig(py_executable=str(tmp_path / "venv/bin/python")))
+    (packages / "vllm/die").touch()
+    found = dict(stream(two, tiny_model, asked("a", "b", "c", "d", "e", "f"), GREEDY))
+    assert [g.finish for place in range(3) for g in found[place]] == ["stop"] * 6
+    assert "the process of vLLM ended" in caplog.text and "another one does its rows" in caplog.text
+    assert "'tensor_parallel_size': 2, 'distributed_executor_backend': 'mp'" in (packages / "vllm/settings").read_text()

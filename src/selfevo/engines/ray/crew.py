@@ -62,6 +62,9 @@ class Crew:
     _told: bool = False
 
     def __post_init__(self) -> None:
+        python = self.config.py_executable
+        if self.config.address == "local" and python is not None and not Path(python).is_file():
+            raise ConfigError(f"cluster.py_executable is {python}, which is no file; correct the path")
         connect(self.config, self.wanted)
         own = versions()
         self._versions = own if self.config.py_executable is None else {"selfevo": own["selfevo"]}
@@ -186,9 +189,10 @@ class Crew:
         gpus = self.config.num_gpus if self.config.num_gpus is not None else self.gpus if total.get("GPU") else 0
         has = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
         python = f"; see that {self.config.py_executable} is on every machine" if self.config.py_executable else ""
+        failed = f" (the last start failed: {self._failed[-1]})" if self._failed else ""
         return (
             f"each needs {self.config.num_cpus} CPUs and {gpus:g} GPUs, and the cluster at {self.config.address} has "
-            f"{has} free; add machines, or lower engine.workers, cluster.num_cpus or cluster.num_gpus{python}"
+            f"{has} free; add machines, or lower engine.workers, cluster.num_cpus or cluster.num_gpus{python}{failed}"
         )
 
 
@@ -211,13 +215,10 @@ def connect(config: ClusterConfig, workers: int) -> None:
     """Joins the cluster, or starts a local one. Raises EngineError if there is none at the address."""
     if ray.is_initialized():
         return  # an earlier engine of this process, or its user
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if config.address == "local":
         cores = max(os.cpu_count() or 1, workers * config.num_cpus)
         settings |= {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECT_STORE}
-        if config.py_executable is not None and not Path(config.py_executable).is_file():
-            raise ConfigError(f"cluster.py_executable is {config.py_executable}, which is no file; correct the path")
     else:
         _probe(config.address)
     before = signal.getsignal(signal.SIGTERM)
