@@ -27,7 +27,6 @@ ray = pytest.importorskip("ray", reason="the extra is not installed: pip install
 import on_ray
 from on_ray import ROWS, engine, four_stages, stage_files, workers_of
 from runs import open_run
-from selfevo.engines.ray.crew import Crew
 from selfevo.engines.ray.engine import RayEngine
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt
@@ -36,7 +35,7 @@ from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
 from selfevo.pipeline.build import build_engine
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 GREEDY = Sampling(8)
 
 
@@ -44,7 +43,7 @@ GREEDY = Sampling(8)
 def importable() -> Iterator[None]:
     """Workers import what the tests share. The cluster of the tests ends with them."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), *([before] if before else [])])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *([before] if before else [])])
     yield
     ray.shutdown()
     if before is None:
@@ -88,7 +87,7 @@ def test_two_workers_write_the_same_bytes_and_losing_one_changes_none(
 
 
 def test_a_driver_that_is_killed_goes_on(tiny_model: Path, tmp_path: Path, alone: dict[str, bytes]) -> None:
-    command = [sys.executable, str(HERE / "on_ray.py"), str(tmp_path / "run"), str(tiny_model), "2"]
+    command = [sys.executable, str(TESTS / "on_ray.py"), str(tmp_path / "run"), str(tiny_model), "2"]
     process = subprocess.Popen(command)
     partial = tmp_path / "run/stages/round-1/critique.partial.jsonl"
     deadline = time.monotonic() + 120
@@ -128,7 +127,7 @@ def test_rows_that_kill_every_worker_are_named_and_the_others_done(tmp_path: Pat
 
 def test_what_an_engine_raises_ends_the_run_and_what_breaks_it_is_tried_elsewhere() -> None:
     one = RayEngine(on_ray.faulty, batch_size=2, workers=1)
-    with pytest.raises(EngineError, match="^this prompt is refused$"):
+    with pytest.raises(EngineError, match=r"^this prompt is refused$"):
         list(one.stream(Path("m"), asked("a", "b", "c", "refuse"), GREEDY))
     with pytest.raises(RowsError, match=r"RuntimeError: CUDA error: an illegal memory access") as caught:
         dict(one.stream(Path("m"), asked("a", "b", "crash", "d", "e", "f"), GREEDY))
@@ -221,8 +220,8 @@ import os
 from pathlib import Path
 from types import SimpleNamespace as Simple
 
+TESTS = Path(__file__).parents[1]
 HERE = Path(__file__).parent
-
 class LLM:
     def __init__(self, model, **settings):
         (HERE / "settings").write_text(f"{model} {settings}")

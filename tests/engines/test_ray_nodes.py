@@ -54,7 +54,9 @@ def test_there_is_no_cluster_at_the_address() -> None:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     for wrong in (address, "no-such-host.invalid:6379", "auto"):
-        with pytest.raises(EngineError, match=rf"there is no cluster at cluster.address {wrong}.*; start one") as caught:
+        with pytest.raises(
+            EngineError, match=rf"there is no cluster at cluster.address {wrong}.*; start one"
+        ) as caught:
             connect(ClusterConfig(address=wrong), 1)
         assert "\n" not in str(caught.value)
 

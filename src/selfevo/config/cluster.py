@@ -14,8 +14,8 @@ class ClusterConfig(Strict):
 
     address: str = Field(
         "local",
-        description="local: a cluster on this machine that ends with the command; auto: the one that runs here already; "
-        "or host:port of its head",
+        description="local: a cluster on this machine that ends with the command; auto: the one that runs here; or "
+        "host:port of its head",
     )
     num_cpus: Positive = Field(1, description="CPU cores, and threads, of each worker")
     num_gpus: float | None = Field(

@@ -58,9 +58,7 @@ class RayEngine:
         self, model: Path, slices: Sequence[Sequence[Request]], sampling: Sampling
     ) -> Iterator[tuple[int, list[Generation]]]:
         """As they come. Raises RowsError at the end if workers died of some rows; the other slices count."""
-        crew = self._crew = self._crew or Crew(
-            self.cluster, self.workers, self.gpus, cloudpickle.dumps(self.make)
-        )
+        crew = self._crew = self._crew or Crew(self.cluster, self.workers, self.gpus, cloudpickle.dumps(self.make))
         folder = Folder.of(model)
         if folder != self._model:
             self._model, self._holders = folder, {}

@@ -90,7 +90,8 @@ def find(folder: Folder, source: Source | None) -> Path | None:
             return None
     if (folder.base is None or base == folder.base.path) and _is_there(folder):
         return folder.path
-    copy = cache_directory() / "weights" / folder.id
+    name = folder.id if base is None else content_id(folder.id, str(base))  # the copy of an adapter names its base
+    copy = cache_directory() / "weights" / name
     try:
         if not copy.is_dir():
             if source is None:

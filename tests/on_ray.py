@@ -1,6 +1,6 @@
 """What the tests of generation on Ray share: workers import it, and it is a program whose process can be killed.
 
-    python on_ray.py RUN MODEL WORKERS
+python on_ray.py RUN MODEL WORKERS
 """
 
 from __future__ import annotations
