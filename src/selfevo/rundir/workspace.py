@@ -271,12 +271,12 @@ class StageRunner:
         path, root = self._path(skill.name), self.workspace.root
         shared = [other / path.relative_to(root) for other in self.workspace.shared]
         engine = self.workspace.engine
-        ahead = ROUNDS_AHEAD * getattr(engine, "slices_at_once", 1) * engine.batch_size
+        ahead = ROUNDS_AHEAD * getattr(engine, "slices_at_once", 0) * engine.batch_size
         StageFile(path, key, line, {"model": self.model.id}, shared).fill(
             rows,
             lambda window, done: self._generate(skill, sampling, window, done),
             self.workspace.progress,
-            at_once=-(-ahead // WINDOW),
+            at_once=max(1, -(-ahead // WINDOW)),
         )
         return path
 
