@@ -22,7 +22,7 @@ docs: install
 slow: install
 	$(BIN)/pytest -m 'slow and not (gpu or cluster or browser)' $(ARGS)
 
-# Training by several processes
+# Training by several processes, generation on a Ray cluster
 cluster: install
 	$(BIN)/pytest -m cluster $(ARGS)
 
@@ -44,7 +44,7 @@ install: .venv/.installed
 	touch $@
 
 .venv/.installed: .venv/.demo
-	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,docs,dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo,gym,math,api,self-instruct,harness,ray,docs,dev]'
 	touch $@
 
 clean:

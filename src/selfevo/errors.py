@@ -7,6 +7,8 @@ SelfevoError                 exit code 1   the base of all others
 ├── MissingExtraError        exit code 2   an optional package is not installed
 ├── RunError                 exit code 3   the run directory belongs to another configuration, or is damaged
 ├── EngineError              exit code 4   generation failed
+│   ├── EngineLostError      exit code 4   the process that generates has ended; another one may do better
+│   └── RowsError            exit code 4   some rows end every process that generates them
 ├── ClusterError             exit code 4   machines that should work together do not
 ├── TrainingError            exit code 5   training failed, or produced something that must not be kept
 ├── BudgetError              exit code 6   the next call could exceed the budget of money or tokens
@@ -19,6 +21,7 @@ exit code 70.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 # A file system's answers, and what to do about each.
 REMEDIES = {
@@ -102,6 +105,18 @@ class EngineError(SelfevoError):
     """The model could not be loaded or could not generate."""
 
     exit_code = 4
+
+
+class EngineLostError(EngineError):
+    """The process that generates has ended."""
+
+
+class RowsError(EngineError):
+    """Each process that is given some rows ends. `rows` has them: the slice, and the row in it."""
+
+    def __init__(self, message: str, rows: Sequence[tuple[int, int]] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class ClusterError(SelfevoError):

@@ -181,7 +181,7 @@ def test_the_command_ends_in_one_line_and_its_exit_code(
     with serving(lambda body: Answer('{"error": {"message": "Insufficient credits"}}', 402)) as server:
         config = configured(tmp_path, server.url, 1)
         (tmp_path / "run.yaml").write_text(json.dumps(config.model_dump(mode="json")))
-        monkeypatch.setattr("selfevo.pipeline.run.build_engine", lambda _: engine())
+        monkeypatch.setattr("selfevo.pipeline.run.build_engine", lambda *_: engine())
         monkeypatch.setattr("sys.argv", ["selfevo", "annotate", str(tmp_path / "run.yaml")])
         with pytest.raises(SystemExit) as ended:
             cli.main()

@@ -43,7 +43,7 @@ class Worker:
             yield {key: {"square": window[key] ** 2} for key in pair}, "detail"
 
 
-def squares(root: Path, worker: Worker, rows: list[int] = ROWS) -> Path:
+def squares(root: Path, worker: Worker, rows: list[int] = ROWS, at_once: int = 1) -> Path:
     path = root / "stages/room/square.jsonl"
     root.mkdir(exist_ok=True)
     file: stage.StageFile[int] = stage.StageFile(
@@ -52,7 +52,7 @@ def squares(root: Path, worker: Worker, rows: list[int] = ROWS) -> Path:
         line=lambda row, result: {"row": row, **result, "status": "quarantined" if row % 7 == 3 else "ok"},
         marker={"model": "m"},
     )
-    file.fill(rows, worker, Silent())
+    file.fill(rows, worker, Silent(), at_once)
     return path
 
 
@@ -66,24 +66,30 @@ def test_rows_are_in_input_order_and_counted(tmp_path: Path) -> None:
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(deaths=st.lists(st.integers(0, 6), max_size=4), cut=st.integers(0, 60), torn=st.booleans())
+@given(
+    deaths=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6)), max_size=4),
+    at_once=st.integers(1, 6),
+    cut=st.integers(0, 60),
+    torn=st.booleans(),
+)
 def test_a_stage_killed_anywhere_ends_with_the_same_bytes(
-    tmp_path: Path, deaths: list[int], cut: int, torn: bool
+    tmp_path: Path, deaths: list[tuple[int, int]], at_once: int, cut: int, torn: bool
 ) -> None:
     root = Path(tempfile.mkdtemp(dir=tmp_path))
     expected = squares(root / "whole", Worker()).read_bytes()
     asked: list[int] = []
-    for lives in deaths:
+    for lives, together in deaths:
         worker = Worker(lives)
         with contextlib.suppress(KilledError):
-            squares(root / "killed", worker)
+            squares(root / "killed", worker, at_once=together)
         asked += worker.asked
         partial = root / "killed/stages/room/square.partial.jsonl"
         if torn and partial.exists():
             partial.write_bytes(partial.read_bytes()[: -cut or None])
     last = Worker()
-    path = squares(root / "killed", last)
+    path = squares(root / "killed", last, at_once=at_once)
     assert path.read_bytes() == expected
+    assert last.largest <= 5 * at_once
     assert tree(root / "killed") == tree(root / "whole")
     if not (torn and cut):
         assert sorted(asked + last.asked) == ROWS, "nothing was asked twice"

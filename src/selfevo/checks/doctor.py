@@ -79,7 +79,7 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
     yield context(config, folder, chat, d_meta)
     yield from generation(config, folder, chat, splits, engine)
     if config.corpus is None:
-        yield skilled(config, folder, splits, engine or build_engine(config.engine))
+        yield skilled(config, folder, splits, engine or build_engine(config.engine, config.cluster))
     yield Check("time", "pass", f"a run takes about {found.seconds / 60:.0f} minutes, within a factor of three")
 
 

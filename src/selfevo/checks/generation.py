@@ -43,13 +43,14 @@ def generation(
     requests = [RESPOND.request(prompt, 0, config.wording) for prompt in asked]
 
     def generate() -> list[Check]:
-        return _generation(config, folder, chat, requests, engine or build_engine(config.engine))
+        return _generation(config, folder, chat, requests, engine or build_engine(config.engine, config.cluster))
 
     if engine is not None or isinstance(config.engine, OwnPart):
         return generate()
     question = {
         "model": (str(folder), fingerprint(folder)),
         "engine": config.engine.model_dump(mode="json"),
+        "cluster": config.cluster.model_dump(mode="json") if config.engine.workers else None,
         "requests": [(request.turns, request.system) for request in requests],
         "selfevo": importlib.metadata.version("selfevo"),
         "platform": describe_platform(),

@@ -16,7 +16,7 @@ def make_own_parts(config: RunConfig, splits: Splits) -> list[str]:
     names = list(part_files(config))
     build_filters(config)
     if isinstance(config.engine, OwnPart):
-        build_engine(config.engine).release()
+        build_engine(config.engine.model_copy(update={"workers": 0})).release()
     if isinstance(config.objective, OwnPart) and hasattr(build_objective(config), "trainer"):
         build_trainer(config, round_name(1))
     corpus = config.corpus

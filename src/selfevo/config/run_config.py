@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from selfevo.config.base import Positive, Strict, SystemPrompt
+from selfevo.config.base import Positive, Strict, SystemPrompt, unless_default
+from selfevo.config.cluster import ClusterConfig
 from selfevo.config.sections import (
     AblationConfig,
     AuditConfig,
@@ -108,6 +109,7 @@ class RunConfig(Strict):
     )
     trainer: TrainerConfig = Field(TrainerConfig(), description="settings of every training of the run")
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
+    cluster: ClusterConfig = unless_default(ClusterConfig(), description="where the workers of engine.workers run")
     ablation: AblationConfig = Field(AblationConfig(), description="settings that only ablations change")
 
     @field_validator("output")
@@ -206,6 +208,17 @@ class RunConfig(Strict):
                 raise ValueError(
                     "objective grpo: a judge in vLLM leaves no memory for training; set engine.kind: transformers"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _workers(self) -> RunConfig:
+        device = getattr(self.engine, "device", "auto")
+        if self.engine.workers and ":" in device:
+            raise ValueError(
+                f"engine.device is {device}, and Ray gives each of engine.workers a device of its own; set cuda or auto"
+            )
+        if not self.engine.workers and self.cluster != ClusterConfig():
+            raise ValueError("cluster is where engine.workers run, and there are none; set engine.workers")
         return self
 
     @model_validator(mode="after")

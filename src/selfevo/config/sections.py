@@ -24,6 +24,7 @@ from selfevo.config.base import (
     own_or_built_in,
     unless_default,
 )
+from selfevo.config.cluster import ClusterConfig
 from selfevo.config.task import CheckedTaskConfig, TaskConfig
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
 from selfevo.method.prompts import Wording
@@ -222,6 +223,12 @@ ObjectiveConfig = Annotated[
 ]
 
 
+def _workers() -> Any:
+    return unless_default(
+        0, ge=0, description="engines on a Ray cluster that share the work (section cluster); 0: this process alone"
+    )
+
+
 class TransformersSettings(Strict):
     """Generates with transformers, on a CPU or a GPU."""
 
@@ -235,6 +242,7 @@ class TransformersSettings(Strict):
         description="memory for key-value states kept from stage to stage; 0 turns this off, and then a killed "
         "half-precision run ends with the same bytes",
     )
+    workers: int = _workers()
 
 
 class VLLMSettings(Strict):
@@ -247,11 +255,19 @@ class VLLMSettings(Strict):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     kv_cache_gib: float = Field(2.0, ge=0, description="memory for keys and values on a CPU")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the device's memory")
+    tensor_parallel_size: int = unless_default(1, gt=0, description="GPUs that share the weights of one model")
+    workers: int = _workers()
+
+
+class OwnEngine(OwnPart):
+    """Your own engine: docs/extending.md."""
+
+    workers: int = _workers()
 
 
 EngineConfig = Annotated[
     Annotated[Annotated[TransformersSettings | VLLMSettings, Field(discriminator="kind")], Tag(BUILT_IN)]
-    | Annotated[OwnPart, Tag(OWN)],
+    | Annotated[OwnEngine, Tag(OWN)],
     Discriminator(own_or_built_in),
     kind_or("transformers"),
 ]
@@ -276,6 +292,7 @@ class MeasureConfig(Strict):
         None, description="the words that the model is asked with; default: those it was trained with"
     )
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
+    cluster: ClusterConfig = unless_default(ClusterConfig(), description="where the workers of engine.workers run")
     endpoint: EndpointConfig | None = Field(None, description="the server with the model, instead of engine")
 
 

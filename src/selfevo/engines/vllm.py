@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from selfevo.errors import EngineError, MissingExtraError
+from selfevo.errors import EngineError, EngineLostError, MissingExtraError
 from selfevo.method.protocols import Finish, Generation, Request, Sampling
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer
@@ -29,12 +29,14 @@ class VLLMEngine:
     """Generates with vLLM. `dtype` as in vLLM.
 
     `gpu_memory_utilization` is a share of the device's memory. `kv_cache_gib` applies on a CPU.
+    `tensor_parallel_size` is the number of devices that share the weights.
     """
 
     batch_size: int = 512
     dtype: str = "auto"
     gpu_memory_utilization: float = 0.9
     kv_cache_gib: float = 2.0
+    tensor_parallel_size: int = 1
     _path: Path | None = None
     _chat: Chat | None = None
     _room: int = 0  # size of the context in tokens
@@ -78,6 +80,8 @@ class VLLMEngine:
         self._pipe, theirs = context.Pipe()
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(self.kv_cache_gib))))
         settings: dict[str, Any] = {"dtype": self.dtype, "gpu_memory_utilization": self.gpu_memory_utilization}
+        if self.tensor_parallel_size > 1:  # one process a device, started by vLLM itself even on a Ray cluster
+            settings |= {"tensor_parallel_size": self.tensor_parallel_size, "distributed_executor_backend": "mp"}
         if is_adapter(path):
             settings |= {"enable_lora": True, "max_lora_rank": lora_rank(path)}
         self._process = context.Process(target=_serve, args=(theirs, str(path), settings))
@@ -107,7 +111,7 @@ class VLLMEngine:
             answer = self._pipe.recv()
         except (EOFError, ConnectionError) as error:
             self.release()
-            raise EngineError(f"{trouble}: the process of vLLM ended; its messages are above") from error
+            raise EngineLostError(f"{trouble}: the process of vLLM ended; its messages are above") from error
         if isinstance(answer, EngineError):
             self.release()
             raise EngineError(f"{trouble}: {answer}")

@@ -6,10 +6,12 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from selfevo.config.base import OwnPart
+from selfevo.config.cluster import ClusterConfig
 from selfevo.config.loading import parse
 from selfevo.config.own_parts import make_part
 from selfevo.config.run_config import RunConfig
@@ -19,9 +21,11 @@ from selfevo.config.sections import (
     GRPOObjective,
     SkillsConfig,
     TransformersSettings,
+    VLLMSettings,
 )
 from selfevo.config.sources import PromptsCorpus, TaskCorpus
 from selfevo.config.training import TrainerConfig
+from selfevo.errors import MissingExtraError
 from selfevo.method.filters import Filter
 from selfevo.method.names import WARM_UP, round_number
 from selfevo.method.prompts import ENGLISH, Wording
@@ -55,12 +59,38 @@ class Objective(Protocol):
     def __call__(self, rows: Rows[Judged], /) -> list[Example]: ...
 
 
-def build_engine(config: EngineConfig = TransformersSettings()) -> Engine:  # noqa: B008  (frozen)
+def build_engine(
+    config: EngineConfig = TransformersSettings(),  # noqa: B008  (frozen)
+    cluster: ClusterConfig = ClusterConfig(),  # noqa: B008
+) -> Engine:
     """The engine of a configuration. Raises MissingExtraError if it is not installed."""
+    if config.workers:
+        return _engine_on_ray(config, cluster)
     own = isinstance(config, OwnPart)
-    options = config.options if isinstance(config, OwnPart) else config.model_dump(exclude={"kind"})
+    options = config.options if isinstance(config, OwnPart) else config.model_dump(exclude={"kind", "workers"})
     engine: Engine = make_part(config.kind if own else ENGINES[config.kind], options, Engine, "an engine")
     return engine
+
+
+def _engine_on_ray(config: EngineConfig, cluster: ClusterConfig) -> Engine:
+    """Workers that each hold the engine which this process would have without them."""
+    if find_spec("ray") is None:
+        raise MissingExtraError(
+            f"engine.workers is {config.workers}, which needs Ray: pip install 'selfevo[ray]'; or leave it out"
+        )
+    from selfevo.engines.ray.engine import RayEngine
+
+    alone = config.model_copy(update={"workers": 0})
+    keeps = isinstance(config, VLLMSettings) or (isinstance(config, TransformersSettings) and config.kv_cache_gib > 0)
+    gpus = {"cpu": 0}.get(getattr(config, "device", ""), getattr(config, "tensor_parallel_size", 1))
+    return RayEngine(
+        make=partial(build_engine, alone),
+        batch_size=build_engine(alone).batch_size if isinstance(config, OwnPart) else config.batch_size,
+        workers=config.workers,
+        cluster=cluster,
+        gpus=0 if isinstance(config, OwnPart) else gpus,
+        keeps_states=keeps,
+    )
 
 
 def build_filters(config: RunConfig) -> list[Filter]:
@@ -101,7 +131,8 @@ def build_one_process_trainer(config: RunConfig, name: str) -> Trainer:
         if isinstance(objective, GRPOObjective):
             from selfevo.trainers.grpo import VerdictRewardTrainer
 
-            judge = partial(build_engine, config.engine)
+            alone = config.engine.model_copy(update={"workers": 0})  # beside the model in training
+            judge = partial(build_engine, alone)
             return VerdictRewardTrainer(settings, objective, config.skills, judge, config.wording, training)
         if make := getattr(build_objective(config), "trainer", None):
             trainer: Trainer = make(settings)

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from selfevo.config.cluster import ClusterConfig
 from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import EndpointConfig, EvaluationConfig, MonitorsConfig
@@ -61,6 +62,8 @@ from selfevo.trainers.packages import check_settings
 # bit of a number, as another machine does.
 RESUMABLE = (
     *(f"engine.{key}" for key in ("batch_size", "kv_cache_gib", "gpu_memory_utilization", "device")),
+    *("engine.workers", "engine.tensor_parallel_size", "cluster"),
+    *(f"cluster.{key}" for key in ClusterConfig.model_fields),
     *(f"corpus.annotator.{key}" for key in ("max_concurrency", "timeout_seconds", "max_retries")),
     *(f"corpus.annotator.{key}" for key in ("max_dollars", "max_total_tokens", "input_price", "output_price")),
     *(f"corpus.annotator.{key}" for key in ("api_key_env", "limit_name")),
@@ -159,7 +162,7 @@ def open_run(
         # What is slow to import comes last: the engine, and the versions of the packages.
         base_path = resolve_model(config.model, noted_revision(config.output, config.model))
         splits = draw_splits(config)
-        engine = engine or build_engine(config.engine)
+        engine = engine or build_engine(config.engine, config.cluster)
         settings, day = config.model_dump(mode="json"), start_day(config.output)
         template = run_template(base_path, config, day)
         parts = {**part_files(config), **template_file(config)}

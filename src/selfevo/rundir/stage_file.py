@@ -5,7 +5,7 @@
     X.jsonl            the growing file when it is complete
     X.done.json        counts and SHA-256 of X.jsonl, written last; without it the stage is not finished
 
-Only one window of rows is in memory.
+Only one window of rows is in memory, or as many as are worked on at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -42,7 +42,7 @@ WINDOW = 4096
 
 T = TypeVar("T")
 Result = dict[str, Any]
-# Called with the rows of a window by key and the results so far. Yields the missing results as they
+# Called with the rows of some windows by key and the results so far. Yields the missing results as they
 # come, each time with a text for the progress display.
 Work = Callable[[Mapping[str, T], Mapping[str, Result]], Iterator[tuple[Mapping[str, Result], str]]]
 
@@ -63,8 +63,8 @@ class StageFile(Generic[T]):
     marker: Mapping[str, Any] = field(default_factory=dict)
     shared: Sequence[Path] = ()
 
-    def fill(self, rows: Rows[T], work: Work[T], progress: Progress) -> None:
-        """Writes the file; does only the work that is missing.
+    def fill(self, rows: Rows[T], work: Work[T], progress: Progress, at_once: int = 1) -> None:
+        """Writes the file; does only the work that is missing. `at_once` windows are worked on together.
 
         Raises RunError if the file is finished and holds other rows, or was changed since.
         """
@@ -82,29 +82,39 @@ class StageFile(Generic[T]):
         if not growing.exists():
             append(growing, "")
         digest, counts, place, started = hashlib.sha256(), Counter[str](), 0, False
+        left: Iterator[list[T]] = windows(rows)
         with growing.open("rb") as finished:
-            for window in _windows(rows):
+            for window in left:
+                keys = [self.key(row) for row in window]
+                lines = list(islice(finished, len(window)))
+                if [row.get("key") for row in map(_parse, lines)] != keys:
+                    left = chain([window], left)
+                    break
+                digest.update("".join(keys).encode())
+                counts.update(_parse(text)["status"] for text in lines)
+                place += sum(map(len, lines))
+        for together in iter(lambda: list(islice(left, at_once)), []):
+            by_key = {self.key(row): row for window in together for row in window}
+            if not started:
+                stopped = _results(partial)
+            known = {key: stopped.pop(key) for key in by_key if key in stopped}
+            if not started:
+                os.truncate(growing, place)
+                progress.start(name, len(rows), counts.total() + len(known))
+                started = True
+            elif known:
+                progress.advance(len(known))
+            for results, detail in work(by_key, known):
+                append(partial, "".join(_partial_line(k, result) for k, result in results.items()))
+                known |= results
+                progress.advance(len(results), detail)
+            for window in together:
                 keys = [self.key(row) for row in window]
                 digest.update("".join(keys).encode())
-                lines = list(islice(finished, len(window))) if not started else []
-                if not started and [row.get("key") for row in map(_parse, lines)] == keys:
-                    counts.update(_parse(text)["status"] for text in lines)
-                    place += sum(map(len, lines))
-                    continue
-                by_key = dict(zip(keys, window, strict=True))
-                known = _results(partial, by_key)
-                if not started:
-                    os.truncate(growing, place)
-                    progress.start(name, len(rows), counts.total() + sum(k in known for k in keys))
-                    started = True
-                for results, detail in work(by_key, known):
-                    append(partial, "".join(_partial_line(k, result) for k, result in results.items()))
-                    known |= results
-                    progress.advance(len(results), detail)
                 written = [{**self.line(row, known[k]), "key": k} for k, row in zip(keys, window, strict=True)]
                 append(growing, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written))
                 counts.update(row["status"] for row in written)
-                partial.unlink()
+            _write(partial, stopped)  # of a process that worked on more windows together
         partial.unlink(missing_ok=True)  # killed between the last rows of a window and this
         move(growing, self.path)
         total = {"in": counts.total(), "out": counts["ok"], "quarantined": counts["quarantined"]}
@@ -146,18 +156,25 @@ def _digest(keys: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _windows(rows: Iterable[T]) -> Iterator[list[T]]:
+def windows(rows: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(rows)
     while window := list(islice(iterator, WINDOW)):
         yield window
 
 
-def _results(partial: Path, wanted: Mapping[str, T]) -> dict[str, Result]:
-    """The results of this window from a stopped process. Removes a line that was cut off."""
+def _results(partial: Path) -> dict[str, Result]:
+    """The results of a stopped process. Removes a line that was cut off."""
     rows = read_rows(partial) if partial.exists() else iter(())
-    done = {row["key"]: row["result"] for row in rows if row["key"] in wanted}
-    write_atomic(partial, "".join(_partial_line(key, result) for key, result in done.items()))
+    done = {row["key"]: row["result"] for row in rows}
+    _write(partial, done)
     return done
+
+
+def _write(partial: Path, results: Mapping[str, Result]) -> None:
+    if results:
+        write_atomic(partial, "".join(_partial_line(key, result) for key, result in results.items()))
+    else:
+        partial.unlink(missing_ok=True)
 
 
 def _partial_line(key: str, result: Result) -> str:

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from selfevo.errors import EngineError, RunError, SelfevoError, TrainingError
+from selfevo.errors import EngineError, RowsError, RunError, SelfevoError, TrainingError
 from selfevo.method.filters import Filter, apply
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.protocols import Engine, Generation, Model, Progress, Request, Sampling, Trainer, stream
-from selfevo.method.records import Example, Judged, Prompt, Quarantined, as_row, content_id, from_row
+from selfevo.method.records import Example, Judged, Prompt, Quarantined, Turns, as_row, content_id, from_row
 from selfevo.method.rows import Rows
 from selfevo.method.skills import Skill, continued
 from selfevo.method.thinking import Thinking, recorded
@@ -46,7 +46,11 @@ from selfevo.rundir.atomic_files import (
 from selfevo.rundir.layout import Layout, done
 from selfevo.rundir.ledger import finished_rounds, read_events, write_event
 from selfevo.rundir.ownership import note_work
-from selfevo.rundir.stage_file import StageFile
+from selfevo.rundir.stage_file import WINDOW, StageFile, windows
+
+# An engine with several workers is given this many times the rows that it works on at a time: near the end of what it
+# is given, some of its workers have nothing to do.
+ROUNDS_AHEAD = 4
 
 In = TypeVar("In", bound=Prompt)
 Out = TypeVar("Out", bound=Prompt)
@@ -265,19 +269,24 @@ class StageRunner:
 
         path, root = self._path(skill.name), self.workspace.root
         shared = [other / path.relative_to(root) for other in self.workspace.shared]
+        engine = self.workspace.engine
+        ahead = ROUNDS_AHEAD * getattr(engine, "slices_at_once", 0) * engine.batch_size
         StageFile(path, key, line, {"model": self.model.id}, shared).fill(
-            rows, lambda window, done: self._generate(skill, sampling, window, done), self.workspace.progress
+            rows,
+            lambda window, done: self._generate(skill, sampling, window, done),
+            self.workspace.progress,
+            at_once=max(1, -(-ahead // WINDOW)),
         )
         return path
 
     def _generate(
         self, skill: Skill[In, Out], sampling: Sampling, window: Mapping[str, In], done: Mapping[str, Any]
     ) -> Iterator[tuple[dict[str, Any], str]]:
-        """The missing generations of a window, batch by batch.
+        """The missing generations of some windows, batch by batch.
 
         Rows of similar length share a batch, which is a slice for the engine. Each slice is written
         to disk when it comes, so a kill loses only unfinished slices. Batches are formed from all
-        rows, done or not, so that a resume forms the same batches.
+        rows of a window, done or not, so that a resume forms the same batches.
         """
         known = {
             key: asdict(Generation(text, "stop", 0, 0))
@@ -287,16 +296,13 @@ class StageRunner:
         if known.keys() - done.keys():
             yield {key: known[key] for key in known.keys() - done.keys()}, ""
         turns = {key: skill.turns(row, self.wording) for key, row in window.items() if key not in known}
-        order = sorted(turns, key=lambda key: (sum(map(len, turns[key])), key))
-        size = self.workspace.engine.batch_size
-        batches = ([key for key in order[i : i + size] if key not in done] for i in range(0, len(order), size))
-        slices = [batch for batch in batches if batch]
+        slices = [batch for each in windows(window) for batch in self._batches(each, turns, done)]
         if slices:
             check_present(self.model.path)
             note_work(self.workspace.root, f"{self.name}/{skill.name}")
         asked = [[self._request(skill, window[key]) for key in owed] for owed in slices]
         started = time.monotonic()
-        for place, answers in stream(self.workspace.engine, self.model.path, asked, sampling):
+        for place, answers in self._streamed(asked, slices, window, sampling):
             owed, seconds = slices[place], time.monotonic() - started
             if len(answers) != len(owed):
                 raise EngineError(
@@ -316,6 +322,25 @@ class StageRunner:
                 **({} if accounted else figures),
             )
             started = time.monotonic()
+
+    def _batches(
+        self, window: Sequence[str], turns: Mapping[str, Turns], done: Mapping[str, Any]
+    ) -> Iterator[list[str]]:
+        """What is owed of each batch of a window."""
+        order = sorted((key for key in window if key in turns), key=lambda key: (sum(map(len, turns[key])), key))
+        size = self.workspace.engine.batch_size
+        owed = ([key for key in order[i : i + size] if key not in done] for i in range(0, len(order), size))
+        return (batch for batch in owed if batch)
+
+    def _streamed(
+        self, asked: list[list[Request]], slices: list[list[str]], names: Mapping[str, In], sampling: Sampling
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """What the engine gives. An error about some rows names them."""
+        try:
+            yield from stream(self.workspace.engine, self.model.path, asked, sampling)
+        except RowsError as error:
+            ids = [names[slices[place][i]].id for place, i in error.rows]
+            raise EngineError(f"{error}. The rows: {', '.join(ids)}") from None
 
     def _request(self, skill: Skill[In, Out], row: In) -> Request:
         return skill.request(row, self._seed(skill, row), self.wording)
