@@ -65,7 +65,7 @@ def fields_of(section: type[BaseModel], default: Any) -> dict[str, Field]:
     return {
         name: (info, getattr(here, name, info.get_default(call_default_factory=True)))
         for name, info in section.model_fields.items()
-        if name != "kind" or section is OwnPart
+        if name != "kind" or issubclass(section, OwnPart)
     }
 
 
@@ -101,7 +101,7 @@ def row(name: str, field: Field, found: dict[Any, str]) -> str:
 
 
 def told_apart(section: type[BaseModel]) -> str:
-    if section is OwnPart:
+    if issubclass(section, OwnPart):
         return "of your own"
     if "kind" in section.model_fields:
         return f"of kind `{section.model_fields['kind'].default}`"

@@ -74,7 +74,7 @@ def test_two_workers_write_the_same_bytes_and_losing_one_changes_none(
 
     requests = [[Request((row.prompt,), i) for i, row in enumerate(ROWS[start : start + 4])] for start in (0, 4, 8, 12)]
     expected = dict(stream(engine(0), tiny_model, requests * 8, Sampling(24, temperature=1.0)))
-    found = {}
+    found: dict[int, list[Generation]] = {}
     for place, generations in stream(two, tiny_model, requests * 8, Sampling(24, temperature=1.0)):
         if not found:
             workers_of(os.getpid())[-1].kill()

@@ -41,7 +41,8 @@ class Worker:
     """`made` is the engine's maker, pickled: it is read after the versions have been compared."""
 
     def __init__(self, made: bytes) -> None:
-        self._made, self._engine = made, None
+        self._made = made
+        self._engine: Engine | None = None
         self._said = _Kept()
         logging.getLogger("selfevo").addHandler(self._said)
 
@@ -80,8 +81,7 @@ class Worker:
     def _loaded(self) -> Engine:
         if self._engine is None:
             self._engine = pickle.loads(self._made)()
-        engine: Engine = self._engine
-        return engine
+        return self._engine
 
 
 def versions() -> dict[str, str]:
