@@ -47,6 +47,8 @@ def test_a_node_that_is_killed_costs_no_row(tiny_model: Path, nodes: Any, caplog
         found[place] = generations
     assert found == dict(stream(engine(0), tiny_model, slices, sampling))
     assert "is lost" in caplog.text
+    with pytest.raises(EngineError, match=rf"works on the cluster at {nodes.address} already"):
+        connect(ClusterConfig(address="local"), 1)
 
 
 def test_there_is_no_cluster_at_the_address() -> None:

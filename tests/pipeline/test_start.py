@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runs import small_demo, student
+from selfevo.config.cluster import ClusterConfig
 from selfevo.engines.scripted import ScriptedEngine
 from selfevo.method.protocols import Generation, Request, Sampling
 from selfevo.pipeline.run import run_loop
@@ -76,7 +77,12 @@ def test_every_start_records_its_versions_and_says_when_they_differ(
 def test_the_engine_may_take_less_memory_on_a_resume(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
     run_loop(config, Silent(), ScriptedEngine(student(config)), ScriptedTrainer())
-    smaller = config.model_copy(update={"engine": config.engine.model_copy(update={"batch_size": 3})})
+    smaller = config.model_copy(
+        update={
+            "engine": config.engine.model_copy(update={"batch_size": 3, "workers": 2}),
+            "cluster": ClusterConfig(address="auto"),
+        }
+    )
     engine, trainer = ScriptedEngine(student(config)), ScriptedTrainer()
     run_loop(smaller, Silent(), engine, trainer)
     assert (engine.calls, trainer.calls) == ([], [])

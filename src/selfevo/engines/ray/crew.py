@@ -32,6 +32,8 @@ MOST_FAILED_STARTS = 3  # of workers in a row
 PROBE_SECONDS = 30  # to reach a cluster
 OBJECT_STORE = 2**28  # bytes of a local cluster's: texts are small
 
+_joined: str | None = None  # the address of the cluster that `connect` joined
+
 logger = logging.getLogger(__name__)
 
 
@@ -96,10 +98,12 @@ class Crew:
                 f"no worker can be started on the cluster at {self.config.address} ({self._failed[-1]}); see that "
                 "every machine has this Python and this version of selfevo, or set cluster.py_executable"
             )
-        if now - self._since < self.config.timeout_seconds or self._told:
+        if now - self._since < self.config.timeout_seconds:
             return
         if not self.ready:
             raise EngineError(f"no worker came within {self.config.timeout_seconds:g} seconds: {self._room()}")
+        if self._told:
+            return
         self._told = True
         logger.warning(
             "%d of %d workers came within %g seconds, and do the work: %s",
@@ -213,8 +217,14 @@ class Source:
 
 def connect(config: ClusterConfig, workers: int) -> None:
     """Joins the cluster, or starts a local one. Raises EngineError if there is none at the address."""
-    if ray.is_initialized():
-        return  # an earlier engine of this process, or its user
+    global _joined
+    if ray.is_initialized():  # by an earlier engine of this process, or by its user
+        if _joined not in (None, config.address):
+            raise EngineError(
+                f"cluster.address is {config.address}, and this process works on the cluster at {_joined} already; give "
+                "that one, or call ray.shutdown() first"
+            )
+        return
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if config.address == "local":
         cores = max(os.cpu_count() or 1, workers * config.num_cpus)
@@ -226,6 +236,7 @@ def connect(config: ClusterConfig, workers: int) -> None:
         ray.init(address=config.address, **settings)
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise EngineError(f"Ray cannot start at cluster.address {config.address}: {_reason(error)}") from None
+    _joined = config.address
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray's own would end this process with another exit code
 
