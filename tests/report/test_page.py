@@ -233,8 +233,8 @@ def test_the_page_says_in_which_words_the_model_is_asked(run: Path) -> None:
 @pytest.mark.parametrize(("of_meta", "said"), [(3, True), (1000, False)])
 def test_that_the_baseline_repeats_its_answers_is_said(run: Path, of_meta: int, said: bool) -> None:
     for name, count in (("sft", 9), ("meta", of_meta)):
-        path = run / f"models/{name}/selfevo.json"
-        write_json(path, {**json.loads(path.read_text()), "examples": {"answer": count}})
+        marker = {"name": name, "start": "base", "examples": {"answer": count}, "seconds": 9.0}
+        write_json(run / f"models/{name}/selfevo.json", marker)
     assert ("The answers of sft are repeated" in page(run).text) == said
 
 

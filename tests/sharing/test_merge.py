@@ -153,11 +153,11 @@ def test_logits_that_change_leave_nothing_behind(
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "names no base"),
-        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "names no base"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "has no base_model_name_or_path"),
         (
             lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": null}'),
-            "names no base",
+            "has no base_model_name_or_path",
         ),
         (lambda folder: (folder / "adapter_config.json").unlink(), "is no adapter; give a folder with"),
         (lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json cannot be read"),
