@@ -155,7 +155,7 @@ def test_the_manifest_has_the_counts_by_reason(tmp_path: Path) -> None:
         (
             [good(i) for i in range(0, 16, 2)],
             {"max_one_verdict": 1},
-            r"D_meta: of 8 rows 8 not qualified, so one verdict has more than 95\.0%.* or raise corpus\.max_one_verdict",
+            r"D_meta: of 8 rows 8 not qualified, so one verdict has more than 95\.0%.* raise corpus\.max_one_verdict",
         ),
     ],
 )
