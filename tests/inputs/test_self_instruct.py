@@ -21,7 +21,7 @@ from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.decontamination import Decontaminator, normal
 from selfevo.inputs.self_instruct import Acceptance, first_instruction, grow, request, scripts
 from selfevo.inputs.splits import draw_splits
-from selfevo.method.prompts import ENGLISH, Wording
+from selfevo.method.prompts import ENGLISH
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
@@ -302,19 +302,6 @@ def test_a_model_that_only_repeats_is_named(root: Path) -> None:
 
 def test_the_request_shows_its_examples() -> None:
     assert request(SEEDS[:2], ENGLISH).count("\n") == 3
-    own = Wording(new_prompt="Aufgaben:\n{examples}\nSchreibe eine neue.")
-    assert request(SEEDS[:2], own) == f"Aufgaben:\n1. {sentence(0)}\n2. {sentence(1)}\nSchreibe eine neue."
-    assert request([Prompt.of("{examples}")], Wording(new_prompt="{examples}!")) == "1. {examples}!"
-
-
-def test_a_run_asks_for_new_prompts_in_its_own_words(tmp_path: Path) -> None:
-    config = configured(tmp_path, wording={"new_prompt": "Aufgaben:\n{examples}\nSchreibe eine neue."})
-    engine = ScriptedEngine(
-        lambda path, turns: writer(path, turns) if turns[0].startswith("Aufgaben:\n1. ") else student(path, turns)
-    )
-    run_loop(config, Silent(), engine, ScriptedTrainer())
-    assert len(list(read_rows(config.output / "stages/self-instruct-2/filter.jsonl"))) == 10
-    assert not any(request.turns[0].startswith("Here are ") for _, request in engine.calls)
 
 
 def configured(folder: Path, **changes: Any) -> RunConfig:
