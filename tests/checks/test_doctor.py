@@ -377,6 +377,13 @@ def test_it_says_which_tokens_stand_between_a_prompt_and_its_answer(
     assert wanted in check.remedy or status == "pass"
 
 
+def test_thinking_in_channels_cannot_be_kept(tiny_model: Path, tmp_path: Path) -> None:
+    chat = Chat(load_tokenizer(shaped(tiny_model, tmp_path, shapes.GPT_OSS)))
+    check = tokens.template(chat, [ROW], thinking="keep")
+    assert (check.status, check.remedy) == ("fail", "set thinking to drop or show instead of keep")
+    assert tokens.template(chat, [ROW], thinking="show").status == "warn"
+
+
 def test_the_dry_run_shows_each_sequence_of_a_trajectory(tiny_model: Path, tmp_path: Path) -> None:
     template = "{% set enable_thinking = false %}" + shapes.QWEN3
     config = configuration(shaped(tiny_model, tmp_path, template), tmp_path)

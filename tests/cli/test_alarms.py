@@ -129,6 +129,17 @@ def test_an_ablation_goes_on_after_an_alarm(selfevo: Selfevo, scripted: Scripted
     ]
 
 
+def test_an_ablation_names_a_run_that_an_alarm_stopped(
+    selfevo: Selfevo, scripted: ScriptedEngine, tmp_path: Path
+) -> None:
+    scripted.answer = never_qualified
+    path = configuration(tmp_path, monitors={"on_alarm": "stop"})
+    code, out, err = selfevo("ablate", path, "--only", "no-filter", "--seeds", "0")
+    assert code == 7 and "table: " in out
+    for name in ("self-seed0", "no-filter-seed0"):
+        assert f"alarm: {name}: an alarm stopped it (monitors.on_alarm is stop), so the table leaves it out; set" in err
+
+
 def test_a_run_without_an_evaluation_says_what_was_done(
     selfevo: Selfevo, scripted: ScriptedEngine, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,11 @@ def test_the_manifest_has_the_counts_by_reason(tmp_path: Path) -> None:
             {"max_one_verdict": 1},
             r"D_meta: of 30 rows 30 qualified, so one verdict has more than 95\.0%.* or raise corpus\.max_one_verdict",
         ),
+        (
+            [good(i) for i in range(0, 16, 2)],
+            {"max_one_verdict": 1},
+            r"D_meta: of 8 rows 8 not qualified, so one verdict has more than 95\.0%.* raise corpus\.max_one_verdict",
+        ),
     ],
 )
 def test_too_much_is_an_error_until_it_is_allowed(
@@ -164,6 +170,11 @@ def test_too_much_is_an_error_until_it_is_allowed(
 
 def test_a_small_corpus_is_only_warned_of(tmp_path: Path) -> None:
     assert run(configured(tmp_path, [CHANGES]))["doubtful"] == {CHANGED: 1}
+
+
+@pytest.mark.parametrize("rows", [range(0, 14, 2), [*range(0, 36, 2), 1]])
+def test_a_few_rows_may_lean_to_one_verdict(tmp_path: Path, rows: Iterable[int]) -> None:
+    assert run(configured(tmp_path, [good(i) for i in rows]))["doubtful"] == {}
 
 
 def test_unreadable_verdicts_above_the_share_are_an_error(tmp_path: Path) -> None:

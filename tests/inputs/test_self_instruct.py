@@ -21,6 +21,7 @@ from selfevo.errors import ConfigError, DataError
 from selfevo.inputs.decontamination import Decontaminator, normal
 from selfevo.inputs.self_instruct import Acceptance, first_instruction, grow, request, scripts
 from selfevo.inputs.splits import draw_splits
+from selfevo.method.prompts import ENGLISH
 from selfevo.method.records import Prompt, Turns
 from selfevo.pipeline.run import run_loop
 from selfevo.report.progress import Silent
@@ -300,7 +301,7 @@ def test_a_model_that_only_repeats_is_named(root: Path) -> None:
 
 
 def test_the_request_shows_its_examples() -> None:
-    assert request(SEEDS[:2]).count("\n") == 3
+    assert request(SEEDS[:2], ENGLISH).count("\n") == 3
 
 
 def configured(folder: Path, **changes: Any) -> RunConfig:

@@ -217,6 +217,7 @@ def test_verdicts_are_read_as_a_person_reads_them(wording: Wording, feedback: st
         ({"refine": CRITIQUE}, "critique and refine are the same request"),
         ({"rubric": "a\0b"}, "holds a NUL character"),
         ({"annotator": "JSON with feedback, verdict and refinement"}, "annotator does not name 'qualified'"),
+        ({"new_prompt": "Noch eine {example}"}, "new_prompt has no {examples}; write it where the examples are"),
         ({"qualified": "合格", "not_qualified": "不合格", "annotator": prompts.CRITIQUE}, "does not name 'feedback'"),
     ],
 )
@@ -254,6 +255,7 @@ def test_the_default_is_english_and_leaves_keys_alone() -> None:
     assert Wording() == ENGLISH
     assert ENGLISH.identity == ()
     assert Wording(annotator="feedback, verdict, refinement: qualified or not qualified").identity == ()
+    assert Wording(new_prompt="{examples}").identity == ()
     assert len({repr(wording.identity) for wording in WORDINGS.values()}) == len(WORDINGS)
     row = Critiqued("1", "p", "r", "f")
     assert prompts.refine(row, "r", "f") == prompts.refine(Prompt.of("p"), "r", "f", ENGLISH)

@@ -218,6 +218,8 @@ def test_channels_of_special_tokens_are_thinking_too(tokenizer: Any) -> None:
     )["input_ids"]
     assert spoken(chat.text(read)) == "The answer."
     assert chat.text(chat.words("The answer.")) == "The answer."
+    assert chat.has_channels
+    assert not any(chat_of(tokenizer, KNOWN[name][0]).has_channels for name in KNOWN if name != "gpt-oss")
     made = with_template(tokenizer, shapes.CHATML)
     made.add_tokens([AddedToken("[THINK]", special=True), AddedToken("[/THINK]", special=True)], special_tokens=True)
     chat = Chat(made)

@@ -238,11 +238,15 @@ def test_another_filter_leaves_those_of_form_in_place(tmp_path: Path) -> None:
         assert [each.kind for each in changed] == [kind, "length"] and changed[1] == config.filter[1]
 
 
-def test_a_variant_that_does_not_finish_is_named(tmp_path: Path) -> None:
+def test_a_run_that_an_alarm_stops_has_not_failed(tmp_path: Path) -> None:
     stop = MonitorsConfig(on_alarm="stop", max_truncated=0.0)
     config = small_demo(tmp_path, tmp_path / "run").model_copy(update={"monitors": stop})
-    with pytest.raises(RunError, match=r"2 of 2 runs failed.*no-filter, seed 0: stopped by an alarm"):
-        ablate(config, ["no-filter"], [0], tmp_path / "out", Counting())
+    counting = Counting()
+    assert ablate(config, ["no-filter"], [0], tmp_path / "out", counting).rows == ()
+    assert {folder.name for folder in (tmp_path / "out").iterdir() if folder.is_dir()} == {
+        "self-seed0",
+        "no-filter-seed0",
+    }
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -107,6 +107,19 @@ def test_costs_are_in_the_manifest_and_add_up(config: RunConfig) -> None:
     assert total["seconds"] == pytest.approx(sum(event["seconds"] for event in events), abs=1e-2)
 
 
+def test_the_card_of_an_adapter_says_that_it_is_one(config: RunConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(config.output, run)
+    assert "A plain transformers folder" in (run / "models/round-2/README.md").read_text()
+    (run / "models/round-2/config.json").unlink()
+    (run / "models/round-2/adapter_config.json").write_text("{}")
+    write_card(run, "round-2")
+    loaded = ModelCard.load(run / "models/round-2/README.md")
+    assert loaded.data.library_name == "peft"
+    assert "An adapter, as PEFT saves it" in loaded.text
+    assert "A plain transformers folder" not in loaded.text
+
+
 def test_a_card_is_no_part_of_its_model(config: RunConfig) -> None:
     path = config.output / "models/round-1/README.md"
     path.write_text(path.read_text() + "\nA word of my own.\n")

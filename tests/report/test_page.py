@@ -221,6 +221,23 @@ def test_a_model_without_problems_has_no_point(run: Path) -> None:
     assert "This run has not been measured yet" in html.text
 
 
+def test_the_page_says_in_which_words_the_model_is_asked(run: Path) -> None:
+    words = {"critique": "Prüfe <das>.", "verdict": "Urteil", "qualified": "gut", "not_qualified": "nicht gut"}
+    write_json(run / "config.json", {**json.loads((run / "config.json").read_text()), "wording": words})
+    shown = page(run).html
+    assert '<p class="note">asked for feedback</p><pre dir="auto">Prüfe &lt;das&gt;.</pre>' in shown
+    assert '<pre dir="auto">Write the improved answer.</pre>' in shown
+    assert '<pre dir="auto">Urteil: gut or Urteil: nicht gut</pre>' in shown
+
+
+@pytest.mark.parametrize(("of_meta", "said"), [(3, True), (1000, False)])
+def test_that_the_baseline_repeats_its_answers_is_said(run: Path, of_meta: int, said: bool) -> None:
+    for name, count in (("sft", 9), ("meta", of_meta)):
+        marker = {"name": name, "start": "base", "examples": {"answer": count}, "seconds": 9.0}
+        write_json(run / f"models/{name}/selfevo.json", marker)
+    assert ("The answers of sft are repeated" in page(run).text) == said
+
+
 def test_a_run_with_the_gold_filter_says_so(run: Path) -> None:
     assert "gold answers" not in page(run).text
     write_json(run / "config.json", {**CONFIG, "ablation": {"gold_filter": True}})

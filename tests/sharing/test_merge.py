@@ -103,14 +103,26 @@ def test_what_is_there_is_not_overwritten(adapter: Path, tmp_path: Path) -> None
 def test_another_base_is_refused(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(tiny_model, other)
-    marker = {"start": "base", "start_weights": hash_model(tiny_model), "files": {}}
-    files = {path.name: hash_file(path) for path in adapter.iterdir()}
-    (adapter / "selfevo.json").write_text(json.dumps({**marker, "files": files}))
+    marker = {"weights": hash_model(adapter), "files": {path.name: hash_file(path) for path in adapter.iterdir()}}
+    (adapter / "selfevo.json").write_text(json.dumps(marker))
     merge_adapter(str(adapter), tmp_path / "merged", Silent())
     (other / "generation_config.json").write_text('{"temperature": 0.5}')
     with pytest.raises(RunError, match=r"is not the model that .* was trained on"):
         merge_adapter(str(adapter), tmp_path / "again", Silent(), base=str(other))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_base_that_lies_elsewhere_now_can_be_given(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "moved"
+    shutil.copytree(tiny_model, base)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    gone = {**config, "base_model_name_or_path": str(tmp_path / "gone")}
+    (adapter / "adapter_config.json").write_text(json.dumps(gone))
+    marker = {"weights": hash_model(adapter, base), "files": {path.name: hash_file(path) for path in adapter.iterdir()}}
+    (adapter / "selfevo.json").write_text(json.dumps(marker))
+    with pytest.raises(SelfevoError, match=r"gone, which is not there; .*merge .*adapter NEW --base FOLDER$"):
+        merge_adapter(str(adapter), tmp_path / "merged", Silent())
+    assert merge_adapter(str(adapter), tmp_path / "merged", Silent(), base=str(base)).base == base.resolve()
 
 
 def test_logits_that_change_leave_nothing_behind(
@@ -141,11 +153,11 @@ def test_logits_that_change_leave_nothing_behind(
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "adapter_config.json").write_text("{"), "names no base"),
-        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "names no base"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "adapter_config.json").write_text("[]"), "has no base_model_name_or_path"),
         (
             lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": null}'),
-            "names no base",
+            "has no base_model_name_or_path",
         ),
         (lambda folder: (folder / "adapter_config.json").unlink(), "is no adapter; give a folder with"),
         (lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json cannot be read"),

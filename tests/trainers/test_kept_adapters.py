@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import chat_templates as shapes
 from selfevo.engines.transformers import TransformersEngine
 from selfevo.errors import ConfigError, DataError
 from selfevo.method.protocols import Request, Sampling
 from selfevo.models.resolve import resolve_model
+from selfevo.models.template_settings import write_base
 from selfevo.rundir.adapter_folder import base_reference, is_adapter
 from selfevo.rundir.atomic_files import hash_model
 from trainings import EXAMPLES, Killing, train
@@ -78,6 +80,46 @@ def test_a_base_from_the_hub_is_named_by_its_id_and_revision(tmp_path: Path) -> 
     assert base_reference(tmp_path / "models--one" / "snapshots" / "0123abc")[1] is None
 
 
+def test_the_base_of_a_run_with_a_template_of_its_own_is_the_model_that_it_links_to(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """The folder of that base is the run's: an adapter that named it would break when the run is moved or pushed."""
+    base = write_base(tiny_model, tmp_path / "run/base", shapes.QWEN3, None)
+    train(base, tmp_path, lora=KEPT)
+    before, digest = texts(tmp_path / "out"), hash_model(tmp_path / "out")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert texts(tmp_path / "moved") == before
+    assert hash_model(tmp_path / "moved") == digest
+    assert AutoTokenizer.from_pretrained(tmp_path / "moved").chat_template == shapes.QWEN3
+
+
+def test_such_a_base_is_named_by_the_hub_id_too(tiny_model: Path, tmp_path: Path) -> None:
+    folder, blobs = tmp_path / "models--owner--name/snapshots/0123abc", tmp_path / "models--owner--name/blobs"
+    shutil.copytree(tiny_model, folder)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):  # as huggingface_hub keeps them
+        path.rename(blobs / str(number))
+        path.symlink_to(Path("../../blobs") / str(number))
+    base = write_base(folder, tmp_path / "run/base", shapes.QWEN3, None)
+    assert base_reference(base) == base_reference(folder) == ("owner/name", "0123abc")
+    assert AutoModelForCausalLM.from_pretrained(base) is not None
+
+
+def test_links_of_somebody_else_are_followed_only_to_a_whole_model(tiny_model: Path, tmp_path: Path) -> None:
+    mixed, lost = tmp_path / "mixed", tmp_path / "lost"
+    for folder in (mixed, lost):
+        folder.mkdir()
+        for path in tiny_model.iterdir():
+            (folder / path.name).symlink_to(path)
+    (mixed / "config.json").unlink()
+    shutil.copy(tiny_model / "config.json", mixed)
+    assert base_reference(mixed) == (str(mixed.resolve()), None)
+    (lost / "config.json").unlink()
+    (lost / "config.json").symlink_to(tmp_path / "nowhere/config.json")
+    assert base_reference(lost) == (str(lost.resolve()), None)
+
+
 def test_the_id_changes_with_the_base_and_not_with_its_place(tiny_model: Path, tmp_path: Path) -> None:
     base, elsewhere = tmp_path / "base", tmp_path / "elsewhere"
     for folder in (base, elsewhere):
@@ -90,7 +132,7 @@ def test_the_id_changes_with_the_base_and_not_with_its_place(tiny_model: Path, t
     (base / "generation_config.json").write_text('{"eos_token_id": 5}')
     assert hash_model(tmp_path / "from-base/out") != ids[0]
     shutil.rmtree(base)
-    with pytest.raises(DataError, match=r"is an adapter on .*base, which is no folder and cannot be loaded"):
+    with pytest.raises(DataError, match=r"is an adapter on .*base, which is not there; put that model back, or merge"):
         hash_model(tmp_path / "from-base/out")
 
 

@@ -70,7 +70,7 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
         yield Check("own parts", "pass", f"{', '.join(own)} can be made")
     chat, d_meta = Chat(load_tokenizer(folder)), lessons_of(config, splits)
     yield conversations(chat, splits, config.wording)
-    yield template(chat, d_meta, config.wording)
+    yield template(chat, d_meta, config.wording, config.thinking)
     yield stop_token(chat, d_meta, config.wording)
     yield unknown_tokens(chat, splits, d_meta)
     found = estimate(config, parameters, chat, splits, d_meta)

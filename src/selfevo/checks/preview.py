@@ -254,7 +254,7 @@ def print_estimate(config: RunConfig, found: Estimate, trajectories: int, pool: 
     values = {
         "parameters": f"{found.parameters / 1e6:.0f} M",
         "D_meta": size if config.corpus else "none",
-        "pool": f"{pool} prompts in {config.round_count} rounds, policy {config.policy}",
+        "pool": f"{pool} prompts in {config.round_count} round{'s' * (config.round_count > 1)}, policy {config.policy}",
         "tokens to train on": f"about {found.training / 1e3:.0f} k",
         "tokens to generate and read": f"about {found.generated / 1e3:.0f} k",
         "matrix products here": f"{found.speed / 1e9:.0f} GFLOP/s measured",

@@ -10,6 +10,7 @@ from selfevo.inputs.splits import Splits
 from selfevo.method.prompts import ENGLISH, Wording
 from selfevo.method.records import Example, Refined
 from selfevo.method.skills import RESPOND
+from selfevo.method.thinking import Thinking
 from selfevo.method.training_examples import meta_examples
 from selfevo.models.chat_template import Chat, messages
 
@@ -30,9 +31,12 @@ def conversations(chat: Chat, splits: Splits, wording: Wording = ENGLISH) -> Che
     return Check("conversations", "pass", finding)
 
 
-def template(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH) -> Check:
+def template(chat: Chat, d_meta: Sequence[Refined], wording: Wording = ENGLISH, thinking: Thinking = "drop") -> Check:
     """Whether the first token behind the prompt of every skill is the answer's first, and what the template does."""
     name = "chat template"
+    if thinking == "keep" and chat.has_channels:
+        finding = f"it has {chat.between!r} between thinking and answer, and thinking in channels cannot be trained"
+        return Check(name, "fail", finding, "set thinking to drop or show instead of keep")
     rows = d_meta[:PROMPTS]
     for example in meta_examples(rows, 1.0, wording):
         if fault := _between(chat, example):

@@ -16,7 +16,7 @@ import yaml
 
 import selfevo.config
 from selfevo.cli.data import app as data_commands
-from selfevo.cli.ending import StoppedError, end, finish
+from selfevo.cli.ending import StoppedError, end, finish, say_alarms
 from selfevo.cli.files import check_target
 from selfevo.cli.models import app as model_commands
 from selfevo.cli.options import AsJson, Overrides, Quiet, progress
@@ -24,7 +24,7 @@ from selfevo.cli.runs import app as run_commands
 from selfevo.cli.sharing import app as sharing_commands
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
-from selfevo.errors import EXIT_CODES, ConfigError
+from selfevo.errors import EXIT_CODES, ConfigError, RunError
 from selfevo.inputs.sources import check_sources
 from selfevo.models.threads import share_processors
 from selfevo.report.terminal import WarningLines, complain, console
@@ -254,6 +254,7 @@ def ablate(
     from selfevo.pipeline.run import run_loop
     from selfevo.pipeline.variants import applicable
     from selfevo.report.console import print_ablation
+    from selfevo.rundir.inspect import is_finished
     from selfevo.rundir.results import Alarm, load_results
 
     settings = _settings(config, set_)
@@ -269,6 +270,10 @@ def ablate(
         folder = run_loop(variant, progress(quiet), shared=shared)
         found = load_results(folder).alarms
         alarms.extend(alarm.model_copy(update={"place": f"{folder.name}, {alarm.place}"}) for alarm in found)
+        if not is_finished(folder):
+            said = "an alarm stopped it (monitors.on_alarm is stop), so the table leaves it out"
+            remedy = "set monitors.on_alarm to warn, or another bound, and give the same command again"
+            alarms.append(Alarm(kind="monitor", place=folder.name, finding=said, remedy=remedy))
         return folder
 
     names = only or []
@@ -277,7 +282,11 @@ def ablate(
         for reason in refused:
             console.print(f"left out: {reason}", style="yellow")
     folder = output or settings.output.with_name(f"{settings.output.name}-ablation")
-    found = run_all(settings, names, list(map(int, numbers)), folder, one)
+    try:
+        found = run_all(settings, names, list(map(int, numbers)), folder, one)
+    except RunError:
+        say_alarms(alarms)
+        raise
     print_ablation(console, found)
     console.print(f"table: {folder / 'ablation.json'}", soft_wrap=True)
     finish(alarms)

@@ -42,7 +42,8 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     check_target(path)
     found = export_rows(run_directory, form, path, rounds=round_ or (), rows=rows)  # type: ignore[arg-type]  # it checks
-    console.print(f"{path}: {found.written} of {found.rows} rows of rounds {', '.join(map(str, found.rounds))}")
+    rounds = f"round{'s' * (len(found.rounds) > 1)} {', '.join(map(str, found.rounds))}"
+    console.print(f"{path}: {found.written} of {found.rows} rows of {rounds}")
     console.print(f"left out: {said(found.left_out)}")
 
 

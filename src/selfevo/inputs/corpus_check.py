@@ -18,6 +18,7 @@ from selfevo.method.records import Refined, Turns
 from selfevo.method.verdicts import Verdict
 
 ENOUGH = 20  # rows; of a smaller D_meta a share says little
+SOME = 8  # rows; even so few need not have the same verdict, all of them
 
 CHANGED = "qualified, but the refinement changes the response"
 UNCHANGED = "not qualified, but the refinement repeats the response"
@@ -93,7 +94,8 @@ def doubt(counts: CorpusCounts, corpus: CorpusConfig | None) -> str | None:
 
 def imbalance(counts: CorpusCounts, corpus: CorpusConfig | None) -> str | None:
     """Why the verdicts are too much the same, with the remedy; None if they are not."""
-    if corpus is None or counts.rows < ENOUGH or max(counts.verdicts.values()) <= corpus.max_one_verdict * counts.rows:
+    enough = SOME if len(counts.verdicts) == 1 else ENOUGH
+    if corpus is None or counts.rows < enough or max(counts.verdicts.values()) <= corpus.max_one_verdict * counts.rows:
         return None
     return (
         f"D_meta: of {counts.rows} rows {listed(counts.verdicts)}, so one verdict has more than "

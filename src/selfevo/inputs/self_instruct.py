@@ -21,6 +21,7 @@ from selfevo.config.sources import SelfInstructConfig
 from selfevo.errors import DataError, MissingExtraError
 from selfevo.inputs.decontamination import UNSPACED, Decontaminator, is_unspaced, normal
 from selfevo.method.normal_form import without_unseen
+from selfevo.method.prompts import Wording
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, as_row, content_id
 from selfevo.method.skills import RESPOND
@@ -76,7 +77,8 @@ def _propose(
     systems: dict[str, str] = {}
     for _ in range(config.tries or 2 * config.count):
         system = dice.choice(seeds).system if len(alike) > 1 else seeds[0].system
-        asked = Prompt.of(request(dice.sample(alike[system], min(config.examples, len(alike[system])))))
+        shown = dice.sample(alike[system], min(config.examples, len(alike[system])))
+        asked = Prompt.of(request(shown, workspace.wording))
         asked = replace(asked, id=content_id(asked.id, system)) if system else asked
         requests[asked.id], systems[asked.id] = asked, system
     sampling = replace(workspace.sampling[RESPOND.name], temperature=config.temperature)
@@ -102,9 +104,11 @@ def opening(prompt: Prompt) -> str:
     return (*prompt.history, prompt.prompt)[0]
 
 
-def request(examples: Sequence[Prompt]) -> str:
+def request(examples: Sequence[Prompt], wording: Wording) -> str:
     """What the model is asked with."""
     listed = "\n".join(f"{number}. {opening(example)}" for number, example in enumerate(examples, start=1))
+    if wording.new_prompt:
+        return wording.new_prompt.replace("{examples}", listed)
     return f"Here are {len(examples)} tasks:\n{listed}\nWrite one new task of the same kind. Write only the task."
 
 

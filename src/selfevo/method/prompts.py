@@ -41,6 +41,11 @@ class Wording(BaseModel):
         description="the instruction of an annotator behind a server, in place of the one in English: it asks for a "
         "JSON object with the keys feedback, verdict and refinement, and names both verdicts",
     )
+    new_prompt: str = Field(
+        "",
+        description="the request for a new prompt (self_instruct), in place of the one in English; {examples} stands "
+        "for the numbered examples",
+    )
 
     @field_validator("*")
     @classmethod
@@ -88,6 +93,8 @@ class Wording(BaseModel):
                 f"annotator does not name {missing[0]!r}; ask for a JSON object with the keys feedback, verdict and "
                 f"refinement, and for the verdict {self.qualified!r} or {self.not_qualified!r}"
             )
+        if self.new_prompt and "{examples}" not in self.new_prompt:
+            raise ValueError("new_prompt has no {examples}; write it where the examples are to stand")
         return self
 
     def line(self, verdict: Verdict) -> str:
@@ -124,7 +131,7 @@ class Wording(BaseModel):
     @property
     def learnt(self) -> dict[str, str]:
         """All that a model learns, as it is saved with it."""
-        return self.model_dump(exclude={"annotator"})
+        return self.model_dump(exclude={"annotator", "new_prompt"})
 
     @property
     def identity(self) -> tuple[Any, ...]:

@@ -146,6 +146,11 @@ class Chat:
             return ""
         return self.between if closing(self.opening) in self.between else f"{closing(self.opening)}\n\n"
 
+    @property
+    def has_channels(self) -> bool:
+        """Whether thinking stands in a channel, as in gpt-oss. There only the answer can be trained."""
+        return bool(self._bridge)
+
     def words(self, text: str) -> list[int]:
         return self._written(text.strip())
 

@@ -76,7 +76,7 @@ def write_base(folder: Path, target: Path, template: str, eos_token: str | None)
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in (*_OWN, MODEL_MARKER, CARD):
             try:
-                (temporary / path.name).symlink_to(path.resolve())
+                (temporary / path.name).symlink_to(folder.resolve() / path.name)
             except OSError:  # a system that does not let everybody make links
                 link(path, temporary / path.name)
     for name in ("tokenizer_config.json", "special_tokens_map.json"):

@@ -48,9 +48,9 @@ def ablate(
 ) -> Ablation:
     """Runs `self` and the variants in `output`, seed by seed. Returns the content of ablation.json.
 
-    `run_one(config, shared=directories)` does one run. Finished runs are not repeated. If a variant
-    fails in training, engine or data, the others still run; a RunError at the end gives the
-    reasons.
+    `run_one(config, shared=directories)` does one run. Finished runs are not repeated. One that an
+    alarm has stopped did not fail, but is not in the table. If a variant fails in training, engine
+    or data, the others still run; a RunError at the end gives the reasons.
     """
     if config.evaluation is None:
         raise ConfigError("evaluation is missing, and an ablation compares on held-out problems; add it")
@@ -63,8 +63,6 @@ def ablate(
         others = [other.output for _, of, other in runs if of == seed and other.output != own.output]
         try:
             run_one(own, shared=tuple(folder for folder in others if folder.is_dir()))
-            if not is_finished(own.output):
-                failed.append(f"{name}, seed {seed}: stopped by an alarm of its monitors")
         except (TrainingError, EngineError, DataError) as error:
             failed.append(f"{name}, seed {seed}: {error}")
         with locked(output, patience=60):  # several processes with different seeds may share the folder

@@ -17,6 +17,7 @@ from selfevo.method.prompts import Wording
 from selfevo.method.verdicts import Verdict
 from selfevo.report.terminal import printable
 from selfevo.report.wording import duration, number, percent
+from selfevo.rundir.adapter_folder import is_adapter
 from selfevo.rundir.atomic_files import MADE, MODEL_MARKER, exists, from_user, read_marker, write_atomic
 from selfevo.rundir.hub import parse
 from selfevo.rundir.inspect import costs, wording_of
@@ -39,6 +40,13 @@ ANSWERS: dict[Mode, str] = {
 }
 
 
+WHOLE = "A plain transformers folder; `selfevo answer` uses its self-refinement too."
+ADAPTER = (
+    "An adapter, as PEFT saves it: PEFT and `selfevo answer` load it together with its base. `selfevo merge` makes a "
+    "plain transformers folder of the two."
+)
+
+
 def write_card(root: Path, name: str) -> None:
     """Writes the README.md of the model `name` from the run directory `root`.
 
@@ -53,11 +61,11 @@ def write_card(root: Path, name: str) -> None:
     results = read_results(root)
     measured = results.model(name) if results else None
     task = line(results.task or "") if results else ""
-    base = str(config["model"])
+    base, adapter = str(config["model"]), is_adapter(folder)
     title = line(f"{Path(base).name}, {name}")
     data = ModelCardData(
         base_model=hub_id(base),
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["selfevo", "self-evolution", "language-feedback", "arxiv:2310.00533"],
         model_name=title,
@@ -68,8 +76,7 @@ def write_card(root: Path, name: str) -> None:
         f"# {literal(title)}",
         f"Made by selfevo {literal(manifest.get('selfevo', ''))}, an implementation of SELF (arXiv 2310.00533): policy "
         f"{literal(config['policy'])}, objective of the rounds {literal(str(config['objective']['kind']))}, "
-        f"seed {config['seed']}. "
-        "A plain transformers folder; `selfevo answer` uses its self-refinement too.",
+        f"seed {config['seed']}. {ADAPTER if adapter else WHOLE}",
         "## Lineage\n\n| model | trained from | SHA-256 of weights and tokenizer |\n|---|---|---|\n"
         + "\n".join(f"| {literal(a)} | {literal(b)} | {literal(sha)} |" for a, b, sha in lineage(root, name)),
         "## Learnt from\n\n"
@@ -79,7 +86,8 @@ def write_card(root: Path, name: str) -> None:
     ]
     if system := config.get("system"):
         parts.append(f"## System prompt\n\nPrompts without one of their own were asked under: {literal(system)}")
-    parts.append(f"## Wording\n\n{_wording(wording_of(folder))}")
+    said = asked(wording_of(folder)).items()
+    parts.append("## Wording\n\n" + "\n".join(f"- {what}: {literal(text)}" for what, text in said))
     if measured:
         parts.append(f"## Results\n\n{_results(task, measured)}")
     parts.append(f"## Cost\n\n{_cost(costs(root), name)}")
@@ -139,11 +147,14 @@ def _eval_results(task: str, measured: ModelResults) -> list[EvalResult]:
     ]
 
 
-def _wording(wording: Wording) -> str:
+def asked(wording: Wording) -> dict[str, str]:
+    """The words that a model is asked with and judges in, each with what it is for."""
     verdicts = (wording.line(verdict) for verdict in (Verdict.QUALIFIED, Verdict.NOT_QUALIFIED))
-    said = {"asked for feedback": wording.feedback_request, "asked to refine": wording.refine}
-    lines = [f"- {name}: {literal(text)}" for name, text in said.items()]
-    return "\n".join([*lines, f"- last line of a feedback: {' or '.join(map(literal, verdicts))}"])
+    return {
+        "asked for feedback": wording.feedback_request,
+        "asked to refine": wording.refine,
+        "last line of a feedback": " or ".join(verdicts),
+    }
 
 
 def _metric(measured: ModelResults) -> str:

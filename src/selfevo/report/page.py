@@ -7,6 +7,7 @@ of all that the run itself says (privacy.py), because people share the page.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,11 +20,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
 
 from selfevo.errors import RunError
+from selfevo.method.names import META, SFT
 from selfevo.method.prompts import Wording
 from selfevo.method.skills import SKILLS
 from selfevo.report import curves, page_tables
 from selfevo.report.chart import draw
-from selfevo.report.model_card import TERMS
+from selfevo.report.model_card import TERMS, asked
 from selfevo.report.privacy import shareable
 from selfevo.report.symbols import Symbols
 from selfevo.report.wording import FINISHES, cut, duration, number, summarise
@@ -101,6 +103,7 @@ def write_report(run: Path) -> Path:
     rounds = [_read_round(run, path, wording) for path in layout.rounds()]
     folders = layout.finished_models()
     models = [read_marker(path / MODEL_MARKER, name=str, examples=dict) for path in folders]
+    answers = {model["name"]: model["examples"].get("answer", 0) for model in models}
     logs = [list(_rows(path / "training.jsonl")) for path in folders]
     evaluation, ablation = config.get("evaluation") or {}, config.get("ablation") or {}
     filters = [str(each.get("kind", each) if isinstance(each, dict) else each) for each in config.get("filter", [])]
@@ -151,6 +154,7 @@ def write_report(run: Path) -> Path:
         compared=page_tables.gate(results.gate) if results and results.gate else None,
         monitored=page_tables.monitors(watched, results.bounds) if results and watched else None,
         trained=page_tables.trainings(models) if models else None,
+        repeated=answers.get(SFT, 0) > answers.get(META, math.inf),
         terms={term: TERMS.get(term, "") for term in sorted({each for model in models for each in model["examples"]})},
         curves=[drawn for model, log in zip(models, logs, strict=True) if (drawn := curves.draw(model["name"], log))],
         sources=page_tables.sources(listed) if listed else None,
@@ -158,6 +162,7 @@ def write_report(run: Path) -> Path:
         costs=page_tables.costs({name: cost for name, cost in spent.items() if name != "total"}) if spent else None,
         corpus=_read_corpus(layout.data("d_meta"), wording),
         steps=page_tables.STEPS,
+        asked=asked(wording),
     )
     # A lone surrogate is legal in JSON but not in UTF-8; it must not make the page fail.
     write_atomic(layout.report, page.encode("utf-8", "replace").decode("utf-8"))

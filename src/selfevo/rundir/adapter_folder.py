@@ -36,18 +36,24 @@ def weights_folder(folder: Path) -> Path:
 
     Raises DataError if the base is not there, or is an adapter too.
     """
-    if not is_adapter(folder):
-        return folder
+    return base_folder(folder) if is_adapter(folder) else folder
+
+
+def base_folder(folder: Path) -> Path:
+    """The base of the adapter in `folder`. Raises DataError if it is not there, or is an adapter too."""
     found = read_adapter(folder)
     name = found[_BASE]
     base = Path(name)
     if not base.is_dir():
+        remedy = f"put that model back, or merge the two: selfevo merge {folder} NEW --base FOLDER"
+        if base.is_absolute():
+            raise DataError(f"{folder} is an adapter on {name}, which is not there; {remedy}")
         try:
             base = hub.snapshot(name, found.get("revision"))
         except DataError as error:
             raise DataError(
-                f"{folder} is an adapter on {name}, which is no folder and cannot be loaded from the hub: {error}, put "
-                "the base model back there, or merge the adapter while it is there"
+                f"{folder} is an adapter on {name}, which is no folder and cannot be loaded from the hub: {error}, or "
+                f"{remedy}"
             ) from None
     if not (base / "config.json").is_file():
         raise DataError(f"{folder} is an adapter on {base}, which has no config.json; give an adapter on a whole model")
@@ -56,7 +62,19 @@ def weights_folder(folder: Path) -> Path:
 
 def base_reference(base: Path) -> tuple[str, str | None]:
     """How an adapter names its base: the hub id and the revision if `base` came from the hub, else its path."""
-    return hub.reference(base) or (str(base.resolve()), None)
+    base = _original(base.resolve())
+    return hub.reference(base) or (str(base), None)
+
+
+def _original(base: Path) -> Path:
+    """The model whose weights `base` links to, as the base of a run with a chat template of its own does.
+
+    An adapter has that template itself, and a run with its base can be moved, deleted, or pushed to the hub.
+    """
+    weights = [base / "config.json", *base.glob("*.safetensors")]
+    folders = {(base / path.readlink()).parent if path.is_symlink() else base for path in weights}
+    found = folders.pop()
+    return found if not folders and (found / "config.json").is_file() else base
 
 
 def portable(folder: Path) -> bytes:

@@ -198,11 +198,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_model(folder: Path) -> str:
+def hash_model(folder: Path, base: Path | None = None) -> str:
     """SHA-256 over all that decides a model's text: weights, configurations, tokenizer and chat templates.
 
-    Of an adapter, also over the base that it sits on, wherever that lies. Raises DataError if the
-    folder holds no safetensors file.
+    Of an adapter, also over the base that it sits on, wherever that lies: `base`, or the one that it
+    names. Raises DataError if the folder holds no safetensors file.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -212,7 +212,7 @@ def hash_model(folder: Path) -> str:
     for path in files:
         total.update(f"{path.relative_to(folder)}:{hash_file(path)}\n".encode())
     if is_adapter(folder):
-        total.update(adapter_digest(folder, hash_model(weights_folder(folder))).encode())
+        total.update(adapter_digest(folder, hash_model(base or weights_folder(folder))).encode())
     return total.hexdigest()
 
 
@@ -307,8 +307,11 @@ def check_present(folder: Path) -> None:
         )
 
 
-def check_folder(folder: Path) -> None:
-    """Raises RunError if a run made the model in `folder`, and the model is not as it was then. Reads all of it."""
+def check_folder(folder: Path, base: Path | None = None) -> None:
+    """Raises RunError if a run made the model in `folder`, and the model is not as it was then. Reads all of it.
+
+    `base` is what an adapter sits on, in the place of the one that it names.
+    """
     check_present(folder)
     path = folder / MODEL_MARKER
     if not path.is_file():
@@ -316,7 +319,7 @@ def check_folder(folder: Path) -> None:
     marker = read_marker(path)
     hidden = (f"{folder}{os.sep}.",)  # nothing loads these: what a file manager or an upload left
     added = [fault for fault in added_files(folder, marker) if not fault.startswith(hidden)]
-    if faults := [*folder_faults(folder, marker), *added]:
+    if faults := [*folder_faults(folder, marker, base), *added]:
         raise RunError(". ".join(faults))
 
 
@@ -335,7 +338,7 @@ def file_fault(path: Path, sha256: str) -> str | None:
         return f"{path} cannot be read ({error.strerror})"
 
 
-def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
+def folder_faults(folder: Path, marker: dict[str, Any], base: Path | None = None) -> list[str]:
     """What is wrong with the files of a sealed folder, with the remedy. That `selfevo gc` removed them is no fault."""
     if "removed" in marker:
         return []
@@ -343,19 +346,20 @@ def folder_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
     if not isinstance(marker.get("files"), dict):
         return [f"{folder / MODEL_MARKER} has no SHA-256 of the folder's files; {remedy}"]
     faults = [fault for name, sha256 in marker["files"].items() if (fault := file_fault(folder / name, sha256))]
-    return [f"{fault}; {remedy}" for fault in faults or _base_faults(folder, marker)]
+    return [f"{fault}; {remedy}" for fault in faults] or _base_faults(folder, marker, base)
 
 
-def _base_faults(folder: Path, marker: dict[str, Any]) -> list[str]:
-    """What is wrong with the base of a finished adapter."""
+def _base_faults(folder: Path, marker: dict[str, Any], base: Path | None) -> list[str]:
+    """What is wrong with the base of a finished adapter, with the remedy."""
     if "weights" not in marker or not is_adapter(folder):
         return []
     try:
-        base = weights_folder(folder)
-        same = hash_model(folder) == marker["weights"]
+        base = base or weights_folder(folder)
+        same = hash_model(folder, base) == marker["weights"]
     except DataError as error:
         return [str(error)]
-    return [] if same else [f"{base} is not the model any more that the adapter {folder} was trained on"]
+    said = f"{base} is not the model that the adapter {folder} was trained on; put that model back, or merge the two"
+    return [] if same else [f"{said}: selfevo merge {folder} NEW --base FOLDER"]
 
 
 def added_files(folder: Path, marker: dict[str, Any]) -> list[str]:

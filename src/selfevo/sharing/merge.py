@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,28 +13,24 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import GenerationConfig
 
-from selfevo.errors import ConfigError, DataError, RunError, TrainingError
-from selfevo.method.names import BASE
+from selfevo.errors import ConfigError, DataError, TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.models.device import load_tokenizer, quiet
 from selfevo.models.loading import check_trainable, load_model, stored_dtype
 from selfevo.models.resolve import resolve_model
-from selfevo.report.model_card import lineage, literal
+from selfevo.report.model_card import ADAPTER, WHOLE, literal
+from selfevo.rundir.adapter_folder import ADAPTER_CONFIG, base_folder, base_reference
 from selfevo.rundir.atomic_files import (
     CARD,
-    MODEL_MARKER,
     check_folder,
     from_user,
-    hash_model,
     move,
-    read_marker,
     seal,
     space_for,
     write_atomic,
 )
 from selfevo.rundir.inspect import best_model, is_run, wording_of
 
-ADAPTER = "adapter_config.json"
 PROBES = (
     "Sort these numbers: 12 45 23 67 89 31",
     "What is the capital of France, and why is it worth a visit?",
@@ -67,8 +62,8 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
     if output.exists():
         raise ConfigError(f"{output} exists; give the name of a new folder")
     folder = adapter_folder(adapter)
-    base_path = resolve_model(base) if base else _named_base(folder)
-    _check_base(folder, base_path)
+    base_path = resolve_model(base) if base else base_folder(folder)
+    check_folder(folder, base_path)
     quiet()
     progress.start("merge", 4, unit="steps")
     tokenizer = load_tokenizer(folder if (folder / "tokenizer_config.json").is_file() else base_path)
@@ -103,7 +98,7 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
                 f"{folder}: the model that was saved gives other logits when it is loaded again, by {loaded:.1%} of "
                 "the largest; load the adapter with PEFT instead"
             )
-        write_atomic(temporary / CARD, _card(folder, base_path, adapter))
+        write_atomic(temporary / CARD, _card(folder, base_path))
         seal(temporary, {"name": output.name, "wording": wording_of(folder).learnt})
         move(temporary, output)
     finally:
@@ -117,41 +112,12 @@ def adapter_folder(name: str) -> Path:
     """The folder of an adapter. Raises ConfigError if `name` is neither one nor a run whose best model is one."""
     path = from_user(name)
     path = best_model(path) if is_run(path) else path
-    if not (path / ADAPTER).is_file():
+    if not (path / ADAPTER_CONFIG).is_file():
         what = "is a whole model, so there is nothing to merge" if (path / "config.json").is_file() else "is no adapter"
-        raise ConfigError(f"{path} {what}; give a folder with {ADAPTER}, as trainer.lora with merge: false writes it")
-    check_folder(path)
-    return path
-
-
-def _named_base(folder: Path) -> Path:
-    """The base that an adapter names. Raises DataError if it names none, or if that is not to be had."""
-    try:
-        found = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        name, revision = found["base_model_name_or_path"], found.get("revision")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / ADAPTER} names no base ({type(error).__name__}); give it with --base") from None
-    if not isinstance(name, str) or not name:
-        raise DataError(f"{folder / ADAPTER} names no base; give it with --base")
-    try:
-        return resolve_model(name, revision)
-    except ConfigError as error:
-        raise DataError(f"the base of {folder}: {error}, or give it with --base") from None
-
-
-def _check_base(folder: Path, base: Path) -> None:
-    """Raises RunError if the run that made the adapter trained it on another base."""
-    trained_on = ""
-    if is_run(folder.resolve().parent.parent):
-        trained_on = lineage(folder.resolve().parent.parent, folder.resolve().name)[-1][2]
-    elif (folder / MODEL_MARKER).is_file():
-        marker = read_marker(folder / MODEL_MARKER)
-        trained_on = str(marker.get("start_weights", "")) if marker.get("start") == BASE else ""
-    if trained_on and hash_model(base) != trained_on:
-        raise RunError(
-            f"{base} is not the model that {folder} was trained on: its SHA-256 is not {trained_on[:12]}...; give that "
-            "model with --base"
+        raise ConfigError(
+            f"{path} {what}; give a folder with {ADAPTER_CONFIG}, as trainer.lora with merge: false writes it"
         )
+    return path
 
 
 def _with_adapter(base: Path, folder: Path) -> Any:
@@ -191,14 +157,16 @@ def _difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -
     return max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)) / max(largest, 1e-9)
 
 
-def _card(folder: Path, base: Path, name: str) -> str:
+def _card(folder: Path, base: Path) -> str:
     """The adapter's card, if it has one, with a line about the merging."""
-    said = f"Merged by `selfevo merge` from the adapter {literal(Path(name).name)} and its base {literal(base.name)}."
+    name, revision = base_reference(base)
+    named = literal(name if revision else Path(name).name)  # no folder of this machine
+    said = f"Merged by `selfevo merge` from the adapter {literal(folder.name)} and its base {named}."
     try:
         card = ModelCard.load(folder / CARD)
     except (OSError, ValueError):
         return f"---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n{said}\n"
     card.data.library_name = "transformers"
     card.data.tags = [tag for tag in card.data.tags or [] if tag not in ("peft", "lora", "adapter")] or None
-    head, newline, rest = card.text.strip().partition("\n")
+    head, newline, rest = card.text.strip().replace(ADAPTER, WHOLE).partition("\n")
     return f"---\n{card.data.to_yaml()}\n---\n\n{head}\n\n{said}\n{newline}{rest}\n"
