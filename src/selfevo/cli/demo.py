@@ -53,7 +53,7 @@ FULL = Size(80, 4, 6, 720, 300, 4, 64, 192)
 # On instructions about half of the criticised responses should be wrong too, and longer warm-up leaves few.
 INSTRUCTIONS = {"samples_per_prompt": 8, "warmup_epochs": 3}
 # The steps of the demo on next to nothing: what costs time is what is trained on and written, so there is little of it.
-SMOKE = Size(4, 2, 6, 6, 4, 1, 24, 48)
+SMOKE = Size(4, 2, 6, 6, 4, 1, 64, 48)
 DEFAULT = FULL  # experiments/demo_size.py looks for a smaller one
 # Alarms that say that a model has not learnt its skills. In the smoke demo none can.
 SMALLNESS = ("monitor", "empty round", "annotation", "evaluation")

@@ -147,7 +147,8 @@ def make_folder(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
-        sync(made.parent)
+        with suppress(PermissionError):  # one may make a folder where one may not read the names
+            sync(made.parent)
 
 
 def check_there(path: Path) -> None:
