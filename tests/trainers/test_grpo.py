@@ -11,6 +11,7 @@ from selfevo.config.loading import parse_config
 from selfevo.config.sections import GRPOObjective, SkillsConfig
 from selfevo.config.training import TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
+from selfevo.errors import ConfigError
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Turns
 from selfevo.method.training_examples import prompt_examples
@@ -97,3 +98,45 @@ def test_its_settings_are_part_of_its_lineage(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (4, 4), (32, 32), (240, 30), (241, 30), (1000, 25)])
 def test_batches_of_prompts_leave_few_out(count: int, size: int) -> None:
     assert at_once(count, 4, 4) == size
+
+
+@pytest.mark.parametrize(("batch", "size"), [(8, 20), (16, 20), (48, 24), (256, 32), (3, 27)])
+def test_responses_are_sampled_for_whole_steps(batch: int, size: int) -> None:
+    """1,000 prompts, four responses to each. Few prompts are left over."""
+    assert at_once(1000, 4, batch) == size
+    assert (4 * size % batch == 0) or (batch % (4 * size) == 0)
+
+
+def test_the_judges_of_several_processes_need_a_device_each() -> None:
+    data: dict[str, Any] = {"model": "m", "output": "o", "prompts": {"path": "p"}, "corpus": {"path": "c"}}
+    data |= {"objective": "grpo", "policy": "continual-latest", "trainer": {"processes": 2}}
+    assert parse_config(data, "test").trainer.processes == 2
+    with pytest.raises(ConfigError, match=r"engine\.device is cuda:1 for all of them; set engine\.device: cuda"):
+        parse_config({**data, "engine": {"device": "cuda:1"}}, "test")
+
+
+@pytest.mark.parametrize("lora", [None, {"merge": False}])
+def test_responses_do_not_depend_on_the_batch_of_a_device(tiny_model: Path, tmp_path: Path, lora: Any) -> None:
+    """The same global batch as one batch and as two that are added up."""
+    seen = []
+    for batch, accumulated in ((4, 1), (2, 2)):
+        judge, folder = ScriptedEngine(likes_short), tmp_path / str(batch)
+        (folder / "out").mkdir(parents=True)
+        settings = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated, "lora": lora}
+        config = TrainerConfig.model_validate({**CONFIG.model_dump(), **settings, "optim": "sgd"})
+        trainer = VerdictRewardTrainer(config, OBJECTIVE, SKILLS, lambda judge=judge: judge)  # type: ignore[misc]
+        given = list[list[int]]()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Chat, "stop_ids", lambda self, eos: list(range(self.tokenizer.vocab_size)))
+            patch.setattr(Chat, "text", lambda self, ids, given=given: given.append(list(ids)) or "x" * len(set(ids)))
+            trainer.train(
+                tiny_model,
+                prompt_examples(ROWS),
+                folder / "out",
+                work=folder / "work",
+                seed=0,
+                progress=Silent(),
+            )
+        seen.append(given)
+    assert seen[0] == seen[1]
+    assert len({tuple(ids) for ids in seen[0]}) > 8, "each response has its own random numbers"

@@ -204,6 +204,12 @@ class RunConfig(Strict):
                 raise ValueError(
                     "objective grpo has rewards, and no loss to measure on held-out examples; remove trainer.eval_share"
                 )
+            device = getattr(self.engine, "device", "auto")
+            if self.trainer.processes > 1 and ":" in device:
+                raise ValueError(
+                    f"objective grpo: each process judges its own responses, and engine.device is {device} for all of "
+                    "them; set engine.device: cuda"
+                )
             if isinstance(self.engine, VLLMSettings):
                 raise ValueError(
                     "objective grpo: a judge in vLLM leaves no memory for training; set engine.kind: transformers"
