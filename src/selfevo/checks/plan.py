@@ -17,7 +17,8 @@ from selfevo.config.training import LoraSettings, TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import draw_splits
 from selfevo.models.resolve import resolve_model
-from selfevo.models.training_memory import (
+from selfevo.report.documents import PlanDocument, PlannedGeneration, PlannedStage, PlannedTraining
+from selfevo.trainers.training_memory import (
     Batch,
     TrainingMemory,
     count_parameters,
@@ -26,7 +27,6 @@ from selfevo.models.training_memory import (
     state_bytes,
     training_memory,
 )
-from selfevo.report.documents import PlanDocument, PlannedGeneration, PlannedStage, PlannedTraining
 
 USABLE = 0.9  # of a card's memory; the rest is for the driver, NCCL and what the allocator cannot use
 
