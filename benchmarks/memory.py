@@ -3,9 +3,9 @@
     python benchmarks/memory.py [--model FOLDER] [--json FILE]
     python benchmarks/memory.py --show docs/results/benchmark-memory.json
 
-Each case trains four steps on sequences of like length and saves the model. Measured is the peak of the child's resident
-memory beyond what it had when all was imported and no model loaded. Models: the demo's, two of other shapes that are
-built here with random weights (a large vocabulary; GPT-2's blocks), and each `--model`, which is trained with
+Each case trains four steps on sequences of like length and saves the model. Measured is the peak of the child's
+resident memory beyond what it had when all was imported and no model loaded. Models: the demo's, two of other shapes
+that are built here with random weights (a large vocabulary; GPT-2's blocks), and each `--model`, which is trained with
 adapters only. The estimate is that of `selfevo.trainers.training_memory`, as `doctor` calls it.
 """
 
