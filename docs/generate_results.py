@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results/*.md: `python docs/generate_results.py`.
+"""Writes the tables of docs/results/*.md and docs/guides/clusters.md: `python docs/generate_results.py`.
 
 The command that prints a table stands right above it, as an indented line. What stands below such a line, up to the
 next paragraph, is replaced by what the command prints.
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
-COMMAND = re.compile(r"    python (experiments/summarise\.py) (.*)")
+PAGES = [*sorted((ROOT / "docs" / "results").glob("*.md")), ROOT / "docs" / "guides" / "clusters.md"]
+COMMAND = re.compile(r"    python (experiments/summarise\.py|benchmarks/(?:plans|cluster|memory)\.py) (.*)")
 PRINTED = re.compile(r"\|.*|seed \d+: [\d.]+ min.*|")  # a row, the line of times, or an empty line
 
 

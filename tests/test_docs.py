@@ -12,7 +12,7 @@ from selfevo.cli.app import TEMPLATE
 from selfevo.config.loading import load_config
 
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
+RESULTS = [*sorted((ROOT / "docs" / "results").glob("*.md")), ROOT / "docs" / "guides" / "clusters.md"]
 
 
 def script(path: str) -> Any:

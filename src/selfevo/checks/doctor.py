@@ -36,10 +36,10 @@ from selfevo.method.records import Refined
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.template_settings import base_of
-from selfevo.models.training_memory import Batch, count_parameters, gib, skeleton, training_memory
 from selfevo.pipeline.build import build_engine
 from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.trainers.adapters import check_targets
+from selfevo.trainers.training_memory import Batch, count_parameters, gib, skeleton, training_memory
 
 
 def examine(config: RunConfig, engine: Engine | None = None) -> list[Check]:

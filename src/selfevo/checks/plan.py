@@ -17,16 +17,14 @@ from selfevo.config.training import LoraSettings, TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import draw_splits
 from selfevo.models.resolve import resolve_model
-from selfevo.models.training_memory import (
+from selfevo.report.documents import PlanDocument, PlannedGeneration, PlannedStage, PlannedTraining
+from selfevo.trainers.training_memory import (
     Batch,
     TrainingMemory,
-    count_parameters,
     gib,
-    skeleton,
     state_bytes,
     training_memory,
 )
-from selfevo.report.documents import PlanDocument, PlannedGeneration, PlannedStage, PlannedTraining
 
 USABLE = 0.9  # of a card's memory; the rest is for the driver, NCCL and what the allocator cannot use
 
@@ -64,7 +62,7 @@ def make_plan(
         if count > most:
             raise ConfigError(f"{setting} is {count}, and {machine} has {most} devices for it; lower it")
     memory = _memory(folder, trainer, work.batch, devices)
-    generation = _generation(config, folder, machine, work, per_engine)
+    generation = _generation(config, memory.parameters, state_bytes(folder), machine, work, per_engine)
     rows = max(1, generation.rows)
     speed = measured(run, folder) if run else modelled(config, folder, machine.card, work, rows, per_engine)
 
@@ -138,9 +136,11 @@ def _memory(folder: Path, trainer: TrainerConfig, batch: Batch, devices: int) ->
     return training_memory(folder, trainer, batch, "cuda", half, shards)
 
 
-def _generation(config: RunConfig, folder: Path, machine: Machine, work: Workload, devices: int) -> PlannedGeneration:
+def _generation(
+    config: RunConfig, parameters: int, state_each: int, machine: Machine, work: Workload, devices: int
+) -> PlannedGeneration:
     """Of an engine on `devices`: for as many rows at a time as fit, up to its batch."""
-    weights, state = 2 * count_parameters(skeleton(folder)), state_bytes(folder) * work.trajectory
+    weights, state = 2 * parameters, max(1, state_each) * work.trajectory
     most = int((_room(machine) * devices - weights) / state)
     rows = max(0, min(int(getattr(config.engine, "batch_size", 1)), most))
     return PlannedGeneration(devices=devices, rows=rows, total=(weights + max(1, rows) * state) / devices)

@@ -28,12 +28,12 @@ from selfevo.method.verdicts import Verdict
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype
 from selfevo.models.template_settings import base_of
-from selfevo.models.training_memory import Batch, count_parameters, skeleton
 from selfevo.pipeline.build import trainer_of
 from selfevo.report.tables import print_properties
 from selfevo.report.terminal import printable
 from selfevo.tasks import load_task
 from selfevo.tasks.base import AnnotatedTask, Problem
+from selfevo.trainers.training_memory import Batch, count_parameters, skeleton
 
 _SAMPLES = 3
 PLACEHOLDERS = 20  # prompts that stand for trajectories where there is no D_meta

@@ -9,10 +9,10 @@ from selfevo.checks.machine import Card
 from selfevo.checks.workload import Workload
 from selfevo.config.run_config import RunConfig
 from selfevo.errors import ConfigError
-from selfevo.models.training_memory import active_parameters, state_bytes
 from selfevo.rundir.adapter_folder import weights_folder
 from selfevo.rundir.inspect import entries, is_run, run_settings
 from selfevo.rundir.layout import Layout
+from selfevo.trainers.training_memory import active_parameters, state_bytes
 
 # Of what the vendor states. Assumptions, not measurements: large models reach more, small ones less.
 ARITHMETIC, BANDWIDTH = 0.3, 0.5

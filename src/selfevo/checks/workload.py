@@ -16,8 +16,8 @@ from selfevo.method import prompts
 from selfevo.method.names import META, SFT, round_name
 from selfevo.method.records import Refined
 from selfevo.models.device import load_tokenizer
-from selfevo.models.training_memory import Batch
 from selfevo.pipeline.build import trainer_of
+from selfevo.trainers.training_memory import Batch
 
 KEPT = 0.5  # share of the rows of a round that its filters keep; not known before the run
 _TURN = 5  # tokens that a chat template writes around a turn

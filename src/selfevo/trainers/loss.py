@@ -31,9 +31,9 @@ def labelled_loss(
     targets, wanted = ids[:, 1:][labelled], weights[labelled]
     if not short:
         logits = logits_at(model, ids, mask, labelled, short, positions)
-        return _weighted(logits, targets, wanted)
+        return weighted_loss(logits, targets, wanted)
     head = _bare(model).get_output_embeddings()
-    return _in_pieces(_hidden(model, ids, mask, labelled, positions), targets, wanted, head)
+    return loss_in_pieces(_hidden(model, ids, mask, labelled, positions), targets, wanted, head)
 
 
 def logits_at(
@@ -112,19 +112,19 @@ def _at(values: torch.Tensor, labelled: torch.Tensor) -> torch.Tensor:
     return flat.index_select(0, labelled.reshape(-1).nonzero()[:, 0])
 
 
-def _weighted(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     return (cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
 
 
-def _in_pieces(hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, head: Any) -> torch.Tensor:
+def loss_in_pieces(hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, head: Any) -> torch.Tensor:
     """The weighted loss of head(hidden), with at most PIECE logits at a time."""
     entries = head.weight.shape[0] if hasattr(head, "weight") else 0
     rows = max(1, PIECE // max(1, entries))
     if len(hidden) <= rows:
-        return _weighted(head(hidden), targets, weights)
+        return weighted_loss(head(hidden), targets, weights)
     if not torch.is_grad_enabled():
         parts = [slice(start, start + rows) for start in range(0, len(hidden), rows)]
-        return torch.stack([_weighted(head(hidden[part]), targets[part], weights[part]) for part in parts]).sum()
+        return torch.stack([weighted_loss(head(hidden[part]), targets[part], weights[part]) for part in parts]).sum()
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     loss: torch.Tensor = _Pieces.apply(hidden, targets, weights, head, rows, *trained)  # type: ignore[no-untyped-call]
     return loss
@@ -151,7 +151,7 @@ class _Pieces(torch.autograd.Function):
             part = slice(start, start + rows)
             with torch.enable_grad():
                 piece = hidden[part].detach().requires_grad_()
-                loss = _weighted(head(piece), targets[part], weights[part])
+                loss = weighted_loss(head(piece), targets[part], weights[part])
             of_hidden[part], *found = torch.autograd.grad(loss, (piece, *trained))
             for sum_, gradient in zip(of_trained, found, strict=True):
                 sum_ += gradient

@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from selfevo.config.training import TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.rundir.adapter_folder import weights_folder
+from selfevo.trainers.loss import loss_in_pieces, weighted_loss
 
 # A CPU's heap keeps pieces that were freed, so a process grows beyond what lives in it: by 0.2 to 0.8 of what comes and
 # goes (docs/results/benchmark-memory.json). A GPU's allocator gives them out again.
@@ -281,16 +282,28 @@ def _traced(
                 model.enable_input_require_grads()
         ids = torch.zeros(batch.rows, batch.columns, dtype=torch.long)
         targets = torch.zeros(batch.labelled, dtype=torch.long)
+        weights, places = torch.ones(batch.labelled), torch.arange(batch.labelled)
         with Live(model) as live:
             with torch.autocast("cpu", dtype=half, enabled=half is not torch.float32):
-                bare = model.get_base_model() if trainer.lora else model
-                hidden = bare.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
-                logits = bare.get_output_embeddings()(hidden.flatten(0, 1)[: batch.labelled])
-            loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").sum()
-            del hidden, logits
-            held = live.bytes
+                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+                if _changes_logits(config):
+                    logits = model(**inputs).logits.flatten(0, 1).index_select(0, places)
+                    loss = weighted_loss(logits, targets, weights)
+                    del logits
+                else:
+                    bare = model.get_base_model() if trainer.lora else model
+                    hidden = bare.base_model(**inputs).last_hidden_state.flatten(0, 1).index_select(0, places)
+                    loss = loss_in_pieces(hidden, targets, weights, bare.get_output_embeddings())
+                    del hidden
+                held = live.bytes  # here, where autocast still keeps its copies of the weights
             loss.backward()  # type: ignore[no-untyped-call]
             return held, live.bytes, live.peak
+
+
+def _changes_logits(config: Any) -> bool:
+    """Whether a model caps or scales what its output layer gives: then the loss needs all logits (loss.py)."""
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return any(getattr(config.get_text_config(), name, None) not in (None, 1) for name in names)
 
 
 def _make_fake(model: Any) -> None:
