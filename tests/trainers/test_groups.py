@@ -122,9 +122,9 @@ def test_two_processes_do_what_one_does(
     for a, b in zip(curve(tmp_path / "out"), curve(folder / name / "out"), strict=True):
         assert {**b, "epoch": 0} == pytest.approx({**a, "epoch": 0}, rel=1e-4, abs=1e-6)
     assert max(step["grad_norm"] for step in curve(tmp_path / "out")) > 0.01
-    a, b = weights(tmp_path / "out"), weights(folder / name / "out")
-    assert a.keys() == b.keys()
-    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-5
+    alone, shared = weights(tmp_path / "out"), weights(folder / name / "out")
+    assert alone.keys() == shared.keys()
+    assert max(float((alone[key] - shared[key]).abs().max()) for key in alone) < 1e-5
 
 
 @pytest.fixture

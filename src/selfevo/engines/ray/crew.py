@@ -221,8 +221,8 @@ def connect(config: ClusterConfig, workers: int) -> None:
     if ray.is_initialized():  # by an earlier engine of this process, or by its user
         if _joined not in (None, config.address):
             raise EngineError(
-                f"cluster.address is {config.address}, and this process works on the cluster at {_joined} already; give "
-                "that one, or call ray.shutdown() first"
+                f"cluster.address is {config.address}, and this process works on the cluster at {_joined} already; "
+                "give that one, or call ray.shutdown() first"
             )
         return
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
