@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from selfevo.engines.ray.worker import Worker
 from selfevo.models import threads
 from selfevo.models.threads import WAITING, processors, share_processors, sharing_processors
+from selfevo.trainers.processes import GroupTrainer
+from selfevo.trainers.scripted import ScriptedTrainer
 
 COMMAND = "import sys; sys.argv = ['selfevo', '--version']; from selfevo.cli.app import main\ntry: main()\n"
-JOB = (
-    "from pathlib import Path; from selfevo.pipeline import training_job as job\n"
-    "job._end_with_parent = lambda: None\n"  # it would end at once, because nobody holds its standard input
-    "try: job.main(Path('nothing.json'))\nexcept FileNotFoundError: pass\n"
-)
 CHILD = "import os; print({name: os.environ.get(name) for name in ('GOMP_SPINCOUNT', 'OMP_NUM_THREADS')})"
 
 
@@ -83,10 +81,25 @@ def test_processes_share_what_there_is(here: int, processes: int, each: str, mon
     assert environment["OMP_NUM_THREADS"] == each
 
 
-def test_a_process_of_a_training_group_shares_with_the_others() -> None:
-    assert variables(JOB, RANK="0", LOCAL_WORLD_SIZE="1") == str({"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": None})
-    found = variables(JOB, RANK="0", LOCAL_WORLD_SIZE="1000")
-    assert found == str({"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1"})
+@pytest.mark.parametrize(("processes", "threads_each"), [(1, None), (1000, "1")])
+def test_a_process_of_a_training_group_shares_with_the_others(
+    processes: int, threads_each: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*WAITING, "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    commands = GroupTrainer(ScriptedTrainer(), processes, {})._commands(tmp_path)
+    assert len(commands) == processes
+    for _, started_with in commands.values():
+        assert started_with["GOMP_SPINCOUNT"] == "1000"
+        assert started_with.get("OMP_NUM_THREADS") == threads_each
+
+
+def test_a_worker_of_a_cluster_waits_in_that_way_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", environment := dict(os.environ))
+    Worker(b"")
+    assert environment["GOMP_SPINCOUNT"] == "1000"
 
 
 def test_children_have_it_and_this_process_does_not_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import os
 import pickle
 import platform
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any
 from selfevo.engines.ray.weights import Folder, Source, find
 from selfevo.errors import EngineLostError, SelfevoError
 from selfevo.method.protocols import Engine, Generation, Request, Sampling
+from selfevo.models.threads import share_processors
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Worker:
     """`made` is the engine's maker, pickled: it is read after the versions have been compared."""
 
     def __init__(self, made: bytes) -> None:
+        share_processors(os.environ)  # before the engine loads torch
         self._made = made
         self._engine: Engine | None = None
         self._said = _Kept()
