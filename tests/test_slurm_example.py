@@ -57,7 +57,7 @@ def test_its_launcher_starts_as_many_processes(words: list[str], monkeypatch: py
     torchrun = get_args_parser().parse_args([*command[place + 1 :], *JOB, "job.json"])
     assert int(torchrun.nnodes) * int(torchrun.nproc_per_node) == trainer.processes
     assert torchrun.rdzv_endpoint == "first:29500"
-    assert torchrun.module and torchrun.training_script == training_job.__spec__.name  # type: ignore[union-attr]
+    assert torchrun.module and torchrun.training_script == training_job.__spec__.name
     script = SCRIPT.read_text(encoding="utf-8")
     assert f"--nodes={torchrun.nnodes}\n" in script
     assert f"--gpus-per-node={torchrun.nproc_per_node}\n" in script
