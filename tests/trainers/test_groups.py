@@ -26,10 +26,12 @@ pytestmark = pytest.mark.cluster
 PROMPTS = [Example(str(i), (f"Sort: {row}",), (), "prompt") for i, row in enumerate(ROWS)]
 HELD_OUT = {"eval_share": 0.3}
 GRPO = {"kind": "grpo", "num_generations": 4}
+ADAPTED = "kept adapters that an earlier training has made"
 # The objective, the examples, settings of the trainer, and how many batches of a process make a step.
 CASES: dict[str, tuple[Any, list[Example], dict[str, Any], int]] = {
     "last batch of one row": ("sft", ANSWERS[:13], {}, 1),
     "last batch of three rows": ("sft", ANSWERS[:15], {}, 2),
+    "one row": ("sft", ANSWERS[:1], {}, 2),
     "max_steps": ("sft", ANSWERS, {"max_steps": 5}, 1),
     "packing": ("sft", ANSWERS, {"packing": True, "max_length": 64}, 1),
     "held out": ("sft", ANSWERS, HELD_OUT, 1),
@@ -37,6 +39,7 @@ CASES: dict[str, tuple[Any, list[Example], dict[str, Any], int]] = {
     "held-out pairs": ("dpo", PAIRS, HELD_OUT, 1),
     "merged adapters": ("sft", ANSWERS, {"lora": {}}, 1),
     "kept adapters": ("sft", ANSWERS, {"lora": {"merge": False}}, 1),
+    ADAPTED: ("sft", ANSWERS, {"lora": {"merge": False}}, 1),
     # Plain SGD, so that the weights show the gradients: Adam would make rounding as large as they are.
     "grpo": (GRPO, PROMPTS[:8], {"optim": "sgd"}, 1),
     "grpo, several batches a step": (GRPO, PROMPTS[:8], {"optim": "sgd"}, 2),
@@ -84,14 +87,25 @@ def configured(base: Path, folder: Path, objective: Any, trainer: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def together(ending_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def adapter(ending_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a round trains on with a continual policy."""
+    folder = tmp_path_factory.mktemp("adapter")
+    config = configured(ending_model, folder, "sft", {"lora": {"merge": False}, "max_steps": 2})
+    trained(build_trainer(config, "round-1"), ending_model, folder, ANSWERS)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def together(
+    ending_model: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     """All cases, trained by one group of two processes."""
     folder = tmp_path_factory.mktemp("group")
     trainings: dict[str, Any] = {}
     for name, (objective, examples, trainer, batches) in CASES.items():
         settings = {**trainer, "processes": 2, "gradient_accumulation_steps": batches}
         config = configured(ending_model, folder, objective, settings)
-        trainings[name] = (build_trainer(config, "round-1"), ending_model, examples)
+        trainings[name] = (build_trainer(config, "round-1"), adapter if name == ADAPTED else ending_model, examples)
     return folder, trained_together(folder, trainings)
 
 
@@ -105,13 +119,14 @@ def curve(output: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_do_what_one_does(
-    ending_model: Path, together: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+    ending_model: Path, adapter: Path, together: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
 ) -> None:
     folder, found = together
     objective, examples, trainer, batches = CASES[name]
     config = configured(ending_model, tmp_path, objective, {**trainer, "gradient_accumulation_steps": 2 * batches})
     progress = Seen()
-    one = trained(build_trainer(config, "round-1"), ending_model, tmp_path, examples, progress)
+    base = adapter if name == ADAPTED else ending_model
+    one = trained(build_trainer(config, "round-1"), base, tmp_path, examples, progress)
     two, seen = found[name]
     assert seen.begun == progress.begun
     assert len(seen.details) == len(progress.details)
@@ -119,8 +134,8 @@ def test_two_processes_do_what_one_does(
     assert {key: value for key, value in two.items() if key not in timeless} == pytest.approx(
         {key: value for key, value in one.items() if key not in timeless}, abs=2e-4
     )
-    for a, b in zip(curve(tmp_path / "out"), curve(folder / name / "out"), strict=True):
-        assert {**b, "epoch": 0} == pytest.approx({**a, "epoch": 0}, rel=1e-4, abs=1e-6)
+    for step, other in zip(curve(tmp_path / "out"), curve(folder / name / "out"), strict=True):
+        assert {**other, "epoch": 0} == pytest.approx({**step, "epoch": 0}, rel=1e-4, abs=1e-6)
     assert max(step["grad_norm"] for step in curve(tmp_path / "out")) > 0.01
     alone, shared = weights(tmp_path / "out"), weights(folder / name / "out")
     assert alone.keys() == shared.keys()

@@ -16,7 +16,7 @@ from test_processes import ANSWERS, Watching, furthest, process_of, run_config, 
 from groups import job_file
 from selfevo.config.loading import parse_config
 from selfevo.config.training import TrainerConfig
-from selfevo.errors import ClusterError, ConfigError
+from selfevo.errors import ClusterError, ConfigError, SelfevoError
 from selfevo.pipeline import training_job
 from selfevo.pipeline.build import build_trainer
 from selfevo.trainers.packages import check_settings
@@ -128,6 +128,21 @@ def test_a_node_with_other_packages(job: Path, capsys: Any) -> None:
     assert "instead of 1.0, trl " in line
 
 
+def test_a_node_with_another_configuration(job: Path, capsys: Any) -> None:
+    data = json.loads(job.read_text())
+    data["config"]["trainer"]["no_such_setting"] = 1
+    job.write_text(json.dumps(data))
+    assert training_job.main(job) == 2
+    assert "no_such_setting" in said(job, capsys)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_a_damaged_job(job: Path, content: str, capsys: Any) -> None:
+    job.write_text(content)
+    assert training_job.main(job) == 4
+    assert f"cannot read the job {job}" in said(job, capsys)
+
+
 def test_without_torchrun(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.delenv("RANK")
     assert training_job.main(job) == 2
@@ -185,6 +200,26 @@ def test_a_launcher_that_cannot_work(launcher: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         check_settings(TrainerConfig(device="cpu", processes=2, launcher=launcher))
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("launcher", "message"),
+    [
+        ("true", "launcher ended before the training did; the command must start all processes and wait"),
+        ("sh -c 'echo queued' --", r"ended before the training did \(queued\); the command must start all processes"),
+        (
+            "sh -c 'echo selfevo: why; echo noise; exit 3' --",
+            r"ended with exit code 3 \(selfevo: why\), 3 times",
+        ),
+        ("sh -c 'kill -9 $PPID_OF_NONE$$' --", "names .PPID_OF_NONE, which is not set"),
+        ("/", r"launcher: / cannot be started \(permission denied\); correct it"),
+    ],
+)
+def test_a_launcher_that_starts_nothing(tmp_path: Path, launcher: str, message: str) -> None:
+    trainer = build_trainer(run_config(tmp_path / "base", tmp_path, processes=2, launcher=launcher), "round-1")
+    with pytest.raises(SelfevoError, match=message) as caught:
+        trained(trainer, tmp_path / "base", tmp_path, ANSWERS)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_launcher_does_not_decide_the_weights() -> None:

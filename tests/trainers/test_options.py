@@ -7,6 +7,7 @@ import json
 import typing
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,6 +191,15 @@ def test_other_logits_after_saving_end_the_training() -> None:
         check_same(logits, logits + torch.randn(20, 50), torch.bfloat16, "loaded again,")
     with pytest.raises(TrainingError, match="the model gives other logits"):
         check_same(logits, logits * torch.nan, torch.float32, "loaded again,")
+
+
+def test_of_several_processes_the_first_one_reports() -> None:
+    """The others do not even look for the tracker."""
+    from selfevo.trainers.tracking import UNNAMED, reported
+
+    second = SimpleNamespace(is_world_process_zero=lambda: False)
+    with reported(second, ("no-such-tracker",), UNNAMED):
+        pass
 
 
 @pytest.mark.parametrize("tracker", typing.get_args(Tracker))

@@ -12,6 +12,7 @@ import socket
 import stat
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch.distributed.rendezvous import rendezvous
 
+from selfevo.config.loading import parse
 from selfevo.config.run_config import RunConfig
 from selfevo.config.training import TrainerConfig
 from selfevo.errors import ClusterError, ConfigError, SelfevoError
@@ -49,9 +51,10 @@ def main(path: Path) -> int:
 
 
 def _train(path: Path) -> int:
-    job = _read(path)
-    config, rank = RunConfig.model_validate(job["config"]), int(os.environ["RANK"])
-    _check(job, config.trainer)
+    job, rank = _read(path), int(os.environ["RANK"])
+    _check_versions(job["versions"])
+    config = parse(RunConfig, job["config"], str(path))
+    _check_count(config.trainer)
     if not torch.distributed.is_initialized():
         _meet(config.trainer, WAIT_SECONDS)
     if rank == 0 and HELD in os.environ:
@@ -79,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
         os.chdir(job["directory"])
         if not Path(job["work"]).is_dir():
             raise FileNotFoundError(2, "no such folder", job["work"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClusterError(
             f"{socket.gethostname()} cannot read the job {path} ({error}); the run directory must be on a disk that "
             "all machines share, under the same path"
@@ -87,8 +90,17 @@ def _read(path: Path) -> dict[str, Any]:
     return job
 
 
-def _check(job: dict[str, Any], config: TrainerConfig) -> None:
-    """Raises an error if the processes are not those that the run has asked for."""
+def _check_versions(known: Mapping[str, str]) -> None:
+    own = package_versions()
+    apart = [f"{name} {own.get(name)} instead of {there}" for name, there in known.items() if own.get(name) != there]
+    if apart:
+        raise ClusterError(
+            f"{socket.gethostname()} has {', '.join(apart)}; install the packages there that the machine has on which "
+            "the run was started"
+        )
+
+
+def _check_count(config: TrainerConfig) -> None:
     host, world, here = socket.gethostname(), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if world != config.processes:
         raise ConfigError(
@@ -99,13 +111,6 @@ def _check(job: dict[str, Any], config: TrainerConfig) -> None:
         raise ConfigError(
             f"{here} processes were started on {host}, where torch sees {torch.cuda.device_count()} CUDA devices; "
             "start one for each device"
-        )
-    own = package_versions()
-    apart = [f"{name} {own[name]} instead of {known}" for name, known in job["versions"].items() if own[name] != known]
-    if apart:
-        raise ClusterError(
-            f"{host} has {', '.join(apart)}; install the packages there that the machine has on which the run was "
-            "started"
         )
 
 

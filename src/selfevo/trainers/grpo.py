@@ -78,7 +78,8 @@ class VerdictRewardTrainer:
 
         rows = config.per_device_train_batch_size * config.processes  # of a micro-batch, in all processes
         together = at_once(len(examples), objective.num_generations, rows * config.gradient_accumulation_steps)
-        micro_batches = max(1, together * objective.num_generations // rows)
+        fitting = math.lcm(rows, objective.num_generations)  # the fewest responses that TRL can share out
+        micro_batches = max(1, together * objective.num_generations // fitting) * fitting // rows
         steps = math.lcm(micro_batches, config.gradient_accumulation_steps) // config.gradient_accumulation_steps
         sampling = self.skills.respond.to_sampling()
         sampling = replace(sampling, temperature=sampling.temperature or 1.0)

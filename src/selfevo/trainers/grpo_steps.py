@@ -79,8 +79,8 @@ class StepsOfAll(InOrder, GRPOTrainer):  # type: ignore[misc]
         every = self.args.steps_per_generation
         if self._step % every == 0 or self._buffered_inputs is None:  # none after a resume
             self._buffered_inputs = self._dealt(self._generate_and_score_completions(batch))
-        part: dict[str, Any] = self._buffered_inputs[self._step % every]
-        return part
+        inputs: dict[str, Any] = self._buffered_inputs[self._step % every]
+        return inputs
 
     def _dealt(self, rows: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """This process's part of each micro-batch. The rows of all processes are shuffled together."""

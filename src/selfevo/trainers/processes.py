@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import selfevo.errors
-from selfevo.errors import ConfigError, TrainingError
+from selfevo.errors import ClusterError, ConfigError, TrainingError
 from selfevo.method.protocols import Progress, Trainer
 from selfevo.method.records import Example, as_row
 from selfevo.models.threads import share_processors
@@ -105,6 +105,12 @@ class GroupTrainer:
                     return f"{ended[0].replace('-', ' ')} ended with {said}{_last(folder, ended[0])}"
                 if all(code == 0 for code in codes):
                     reports.show(progress)
+                    if not (folder / FIGURES).is_file():
+                        name = next(iter(processes))
+                        raise ClusterError(
+                            f"{name} ended before the training did{_last(folder, name)}; the command must start all "
+                            "processes and wait for their end"
+                        )
                     return None
                 time.sleep(POLL_SECONDS)
 
