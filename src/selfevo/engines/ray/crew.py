@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,13 +150,13 @@ class Crew:
             self.source = Source(ray.remote(Files).options(num_cpus=0, scheduling_strategy=here).remote())
 
     def release(self) -> None:
-        """Waits until the ready workers have freed their memory."""
+        """Ends all workers, when those that have nothing to do have freed their memory."""
         self.source = None
-        for member, ref in [(member, member.actor.release.remote()) for member in self.ready]:
-            try:
+        for ref in [member.actor.release.remote() for member in self.ready if not member.tasks]:
+            with suppress(ray.exceptions.RayError):
                 ray.get(ref)
-            except ray.exceptions.RayError:
-                self.lose(member)
+        for member in list(self.members):
+            self.lose(member)
 
     def _start(self) -> None:
         self._started += 1
