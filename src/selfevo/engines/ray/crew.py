@@ -57,7 +57,7 @@ class Crew:
     gpus: int
     made: bytes
     members: list[Member] = field(default_factory=list)
-    source: Source | None = None
+    source: RemoteFiles | None = None
     _started: int = 0
     _failed: list[str] = field(default_factory=list)  # starts in a row
     _versions: dict[str, str] = field(default_factory=dict)
@@ -147,7 +147,7 @@ class Crew:
         """Has the files of this machine ready for workers on machines that lack them."""
         if self.source is None:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            self.source = Source(ray.remote(Files).options(num_cpus=0, scheduling_strategy=here).remote())
+            self.source = RemoteFiles(ray.remote(Files).options(num_cpus=0, scheduling_strategy=here).remote())
 
     def release(self) -> None:
         """Ends all workers, when those that have nothing to do have freed their memory."""
@@ -202,7 +202,7 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RemoteFiles:
     """The files beside the run, through an actor there."""
 
     actor: Any
