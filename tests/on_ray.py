@@ -24,6 +24,7 @@ from selfevo.method.records import Critiqued, Drafted, Prompt, Refined, Turns
 from selfevo.method.skills import CRITIQUE, JUDGE, REFINE, RESPOND
 from selfevo.pipeline.build import build_engine
 
+PATIENCE = 300.0  # seconds until a worker has come: a busy machine is no failure
 ROWS = [
     Refined(Prompt.of(text).id, text, "1 2", "Found: 12 yes 45 no", "1 2 3")
     for text in (f"Sort these numbers: {i} {7 * i % 11} " + "9 " * (i % 7) for i in range(48))
@@ -35,7 +36,7 @@ def engine(workers: int, kv_cache_gib: float = 0, **cluster: Any) -> Any:
     settings = TransformersSettings(
         batch_size=4, device="cpu", dtype="float32", kv_cache_gib=kv_cache_gib, workers=workers
     )
-    return build_engine(settings, ClusterConfig(**cluster))
+    return build_engine(settings, ClusterConfig(**{"timeout_seconds": PATIENCE, **cluster}))
 
 
 def four_stages(root: Path, engine: Engine, model: Path) -> None:

@@ -36,7 +36,7 @@ from selfevo.models.device import load_tokenizer
 from selfevo.pipeline.build import build_engine
 
 TESTS = Path(__file__).parents[1]
-GREEDY = Sampling(8)
+GREEDY, PATIENT = Sampling(8), ClusterConfig(timeout_seconds=on_ray.PATIENCE)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -83,7 +83,9 @@ def test_two_workers_write_the_same_bytes_and_losing_one_changes_none(
     assert "is lost" in caplog.text and "another one does its rows" in caplog.text
     four_stages(tmp_path / "after", two, tiny_model)
     assert stage_files(tmp_path / "after") == alone
-    assert len(workers_of(os.getpid())) == 2, "the lost one was replaced"
+    both_are_there(two, tiny_model)  # the lost one was replaced
+    two.release()
+    assert two._crew.members == [], "a training has all there is"
 
 
 def test_a_driver_that_is_killed_goes_on(tiny_model: Path, tmp_path: Path, alone: dict[str, bytes]) -> None:
@@ -110,7 +112,7 @@ def test_each_slice_is_on_disk_when_it_comes(tmp_path: Path) -> None:
                 seen.append((number, len(partial.read_text().splitlines())))
                 yield come
 
-    run = open_run(tmp_path, Watched(on_ray.slow, batch_size=4, workers=2))
+    run = open_run(tmp_path, Watched(on_ray.slow, 4, 2, PATIENT))
     prompts = [Prompt.of(f"question {i}") for i in range(40)]
     run.runner("round-1", Model("base", Path("base"), "weights")).generate(RESPOND, prompts)
     assert seen == [(number, 4 * number) for number in range(10)]
@@ -118,7 +120,7 @@ def test_each_slice_is_on_disk_when_it_comes(tmp_path: Path) -> None:
 
 def test_rows_that_kill_every_worker_are_named_and_the_others_done(tmp_path: Path) -> None:
     prompts = [Prompt.of(f"question {i}" + " poison" * (i == 21)) for i in range(40)]
-    run = open_run(tmp_path, RayEngine(on_ray.slow, batch_size=4, workers=2))
+    run = open_run(tmp_path, RayEngine(on_ray.slow, 4, 2, PATIENT))
     with pytest.raises(EngineError, match=rf"3 workers died.* same 4 rows .*The rows: .*{prompts[21].id}") as caught:
         run.runner("round-1", Model("base", Path("base"), "weights")).generate(RESPOND, prompts)
     assert "\n" not in str(caught.value)
@@ -126,7 +128,7 @@ def test_rows_that_kill_every_worker_are_named_and_the_others_done(tmp_path: Pat
 
 
 def test_what_an_engine_raises_ends_the_run_and_what_breaks_it_is_tried_elsewhere() -> None:
-    one = RayEngine(on_ray.faulty, batch_size=2, workers=1)
+    one = RayEngine(on_ray.faulty, 2, 1, PATIENT)
     with pytest.raises(EngineError, match=r"^this prompt is refused$"):
         list(one.stream(Path("m"), asked("a", "b", "c", "refuse"), GREEDY))
     with pytest.raises(RowsError, match=r"RuntimeError: CUDA error: an illegal memory access") as caught:
@@ -169,7 +171,7 @@ def both_are_there(engine: RayEngine, model: Path) -> None:
 
 def test_the_worker_has_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selfevo.engines.ray.crew.versions", lambda: {"selfevo": "0.0.9 (aaaaaaaa)", "torch": "1.0"})
-    other = RayEngine(on_ray.slow, batch_size=4, workers=1)
+    other = RayEngine(on_ray.slow, 4, 1, PATIENT)
     with pytest.raises(EngineError, match=r"the worker on .* has selfevo .*, and this process 0\.0\.9") as caught:
         other.generate(Path("m"), asked("a")[0], GREEDY)
     assert "\n" not in str(caught.value)
@@ -252,7 +254,7 @@ def test_vllm_runs_in_an_environment_of_its_own_and_may_die_there(
         "current_platform = type('Platform', (), {'is_cpu': staticmethod(lambda: False)})"
     )
     settings = VLLMSettings(batch_size=2, workers=2, tensor_parallel_size=2)
-    two = build_engine(settings, ClusterConfig(py_executable=str(tmp_path / "venv/bin/python")))
+    two = build_engine(settings, ClusterConfig(py_executable=str(tmp_path / "venv/bin/python"), timeout_seconds=300))
     (packages / "vllm/die").touch()
     found = dict(stream(two, tiny_model, asked("a", "b", "c", "d", "e", "f"), GREEDY))
     assert [g.finish for place in range(3) for g in found[place]] == ["stop"] * 6

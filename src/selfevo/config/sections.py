@@ -24,7 +24,6 @@ from selfevo.config.base import (
     own_or_built_in,
     unless_default,
 )
-from selfevo.config.cluster import ClusterConfig
 from selfevo.config.task import CheckedTaskConfig, TaskConfig
 from selfevo.method.filters import ByAgreement, ByVerdict, ByVotes, Distinct, KeepAll, Length, MaxPerPrompt
 from selfevo.method.prompts import Wording
@@ -292,7 +291,6 @@ class MeasureConfig(Strict):
         None, description="the words that the model is asked with; default: those it was trained with"
     )
     engine: EngineConfig = Field(TransformersSettings(), description="what generates text")
-    cluster: ClusterConfig = unless_default(ClusterConfig(), description="where the workers of engine.workers run")
     endpoint: EndpointConfig | None = Field(None, description="the server with the model, instead of engine")
 
 

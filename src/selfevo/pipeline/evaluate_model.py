@@ -78,7 +78,7 @@ def evaluate_model(
                 engine = OpenAIEngine(endpoint, Ledger(output, "evaluate/server") if output else None)
             workspace = Workspace(
                 root=root,
-                engine=engine or build_engine(config.engine, config.cluster),
+                engine=engine or build_engine(config.engine),
                 trainer=_nobody,
                 sampling=sampling,
                 seed=config.seed,

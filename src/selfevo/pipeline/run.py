@@ -213,7 +213,10 @@ def open_run(
             complain(splits.notes[-1])
         for name, rows in splits.everything():
             workspace.save_rows(name, rows)
-        yield workspace, base, splits
+        try:
+            yield workspace, base, splits
+        finally:
+            engine.release()  # the next run of this process may need the memory
 
 
 def what_killed_says(config: RunConfig, work: str) -> str:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Crew:
     gpus: int
     made: bytes
     members: list[Member] = field(default_factory=list)
-    source: Source | None = None
+    source: RemoteFiles | None = None
     _started: int = 0
     _failed: list[str] = field(default_factory=list)  # starts in a row
     _versions: dict[str, str] = field(default_factory=dict)
@@ -146,16 +147,16 @@ class Crew:
         """Has the files of this machine ready for workers on machines that lack them."""
         if self.source is None:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            self.source = Source(ray.remote(Files).options(num_cpus=0, scheduling_strategy=here).remote())
+            self.source = RemoteFiles(ray.remote(Files).options(num_cpus=0, scheduling_strategy=here).remote())
 
     def release(self) -> None:
-        """Waits until the ready workers have freed their memory."""
+        """Ends all workers, when those that have nothing to do have freed their memory."""
         self.source = None
-        for member, ref in [(member, member.actor.release.remote()) for member in self.ready]:
-            try:
+        for ref in [member.actor.release.remote() for member in self.ready if not member.tasks]:
+            with suppress(ray.exceptions.RayError):
                 ray.get(ref)
-            except ray.exceptions.RayError:
-                self.lose(member)
+        for member in list(self.members):
+            self.lose(member)
 
     def _start(self) -> None:
         self._started += 1
@@ -201,7 +202,7 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RemoteFiles:
     """The files beside the run, through an actor there."""
 
     actor: Any

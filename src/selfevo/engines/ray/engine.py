@@ -98,6 +98,7 @@ class RayEngine:
             raise _failure(failed)
 
     def release(self) -> None:
+        """Ends the workers: what they had is free for a training. They are started again when they are needed."""
         self._holders = {}
         if self._crew is not None:
             self._crew.release()
