@@ -194,6 +194,11 @@ class RunConfig(Strict):
                 "objective dpo prefers r^ to r, and ablation.refine: false makes them equal; change one of the two"
             )
         if isinstance(objective, GRPOObjective):
+            if self.trainer.sharding != "none":
+                raise ValueError(
+                    f"objective grpo generates with the model that it trains, which trainer.sharding "
+                    f"{self.trainer.sharding} has in parts; leave sharding out"
+                )
             sizes = sorted((self.trainer.per_device_train_batch_size, objective.num_generations))
             if sizes[1] % sizes[0]:
                 raise ValueError(

@@ -50,6 +50,7 @@ Optimizer = Literal[
     "adagrad",
     "sgd",
 ]
+SHARDED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "rmsprop", "adagrad", "sgd")  # the others read whole tensors
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 Pattern = dict[str, Positive]
 
@@ -153,6 +154,11 @@ class TrainerConfig(Strict):
         description="a command that starts the processes on several machines, such as srun with torchrun, and to which "
         "`-m selfevo.pipeline.training_job JOB.json` is added; default: all on this machine",
     )
+    sharding: Literal["none", "fsdp2"] = unless_default(
+        "none",
+        description="fsdp2: each of several processes holds a part of the model, its gradients and the optimizer; "
+        "none: each holds all",
+    )
     lora: LoraSettings | None = Field(
         None, description="train low-rank adapters, merged before saving; default: train all weights"
     )
@@ -187,6 +193,8 @@ class TrainerConfig(Strict):
             raise ValueError("launcher starts several processes, and processes is 1; set processes to their number")
         if self.load_in_4bit and self.lora is None:
             raise ValueError("load_in_4bit needs adapters, because 4-bit weights cannot be trained; add lora: {}")
+        if self.sharding != "none":
+            self._check_sharded()
         if self.eval_steps is not None and self.eval_strategy != "steps":
             raise ValueError("eval_steps is for eval_strategy: steps; set that, or remove eval_steps")
         if self.eval_strategy == "steps" and self.eval_steps is None:
@@ -196,3 +204,19 @@ class TrainerConfig(Strict):
         if self.lr_scheduler_type == "reduce_lr_on_plateau" and not self.eval_share:
             raise ValueError("lr_scheduler_type reduce_lr_on_plateau follows the held-out loss; set eval_share")
         return self
+
+    def _check_sharded(self) -> None:
+        if self.processes == 1:
+            raise ValueError(
+                f"sharding {self.sharding} spreads a model over several processes, and processes is 1; set processes "
+                "to the number of devices, or leave sharding out"
+            )
+        if self.load_in_4bit:
+            raise ValueError(
+                f"sharding {self.sharding} cannot spread 4-bit weights; leave load_in_4bit out, or sharding"
+            )
+        if self.optim not in SHARDED_OPTIMIZERS:
+            raise ValueError(
+                f"optim {self.optim} does not work with sharding {self.sharding}; take one of "
+                f"{', '.join(SHARDED_OPTIMIZERS)}, or leave sharding out"
+            )

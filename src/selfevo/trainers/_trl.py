@@ -37,7 +37,9 @@ from selfevo.trainers.saving import (
     probe,
     write_adapter,
     write_curve,
+    write_model,
 )
+from selfevo.trainers.sharding import sharded_settings, whole_model
 from selfevo.trainers.stopping import Stopping
 from selfevo.trainers.tracking import Training, reported
 
@@ -120,6 +122,7 @@ def settings(config: TrainerConfig, work: Path, seed: int, half: torch.dtype) ->
         "save_strategy": "no",  # Watched saves by time instead
         "disable_tqdm": True,
         "report_to": "none",  # `run` adds the callbacks of trackers
+        **sharded_settings(config),
         **(_evaluation(config) if config.eval_share else {}),
     }
 
@@ -199,11 +202,16 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
     """Saves a plain transformers folder, or with lora.merge: false the adapter alone; and the curve.
 
     Of several processes the first one does. Raises TrainingError on a non-finite weight, or if logits change when
-    adapters are merged or when the saved model is loaded again.
+    a sharded model is put together, when adapters are merged or when the saved model is loaded again.
     """
+    sharded, stored = config.sharding != "none", stored_dtype(base)
+    if sharded:  # both need all processes
+        trained = probe(trainer.model, tokenizer)
+        model = whole_model(trainer.model)
+    else:
+        model = trainer.accelerator.unwrap_model(trainer.model)
     if not trainer.is_world_process_zero():
         return
-    model, stored = trainer.accelerator.unwrap_model(trainer.model), stored_dtype(base)
     for name in ("forward", "_original_forward"):  # the model's own again, without autocast, as it will be loaded
         model.__dict__.pop(name, None)
     check_finite(model)
@@ -211,6 +219,9 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
     write_curve(trainer.state.log_history, output)
     before, dtype, device = probe(model, tokenizer), model.dtype, model.device
     precision = min(dtype, stored, key=_bits)
+    if sharded:
+        half = pick_dtype(config.dtype, pick_device(config.device))
+        check_same(trained, before, min(half, dtype, key=_bits), "put together from its shards,")
     if isinstance(model, PeftModel) and (keeps_adapter(config) or config.load_in_4bit):
         adapter = output if keeps_adapter(config) else output.with_name(f"{output.name}.adapter")
         write_adapter(model, base, adapter)
@@ -223,7 +234,7 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
         check_finite(model)
         check_same(before, probe(model, tokenizer), precision, "after its adapters were merged,")
     if not isinstance(model, PeftModel):
-        model.to(stored).save_pretrained(output)
+        write_model(model.to(stored), output)
         before = probe(model, tokenizer)  # rounding to what is stored is no fault
     tokenizer.save_pretrained(output)
     if not (isinstance(model, PeftModel) and config.load_in_4bit):  # there, the base that is loaded is another one

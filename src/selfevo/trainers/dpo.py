@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
@@ -31,6 +34,7 @@ from selfevo.trainers._trl import (
 )
 from selfevo.trainers.adapters import lora
 from selfevo.trainers.order import InOrder
+from selfevo.trainers.sharding import Sharded
 from selfevo.trainers.tracking import UNNAMED, Training
 
 
@@ -106,8 +110,54 @@ def _length(row: dict[str, Any]) -> int:
     return 2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
 
 
-class _Pretokenised(InOrder, DPOTrainer):  # type: ignore[misc]
+class _Pretokenised(Sharded, InOrder, DPOTrainer):  # type: ignore[misc]
     """Uses our token ids: TRL's own tokenisation reads control tokens in a text as such."""
+
+    share = 1.0  # of the loss, which is the mean over the batches of a step
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **settings: Any) -> Any:
         return dataset
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *arguments: Any) -> Any:
+        """Notes how much more than 1 each batch of a step weighs because others of it are blank."""
+        batches, count = super().get_batch_samples(map(self._without_copies, epoch_iterator), *arguments)
+        world = self.args.world_size
+        pairs = self._left() + self.args.train_batch_size * self.args.process_index  # of all processes in the last turn
+        filled = math.ceil(pairs / self.args.train_batch_size)
+        self.share = len(batches) * world / max(1, (len(batches) - 1) * world + filled)
+        return batches, count
+
+    def _without_copies(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """`batch` without the pairs that accelerate has filled the last batches of an epoch up with.
+
+        One that has no others keeps a pair, and is blank: the other processes wait for its backward pass.
+        """
+        left, size = self._left(), self.args.train_batch_size
+        if left >= size:
+            return batch
+        cut = {  # all chosen rows come before all rejected ones
+            name: rows.reshape(-1, size, *rows.shape[1:])[:, : max(left, 1)].flatten(0, 1)
+            for name, rows in batch.items()
+        }
+        return {**cut, "blank": left <= 0}
+
+    def _left(self) -> int:
+        """The number of pairs from those of this process in the batch in hand to the end of the data."""
+        state, size, world = self.accelerator.gradient_state, self.args.train_batch_size, self.args.world_size
+        left = state.remainder if world > 1 and state.end_of_dataloader and state.remainder > 0 else size * world
+        return int(left - size * self.args.process_index)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **settings: Any) -> Any:
+        blank, gather = inputs.pop("blank", False), self.accelerator.gather
+        if self.accelerator.gradient_state.end_of_dataloader:  # TRL gathers figures of each row; processes may have few
+            self.accelerator.gather = gathered
+        try:
+            loss = super().compute_loss(model, inputs, *arguments, **settings)
+        finally:
+            self.accelerator.gather = gather
+        return loss * (0 if blank else self.share) if model.training else loss
+
+
+def gathered(values: torch.Tensor) -> torch.Tensor:
+    """The values of all processes, one after the other. They may have different numbers of them."""
+    return torch.tensor(gather_object(values.reshape(-1).tolist()), device=values.device)

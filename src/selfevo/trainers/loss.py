@@ -6,10 +6,12 @@ batch would be larger than the model. They are computed for labelled tokens alon
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.functional import cross_entropy, linear
 
 PIECE = 2**25  # logits that are held at once: 128 MiB in float32
 
@@ -122,12 +124,34 @@ def loss_in_pieces(hidden: torch.Tensor, targets: torch.Tensor, weights: torch.T
     rows = max(1, PIECE // max(1, entries))
     if len(hidden) <= rows:
         return weighted_loss(head(hidden), targets, weights)
+    if issubclass(type(head), FSDPModule):  # a call of it takes part in the backward pass of the whole model
+        if type(head).forward is not torch.nn.Linear.forward:
+            return weighted_loss(head(hidden), targets, weights)
+        nothing: torch.Tensor = head(hidden[:0])  # gathers its weights, which stay until the backward pass
+        return _pieces(hidden, targets, weights, _Linear(head), rows) + nothing.sum()
+    return _pieces(hidden, targets, weights, head, rows)
+
+
+def _pieces(hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, head: Any, rows: int) -> torch.Tensor:
     if not torch.is_grad_enabled():
         parts = [slice(start, start + rows) for start in range(0, len(hidden), rows)]
         return torch.stack([weighted_loss(head(hidden[part]), targets[part], weights[part]) for part in parts]).sum()
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     loss: torch.Tensor = _Pieces.apply(hidden, targets, weights, head, rows, *trained)  # type: ignore[no-untyped-call]
     return loss
+
+
+class _Linear:
+    """A linear layer as a function of its gathered weights."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return linear(hidden, self.layer.weight, self.layer.bias)
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        return iter(self.layer.parameters())
 
 
 class _Pieces(torch.autograd.Function):

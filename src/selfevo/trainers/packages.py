@@ -67,6 +67,11 @@ def _check_processes(config: TrainerConfig) -> None:
             f"trainer.processes is {config.processes} and trainer.device is {config.device}, one device for all of "
             "them; set trainer.device to cuda or cpu"
         )
+    if config.sharding != "none" and device.type == "cpu" and torch.cuda.is_available():
+        raise ConfigError(  # torch would shard over the GPUs all the same
+            f"trainer.sharding is {config.sharding} and trainer.device is cpu, and torch sees a CUDA device; set "
+            "trainer.device to cuda, or hide the devices (CUDA_VISIBLE_DEVICES=)"
+        )
     if config.launcher is not None:
         command = launched(config.launcher)[:1]
         if not command or shutil.which(command[0]) is None:

@@ -14,6 +14,7 @@ from selfevo.errors import TrainingError
 from selfevo.rundir.adapter_folder import weights_folder, write_adapter_config
 from selfevo.rundir.atomic_files import CURVE, write_atomic
 
+LARGEST_FILE = "5GB"  # of weights; what the hub and slow disks take well
 LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss")  # of every step, kept in the run directory
 _PROBE = "How many apples are two and three? Write a short sentence about the sea, and say what is wrong with it."
 # The most that logits may differ, as a share of how much they vary; the median over the tokens of the probe. Merging
@@ -38,6 +39,11 @@ def check_finite(model: Any) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+
+
+def write_model(model: Any, output: Path, largest: str = LARGEST_FILE) -> None:
+    """Saves a plain transformers folder; weights above the size `largest` in several files, with their index."""
+    model.save_pretrained(output, max_shard_size=largest)
 
 
 def write_adapter(model: Any, base: Path, output: Path) -> None:

@@ -36,6 +36,7 @@ from selfevo.trainers._trl import (
 from selfevo.trainers.adapters import lora
 from selfevo.trainers.loss import give_loss, labelled_loss, short_way_is_right
 from selfevo.trainers.order import InOrder
+from selfevo.trainers.sharding import Sharded
 from selfevo.trainers.tracking import UNNAMED, Training
 
 IGNORED = -100
@@ -124,7 +125,7 @@ def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[
     return rows, dropped
 
 
-class _WeightedTrainer(InOrder, SFTTrainer):  # type: ignore[misc]
+class _WeightedTrainer(Sharded, InOrder, SFTTrainer):  # type: ignore[misc]
     """Cross-entropy with a weight per token, averaged over the labelled tokens of an optimizer step."""
 
     batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
