@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_processes import ANSWERS, PAIRS, Watching, curve, furthest, process_of, run_config, trained
-from transformers import AutoModelForCausalLM
+from test_processes import ANSWERS, PAIRS, Watching, furthest, process_of, run_config, trained
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from groups import trained_together
 from selfevo.config.loading import parse
+from selfevo.config.run_config import RunConfig
 from selfevo.config.training import TrainerConfig
 from selfevo.errors import ConfigError, TrainingError
+from selfevo.method.records import Example
 from selfevo.models.loading import load_model
 from selfevo.pipeline.build import build_trainer
-from selfevo.rundir.atomic_files import hash_model
+from selfevo.rundir.atomic_files import CURVE, hash_model
 from selfevo.trainers.packages import check_settings
 from selfevo.trainers.saving import write_model
 from trainings import config, state
@@ -28,23 +34,93 @@ from trainings import config, state
 cluster = pytest.mark.cluster
 
 
-def sharded(base: Path, folder: Path, kind: str = "sft", progress: Any = None, **settings: Any) -> dict[str, float]:
-    """Trains with FSDP2 in two processes, four rows a step."""
-    settings = {"processes": 2, "sharding": "fsdp2", **settings}
-    trainer = build_trainer(run_config(base, folder, kind, **settings), "round-1")
-    figures: dict[str, float] = trained(trainer, base, folder, PAIRS if kind == "dpo" else ANSWERS, progress)
+# The objective, the examples and further settings of the trainer.
+CASES: dict[str, tuple[str, list[Example], dict[str, Any]]] = {
+    "sft": ("sft", ANSWERS, {"eval_share": 0.3}),
+    "sft of a tied model": ("sft", ANSWERS[:13], {"gradient_checkpointing": True}),
+    "merged adapters": ("sft", ANSWERS, {"lora": {"r": 4, "use_dora": True, "modules_to_save": ["norm"]}}),
+    "kept adapters": ("sft", ANSWERS, {"lora": {"r": 4, "merge": False}}),
+    "dpo": ("dpo", PAIRS[:15], {}),
+    "dpo of adapters": ("dpo", PAIRS[:6], {"lora": {"r": 4, "merge": False}}),
+}
+
+
+def configured(base: Path, folder: Path, name: str, **settings: Any) -> RunConfig:
+    """The configuration of a case, for four rows a step."""
+    return run_config(base, folder, CASES[name][0], **CASES[name][2], learning_rate=1e-3, **settings)
+
+
+def sharded(base: Path, folder: Path, name: str, progress: Any = None, **settings: Any) -> dict[str, float]:
+    config = configured(base, folder, name, processes=2, sharding="fsdp2", **settings)
+    figures: dict[str, float] = trained(build_trainer(config, "round-1"), base, folder, CASES[name][1], progress)
     return figures
 
 
-def alone(base: Path, folder: Path, kind: str = "sft", progress: Any = None, **settings: Any) -> dict[str, float]:
-    """Trains in one process, with the same rows a step."""
-    return sharded(
-        base, folder, kind, progress, **settings, processes=1, sharding="none", gradient_accumulation_steps=2
+@pytest.fixture(scope="module")
+def small_pieces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Groups compute the loss in several pieces, as they do with the vocabulary of a real model."""
+    folder = tmp_path_factory.mktemp("start")
+    (folder / "sitecustomize.py").write_text(
+        "import os\nif 'RANK' in os.environ:\n    import selfevo.trainers.loss as loss\n    loss.PIECE = 1000\n"
     )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *sys.path]))
+        patch.syspath_prepend(str(folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bases(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The model of each case."""
+    tied = tmp_path_factory.mktemp("tied")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tied)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tied)
+    return {name: tied if "tied" in name else tiny_model for name in CASES}
+
+
+@pytest.fixture(scope="module")
+def together(
+    bases: dict[str, Path], small_pieces: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """All cases, trained by one group of two processes with FSDP2."""
+    folder = tmp_path_factory.mktemp("sharded")
+    trainings: dict[str, Any] = {}
+    for name, (_, examples, _) in CASES.items():
+        config = configured(bases[name], folder, name, processes=2, sharding="fsdp2")
+        trainings[name] = (build_trainer(config, "round-1"), bases[name], examples)
+    return folder, trained_together(folder, trainings)
+
+
+@cluster
+@pytest.mark.parametrize("name", CASES)
+def test_sharded_training_gives_the_model_of_one_process(
+    bases: dict[str, Path], together: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    folder, found = together
+    progress, base = Watching(), bases[name]
+    config = configured(base, tmp_path, name, gradient_accumulation_steps=2)
+    one = trained(build_trainer(config, "round-1"), base, tmp_path, CASES[name][1], progress)
+    two, seen = found[name]
+    assert seen.begun == progress.begun
+    assert seen.details == progress.losses
+    timeless = {"tokens_per_second": 0, "padding_share": 0}
+    assert {**two, **timeless} == pytest.approx({**one, **timeless}, abs=2e-4)
+    curves = [(place / "out/training.jsonl").read_text().splitlines() for place in (tmp_path, folder / name)]
+    for a, b in zip(*curves, strict=True):
+        assert {**json.loads(b), "epoch": 0} == pytest.approx({**json.loads(a), "epoch": 0}, rel=1e-4, abs=1e-6)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {path.name for path in (folder / name / "out").iterdir()} == files
+    weights = "model.safetensors" if "model.safetensors" in files else "adapter_model.safetensors"
+    a, b = (load_file(place / "out" / weights) for place in (tmp_path, folder / name))
+    assert a.keys() == b.keys()
+    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 1e-5
 
 
 class Disturbing(Watching):
-    """Does what `acts` say after so many steps, and notes what the checkpoints hold."""
+    """Does what `acts` say after so many steps, and notes how large the parts of checkpoints are."""
 
     def __init__(self, work: Path, acts: dict[int, Any]) -> None:
         super().__init__()
@@ -53,8 +129,9 @@ class Disturbing(Watching):
 
     def advance(self, amount: int, detail: str = "") -> None:
         super().advance(amount, detail)
-        for part in self.work.glob("checkpoint-*/*/*.distcp"):
-            self.parts[f"{part.parent.name}/{part.name}"] = part.stat().st_size
+        for part in self.work.glob("checkpoint-*/pytorch_model_fsdp_0/*.distcp"):
+            with contextlib.suppress(FileNotFoundError):
+                self.parts[part.name] = part.stat().st_size
         if act := self.acts.get(len(self.losses)):
             act()
 
@@ -63,91 +140,44 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.fixture
-def small_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Groups compute the loss in several pieces, as they do with the vocabulary of a real model."""
-    (tmp_path / "start").mkdir()
-    (tmp_path / "start/sitecustomize.py").write_text(
-        "import os\nif 'RANK' in os.environ:\n    import selfevo.trainers.loss as loss\n    loss.PIECE = 1000\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "start"), *sys.path]))
-
-
 @cluster
 @pytest.mark.usefixtures("small_pieces")
-def test_sharded_training_gives_the_model_of_one_process_whatever_is_killed(tiny_model: Path, tmp_path: Path) -> None:
-    """Ctrl-C in the first epoch, kill -9 of each process in the second; held-out loss, weights per token."""
-    first, second = Watching(), Watching()
-    settings: dict[str, Any] = {"save_minutes": 1e-9, "eval_share": 0.3}
-    one = alone(tiny_model, tmp_path / "one", progress=first, **settings)
-    two = sharded(tiny_model, tmp_path / "two", progress=second, **settings)
-    assert first.begun == second.begun
-    assert first.losses == second.losses
-    timing = {"tokens_per_second": 0, "padding_share": 0}  # the last batch of an epoch is filled up
-    assert {**one, **timing} == {**two, **timing}
-    assert furthest(tmp_path / "one/out", tmp_path / "two/out") < 1e-5
-    for a, b in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
-        assert {**a, "epoch": 0} == pytest.approx({**b, "epoch": 0}, rel=1e-4)
-    assert "eval_loss" in curve(tmp_path / "two")[-1]
-
-    folder = tmp_path / "disturbed"
-    work = folder / "work"
-    with pytest.raises(KeyboardInterrupt):
-        sharded(tiny_model, folder, progress=Disturbing(work, {2: interrupt}), **settings)
-    assert list(work.glob("checkpoint-*/selfevo.json"))
-    kills = {i + 2: lambda rank=i: os.kill(process_of(work, rank), signal.SIGKILL) for i in (0, 1)}
+@pytest.mark.parametrize("name", ["sft", "kept adapters"])
+def test_a_killed_sharded_training_ends_as_if_it_had_not_been(
+    tiny_model: Path, together: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    """kill -9 of each process in turn; for SFT Ctrl-C before, in the first epoch."""
+    work = tmp_path / "work"
+    if name == "sft":
+        with pytest.raises(KeyboardInterrupt):
+            sharded(tiny_model, tmp_path, name, Disturbing(work, {2: interrupt}), save_minutes=1e-9)
+        assert list(work.glob("checkpoint-*/selfevo.json"))
+    kills = {place: partial(kill, work, rank) for place, rank in ((2, 0), (4, 1))}
     watching = Disturbing(work, kills)
-    sharded(tiny_model, folder, progress=watching, **settings)
+    sharded(tiny_model, tmp_path, name, watching, save_minutes=1e-9)
     starts = [done for done, _ in watching.begun]
     assert len(starts) == 3
-    assert 0 < starts[0] < starts[1] <= starts[2]
-    for name in ("model.safetensors", "config.json", "generation_config.json", "training.jsonl"):
-        assert (folder / "out" / name).read_bytes() == (tmp_path / "two/out" / name).read_bytes(), name
-    # It is FSDP2 indeed: each process has written half of the weights.
-    zero, one_ = (watching.parts[f"pytorch_model_fsdp_0/__{rank}_0.distcp"] for rank in (0, 1))
-    whole = sum(tensor.nbytes for tensor in state(tiny_model).values())
-    assert max(zero, one_) < 0.6 * whole < zero + one_
+    assert (starts[0] > 0) == (name == "sft")
+    assert starts == sorted(starts)
+    assert starts[1] > 0
+    undisturbed = together[0] / name / "out"
+    for path in set(undisturbed.iterdir()) - {undisturbed / CURVE}:  # a kill just before a held-out loss costs it
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
+    if name == "sft":  # FSDP2 indeed: each process has written half of the weights
+        whole = sum(tensor.nbytes for tensor in state(tiny_model).values())
+        zero, one = (watching.parts[f"__{rank}_0.distcp"] for rank in (0, 1))
+        assert max(zero, one) < 0.75 * whole < zero + one
 
 
-@cluster
-@pytest.mark.parametrize("lora", [None, {"r": 4, "merge": False}])
-def test_sharded_dpo_gives_the_model_of_one_process(tiny_model: Path, tmp_path: Path, lora: Any) -> None:
-    first, second = Watching(), Watching()
-    alone(tiny_model, tmp_path / "one", "dpo", first, lora=lora, max_steps=3, num_train_epochs=3)
-    sharded(tiny_model, tmp_path / "two", "dpo", second, lora=lora, max_steps=3, num_train_epochs=3)
-    assert first.losses == second.losses
-    if lora is None:
-        assert furthest(tmp_path / "one/out", tmp_path / "two/out") < 1e-5
-    else:
-        assert same_adapter(tmp_path / "one/out", tmp_path / "two/out")
-
-
-def same_adapter(one: Path, other: Path) -> bool:
-    a, b = (load_file(folder / "adapter_model.safetensors") for folder in (one, other))
-    assert a.keys() == b.keys()
-    return all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
-
-
-@cluster
-def test_sharded_adapters_are_merged_or_kept_and_resumed(tiny_model: Path, tmp_path: Path) -> None:
-    lora = {"r": 4, "use_dora": True, "modules_to_save": ["norm"]}
-    settings: dict[str, Any] = {"save_minutes": 1e-9, "gradient_checkpointing": True}
-    alone(tiny_model, tmp_path / "merged", lora=lora)
-    alone(tiny_model, tmp_path / "kept", lora={**lora, "merge": False})
-    sharded(tiny_model, tmp_path / "merged-2", lora=lora, **settings)
-    work = tmp_path / "kept-2/work"
-    watching = Watching(6, lambda: os.kill(process_of(work, 1), signal.SIGKILL))
-    sharded(tiny_model, tmp_path / "kept-2", progress=watching, lora={**lora, "merge": False}, **settings)
-    assert len(watching.begun) == 2
-    assert watching.begun[1][0] > 0
-    assert furthest(tmp_path / "merged/out", tmp_path / "merged-2/out") < 1e-5
-    assert same_adapter(tmp_path / "kept/out", tmp_path / "kept-2/out")
+def kill(work: Path, rank: int) -> None:
+    os.kill(process_of(work, rank), signal.SIGKILL)
 
 
 @cluster
 def test_a_sharded_loss_that_is_no_number_ends_the_training(tiny_model: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model, tmp_path, processes=2, sharding="fsdp2", learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"became (nan|inf) at step \d+; lower learning_rate; the rows of "):
-        sharded(tiny_model, tmp_path, learning_rate=1e30, lr_scheduler_type="constant")
+        trained(build_trainer(config, "round-1"), tiny_model, tmp_path, ANSWERS)
     assert not list((tmp_path / "out").iterdir())
 
 

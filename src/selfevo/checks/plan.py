@@ -13,7 +13,7 @@ from selfevo.checks.throughput import measured, modelled
 from selfevo.checks.workload import KEPT, Stage, Workload, stages_of, workload_of
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import SFTObjective, VLLMSettings
-from selfevo.config.training import LoraSettings, TrainerConfig
+from selfevo.config.training import SHARDED_OPTIMIZERS, LoraSettings, TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import draw_splits
 from selfevo.models.resolve import resolve_model
@@ -132,7 +132,7 @@ def _room(machine: Machine) -> float:
 
 def _memory(folder: Path, trainer: TrainerConfig, batch: Batch, devices: int) -> TrainingMemory:
     half = getattr(torch, "bfloat16" if trainer.dtype == "auto" else trainer.dtype)
-    shards = devices if getattr(trainer, "sharding", "none") == "fsdp2" else 1
+    shards = devices if trainer.sharding == "fsdp2" else 1
     return training_memory(folder, trainer, batch, "cuda", half, shards)
 
 
@@ -187,7 +187,7 @@ def _changes(trainer: TrainerConfig, batch: Batch, machine: Machine) -> Iterator
         shorter.append((f"gradient_checkpointing: true, {words}", {**checkpointing, **smaller}, one))
     larger: list[tuple[str, dict[str, Any]]] = [("", {})]
     sharded = {"sharding": "fsdp2", "processes": machine.per_node}
-    shards = machine.devices > 1 and "sharding" in TrainerConfig.model_fields
+    shards = machine.per_node > 1 and trainer.optim in SHARDED_OPTIMIZERS and not trainer.load_in_4bit
     if shards:
         larger.append((f"sharding: fsdp2, processes: {machine.per_node}", sharded))
     if trainer.lora is None:
@@ -196,7 +196,7 @@ def _changes(trainer: TrainerConfig, batch: Batch, machine: Machine) -> Iterator
             larger.append(
                 (f"lora: {{}}, sharding: fsdp2, processes: {machine.per_node}", {"lora": LoraSettings(), **sharded})
             )
-    if not trainer.load_in_4bit:
+    if not trainer.load_in_4bit and trainer.sharding == "none":
         lora = {} if trainer.lora else {"lora": LoraSettings()}
         larger.append((", ".join(["lora: {}"] * bool(lora) + ["load_in_4bit: true"]), {**lora, "load_in_4bit": True}))
     for more, settings in larger:

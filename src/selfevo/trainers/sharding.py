@@ -33,13 +33,14 @@ class Sharded:
     args: Any
     accelerator: Any
     model: Any
+    is_fsdp_enabled: bool
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()  # type: ignore[misc]
         if not self.args.fsdp:
             return
         state, half = self.accelerator.state, self.accelerator.mixed_precision
-        if state.distributed_type == DistributedType.MULTI_CPU:  # accelerate would silently not shard there
+        if not self.is_fsdp_enabled:  # on a CPU accelerate passes over the setting, and says nothing
             state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
             state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
             self.is_fsdp_enabled = True
