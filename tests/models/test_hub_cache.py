@@ -221,6 +221,6 @@ def test_an_adapter_is_loaded_on_the_revision_that_it_names(hub: Server, tmp_pat
     hub.commits.pop(NEW)
     (tmp_path / "adapter_config.json").write_text(json.dumps({**settings, "revision": NEW}))
     with pytest.raises(
-        DataError, match=r"cannot be loaded from the hub: .*; .*put the base model back there, or merge"
+        DataError, match=r"cannot be loaded from the hub: .*; correct the revision .*, or put that model back, or merge"
     ):
         weights_folder(tmp_path)
