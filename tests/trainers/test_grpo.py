@@ -11,7 +11,7 @@ from selfevo.config.loading import parse_config
 from selfevo.config.sections import GRPOObjective, SkillsConfig
 from selfevo.config.training import TrainerConfig
 from selfevo.engines.scripted import ScriptedEngine
-from selfevo.errors import ConfigError
+from selfevo.errors import ConfigError, TrainingError
 from selfevo.method.protocols import Generation
 from selfevo.method.records import Judged, Turns
 from selfevo.method.training_examples import prompt_examples
@@ -105,6 +105,18 @@ def test_responses_are_sampled_for_whole_steps(batch: int, size: int) -> None:
     """1,000 prompts, four responses to each. Few prompts are left over."""
     assert at_once(1000, 4, batch) == size
     assert (4 * size % batch == 0) or (batch % (4 * size) == 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch"), [({"per_device_train_batch_size": 16}, 16), ({"per_device_train_batch_size": 3}, 12)]
+)
+def test_too_few_prompts_for_a_batch(tiny_model: Path, tmp_path: Path, settings: dict[str, Any], batch: int) -> None:
+    config = TrainerConfig.model_validate({**CONFIG.model_dump(), **settings})
+    trainer = VerdictRewardTrainer(config, OBJECTIVE, SKILLS, lambda: ScriptedEngine(likes_short))
+    with pytest.raises(TrainingError, match=f"2 prompts with 4 responses each do not fill one batch of {batch}; give"):
+        trainer.train(
+            tiny_model, prompt_examples(ROWS[:2]), tmp_path, work=tmp_path / "work", seed=0, progress=Silent()
+        )
 
 
 def test_the_judges_of_several_processes_need_a_device_each() -> None:

@@ -80,6 +80,11 @@ class VerdictRewardTrainer:
         together = at_once(len(examples), objective.num_generations, rows * config.gradient_accumulation_steps)
         fitting = math.lcm(rows, objective.num_generations)  # the fewest responses that TRL can share out
         micro_batches = max(1, together * objective.num_generations // fitting) * fitting // rows
+        if len(examples) * objective.num_generations < micro_batches * rows:
+            raise TrainingError(
+                f"{len(examples)} prompts with {objective.num_generations} responses each do not fill one batch of "
+                f"{micro_batches * rows}; give more prompts, or lower trainer.per_device_train_batch_size"
+            )
         steps = math.lcm(micro_batches, config.gradient_accumulation_steps) // config.gradient_accumulation_steps
         sampling = self.skills.respond.to_sampling()
         sampling = replace(sampling, temperature=sampling.temperature or 1.0)
@@ -104,10 +109,6 @@ class VerdictRewardTrainer:
         )
         seconds, losses = run(trainer, work, config, self.training)
         judge.release()
-        if not losses:
-            raise TrainingError(
-                f"{len(examples)} prompts do not fill one batch of {objective.num_generations} responses each"
-            )
         save(trainer, tokenizer, base, output, config)
         tokens = float(trainer.state.num_input_tokens_seen or 0)
         del trainer, model

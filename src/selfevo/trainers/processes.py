@@ -70,8 +70,8 @@ class GroupTrainer:
             deaths, before = (deaths + 1 if after == before else 1), after
             if deaths == MOST_DEATHS:
                 raise TrainingError(
-                    f"training: {died}, {deaths} times in a row without a new checkpoint; if memory was short, lower "
-                    "trainer.per_device_train_batch_size or trainer.processes"
+                    f"training: {died}, {deaths} times in a row without a new checkpoint; see the logs in {folder}; if "
+                    "memory was short, lower trainer.per_device_train_batch_size or trainer.processes"
                 )
         figures: dict[str, float] = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
         return figures
