@@ -97,6 +97,7 @@ class StageFile(Generic[T]):
             by_key = {self.key(row): row for window in together for row in window}
             if not started:
                 stopped = _results(partial)
+            write_atomic(partial, "".join(_partial_line(key, result) for key, result in stopped.items()))
             known = {key: stopped.pop(key) for key in by_key if key in stopped}
             if not started:
                 os.truncate(growing, place)
@@ -114,7 +115,8 @@ class StageFile(Generic[T]):
                 written = [{**self.line(row, known[k]), "key": k} for k, row in zip(keys, window, strict=True)]
                 append(growing, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written))
                 counts.update(row["status"] for row in written)
-            _write(partial, stopped)  # of a process that worked on more windows together
+            if not stopped:  # else it has more, of a process that worked on more windows together
+                partial.unlink()
         partial.unlink(missing_ok=True)  # killed between the last rows of a window and this
         move(growing, self.path)
         total = {"in": counts.total(), "out": counts["ok"], "quarantined": counts["quarantined"]}
@@ -163,18 +165,9 @@ def windows(rows: Iterable[T]) -> Iterator[list[T]]:
 
 
 def _results(partial: Path) -> dict[str, Result]:
-    """The results of a stopped process. Removes a line that was cut off."""
+    """The results of a stopped process, without a line that was cut off."""
     rows = read_rows(partial) if partial.exists() else iter(())
-    done = {row["key"]: row["result"] for row in rows}
-    _write(partial, done)
-    return done
-
-
-def _write(partial: Path, results: Mapping[str, Result]) -> None:
-    if results:
-        write_atomic(partial, "".join(_partial_line(key, result) for key, result in results.items()))
-    else:
-        partial.unlink(missing_ok=True)
+    return {row["key"]: row["result"] for row in rows}
 
 
 def _partial_line(key: str, result: Result) -> str:
