@@ -18,7 +18,7 @@ from selfevo.config.sources import (
     TaskPrompts,
     source_in,
 )
-from selfevo.data.disjoint import check_disjoint
+from selfevo.data.disjoint import asked_otherwise, check_disjoint
 from selfevo.data.loading import Loaded, load_corpus, load_prompts
 from selfevo.data.tables import BadRow
 from selfevo.errors import DataError
@@ -101,7 +101,15 @@ class Splits:
     def notes(self) -> list[str]:
         """What a user should know of the files, a line for each."""
         left_off = f"not asked: {'; '.join(self.left_off)}" if self.left_off else ""
-        return [line for line in (self.set_aside, left_off) if line]
+        return [line for line in (self.set_aside, left_off, self.asked_otherwise) if line]
+
+    @property
+    def asked_otherwise(self) -> str:
+        """That the evaluation asks what is learnt from, if it does so under another system prompt; "" if not."""
+        asked = [problem.prompt for problem in self.evaluation]
+        count = asked_otherwise(asked, [*self.pool, *self.to_annotate(), *self.d_meta])
+        where = f"{count} of {len(asked)} questions of the evaluation are in the pool or in D_meta, under another"
+        return f"{where} system prompt; remove them from one of the two, or they measure what was learnt" * bool(count)
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
         """The rows of each file of data/. A change of the number of rounds leaves earlier files as they are."""
