@@ -286,6 +286,15 @@ def test_questions_of_the_evaluation_under_another_system_prompt_are_said(
     assert draw_splits(configuration(tmp_path, **{**more, "output": str(tmp_path / "other")})).notes == []
 
 
+def test_more_labels_than_there_are_prompts_are_an_error(tmp_path: Path) -> None:
+    prompts = lines(tmp_path / "to-annotate.jsonl", [{"prompt": f"seed {i}"} for i in range(6)])
+    corpus = {"prompts": prompts, "annotator": {"model": "m", "base_url": "http://localhost:1/v1"}}
+    assert len(draw_splits(configuration(tmp_path, corpus=corpus)).unlabelled) == 6
+    assert len(draw_splits(configuration(tmp_path, corpus={**corpus, "labels": 4})).unlabelled) == 4
+    with pytest.raises(DataError, match=r"corpus\.labels is 7, and .*to-annotate\.jsonl has 6 prompts; lower it"):
+        draw_splits(configuration(tmp_path, corpus={**corpus, "labels": 7}))
+
+
 def test_the_key_of_the_template_is_the_key_of_the_configuration(tmp_path: Path) -> None:
     text = TEMPLATE.read_text(encoding="utf-8").replace("# system:", "system:")
     (tmp_path / "run.yaml").write_text(text)

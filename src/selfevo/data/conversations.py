@@ -56,7 +56,7 @@ class Conversation:
             return "the assistant's turn at the end"
         if self.further:
             return "the turns after the first"
-        return f"column {self.beside!r}, which differs from {self.columns[0]!r}," if self.beside else ""
+        return f"column {self.beside!r} (it differs from {self.columns[0]!r})" if self.beside else ""
 
 
 class _UnreadableError(Exception):

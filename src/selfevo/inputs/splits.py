@@ -26,6 +26,7 @@ from selfevo.inputs.continuing import Course, course_of
 from selfevo.inputs.decontamination import Decontaminator, as_text
 from selfevo.inputs.repeated import Repeated
 from selfevo.inputs.self_instruct import grow
+from selfevo.inputs.sources import first_of
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, Refined, as_row, from_row
 from selfevo.method.rows import Rows
@@ -201,7 +202,10 @@ class _Draws:
         corpus = self.config.corpus
         if not isinstance(corpus, PromptsCorpus):
             return []
-        return self._prompts(corpus, "corpus.column=...")[: corpus.labels]
+        prompts, count = self._prompts(corpus, "corpus.column=..."), corpus.labels
+        if count == PromptsCorpus.model_fields["labels"].default:
+            return prompts[:count]  # at most so many, where nobody has said another number
+        return first_of(prompts, count, "corpus.labels", corpus.prompts)
 
     def d_meta(self) -> list[Refined]:
         corpus = self.config.corpus
@@ -244,13 +248,7 @@ class _Draws:
             return [p.prompt for p in problems]
         if source is None:
             return []  # the model writes its prompts
-        prompts = self._prompts(source, "prompts.column=...")
-        if source.count and len(prompts) < source.count:
-            raise DataError(
-                f"prompts.count is {source.count}, and {source.path} has {len(prompts)} prompts; lower it, or leave it "
-                "out to take all"
-            )
-        return prompts[: source.count]
+        return first_of(self._prompts(source, "prompts.column=..."), source.count, "prompts.count", source.path)
 
     def dev(self) -> list[Problem]:
         gate = self.config.gate

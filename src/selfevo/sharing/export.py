@@ -71,7 +71,8 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
                 named = {"id": row.id, "round": number, "kept": reason is None}
                 yield json.dumps({**named, **found}, ensure_ascii=False).encode() + b"\n"
         if not written:
-            raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; take other rounds, or all rows")
+            remedy = "take other rounds, or all rows" if rows == "kept" else "take other rounds"
+            raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; {remedy}")
 
     write_atomic(path, lines())
     return Exported(path, tuple(numbers), entered, written, dict(left_out.most_common()))
