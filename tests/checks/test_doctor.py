@@ -167,13 +167,18 @@ def test_a_stop_token_without_a_weight_fails(tiny_model: Path, monkeypatch: pyte
 
 def test_rows_that_are_set_aside_and_verdicts_that_are_all_the_same_are_said(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "d_meta.jsonl"
-    config = configuration(tiny_model, tmp_path, corpus={"path": str(path), "max_bad_share": 0.4})
+    (tmp_path / "eval.jsonl").write_text('{"prompt": "Sort: 3 1", "answer": "1 3", "system": "Be brief."}\n')
+    evaluation = {"task": {"name": "exact", "path": str(tmp_path / "eval.jsonl")}}
+    config = configuration(
+        tiny_model, tmp_path, corpus={"path": str(path), "max_bad_share": 0.4}, evaluation=evaluation
+    )
     good = json.loads(path.read_text())
     bad = {**good, "prompt": "Sort: 3 2", "feedback": "Hm.\nVerdict: perhaps"}
     path.write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "prompt": "Sort: 5 4"}, bad)))
     checks = examine(config)
     assert found(checks)["rows"] == found(checks)["verdicts"] == "warn"
     assert finding(checks, "rows").startswith(f"1 row was set aside, the first is line 3 of {path}: column 'feedback'")
+    assert finding(checks, "evaluation").startswith("1 of 1 questions of the evaluation are in the pool or in D_meta")
     assert finding(checks, "verdicts").startswith("all of D_meta: 2 not qualified; add rows with the other verdict")
 
 

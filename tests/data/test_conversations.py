@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.data.conversations import Conversation, read_conversation, read_prompt
+from selfevo.data.conversations import Conversation, read_conversation, read_prompt, text_fault
 from selfevo.method.records import Prompt, as_row
 
 TALK = Prompt.of("And in Spanish?", system="Be brief.", history=("Say hello in French.", "Bonjour."))
@@ -97,13 +97,38 @@ def test_columns_that_a_table_holds_for_other_rows_change_nothing(row: dict[str,
         ({"turns": openai(TALK)}, "messages", ("turns",), ""),
         ({"instruction": "Why?", "context": "It rains.", "response": "r"}, "Alpaca", ("instruction", "context"), ""),
         ({"messages": openai(TALK), "conversations": None}, "messages", ("messages",), ""),
-        ({"prompt": "p", "messages": openai(TALK)}, "text", ("prompt",), ""),
+        (
+            {"prompt": "p", "messages": openai(TALK)}, "text", ("prompt",),
+            "column 'messages' (it differs from 'prompt')",
+        ),
+        ({"prompt": "p", "messages": [{"role": "user", "content": " p"}]}, "text", ("prompt",), ""),
+        ({"prompt": "p", "messages": "a text about messages"}, "text", ("prompt",), ""),
+        (
+            {"prompt": "p", "conversations": [{"from": "bing", "value": "p"}]}, "text", ("prompt",),
+            "column 'conversations' (it differs from 'prompt')",
+        ),
+        (
+            {"messages": openai(TALK), "conversations": sharegpt(openai(PLAIN))}, "messages", ("messages",),
+            "column 'conversations' (it differs from 'messages')",
+        ),
+        ({"messages": openai(TALK), "conversations": sharegpt(openai(TALK))}, "messages", ("messages",), ""),
+        ({"prompt": "p", "system": "", "system_prompt": "s"}, "text", ("prompt", "system_prompt"), ""),
+        ({"instruction": "Why?", "input": "", "context": "It rains."}, "Alpaca", ("instruction", "context"), ""),
     ],
-)
+)  # fmt: skip
 def test_it_says_what_it_was_read_as(row: dict[str, Any], layout: str, columns: tuple[str, ...], left_off: str) -> None:
     read = read_conversation(row)
     assert isinstance(read, Conversation)
     assert (read.layout, read.columns, read.left_off) == (layout, columns, left_off)
+
+
+def test_a_system_prompt_beside_the_column_that_was_read_is_said() -> None:
+    """As in no_robots: the prompt is the first turn, the messages have a system prompt and more turns."""
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "p"}]
+    read = read_conversation({"prompt": "p", "messages": talk})
+    assert isinstance(read, Conversation)
+    assert (read.prompt, read.beside) == (Prompt.of("p"), "messages")
+    assert read_prompt({"prompt": "p", "messages": talk}, "messages") == Prompt.of("p", system="Be brief.")
 
 
 def test_a_column_can_be_named() -> None:
@@ -190,6 +215,8 @@ IMAGE = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"
         ({"turns": ["a"], "history": [["u", "a"]]}, "column 'history' stands beside a list of messages"),
         ({"prompt": "p", "history": ["u"]}, "column 'history' has 1 turns; give pairs"),
         ({"prompt": "p", "history": ["u", 7]}, "turn 2 of column 'history' holds int, not text"),
+        ({"prompt": "p", "system": "a", "system_prompt": "b"}, "columns 'system' and 'system_prompt' differ"),
+        ({"prompt": "\u200b"}, "column 'prompt' holds nothing that can be seen"),
         ({"messages": MESSAGES, "system": "Be long."}, "column 'system' and the messages have two system prompts"),
         ({"x": 1}, "column 'prompt' is missing; the row has 'x'"),
     ],
@@ -217,7 +244,7 @@ def test_a_text_that_only_looks_like_a_list_stays_a_text(text: str) -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
-    lambda text: text.strip() != "" and text.strip()[0] != "["
+    lambda text: text_fault(text) is None and text.strip()[0] != "["
 )
 KEY = st.sampled_from(["role", "content", "from", "value", "x"])
 VALUE = st.recursive(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfevo.data.disjoint import check_disjoint
+from selfevo.data.disjoint import asked_otherwise, check_disjoint
 from selfevo.errors import DataError
 from selfevo.method.records import Prompt
 
@@ -45,3 +45,13 @@ def test_an_empty_set_proves_nothing() -> None:
 def test_case_and_spacing_never_hide_an_overlap(text: str, space: str) -> None:
     with pytest.raises(DataError, match="share 1 prompt"):
         check_disjoint(left=prompts(f"a {text}"), right=prompts(f"A{space}{text.casefold()}"))
+
+
+def test_a_question_under_another_system_prompt_is_counted() -> None:
+    history = ("Hello.", "Hello!")
+    questions = [Prompt.of("a"), Prompt.of("b", system="s"), Prompt.of("c", history=history), Prompt.of("d")]
+    rows = [Prompt.of(" A", system="t"), Prompt.of("b"), Prompt.of("c"), Prompt.of("e", system="t")]
+    check_disjoint(questions=questions, rows=rows)
+    assert asked_otherwise(questions, rows) == 2
+    assert asked_otherwise(questions, [Prompt.of("c", system="s", history=history)]) == 1
+    assert asked_otherwise([], rows) == asked_otherwise(questions, []) == 0

@@ -68,7 +68,7 @@ def test_duplicates_across_files_name_the_file(tmp_path: Path) -> None:
         (b"null", "holds NoneType"),
         (b'{"prompt": 7}', "holds int, not text"),
         (b'{"prompt": ["a"]}', "message 1 is str, not an object"),
-        (b'{"prompt": null}', "is missing"),
+        (b'{"prompt": null}', "is empty"),
         (b'{"prompt": " "}', "is empty"),
         (b'{"question": "a"}', "is missing"),
         (b'\xef\xbb\xbf{"prompt": "a BOM in the middle"}', "is not JSON"),

@@ -46,6 +46,8 @@ def row(feedback: str = NO, response: str = "r", refinement: str = "s", prompt: 
         ([row(YES, refinement="r")], {}),
         ([row(YES, "a b\n", " a  b")], {}),
         ([row(YES)], {CHANGED: 1}),
+        ([row(YES, "<think>Hm.</think>r", "r")], {}),
+        ([row(NO, "<think>Hm.</think>r", "<think>Ah.</think>\n\nr")], {UNCHANGED: 1}),
         ([row(NO, refinement=" r ")], {UNCHANGED: 1}),
         ([row(), row()], {REPEATED: 1}),
         ([row(), row(), row()], {REPEATED: 2}),
@@ -200,9 +202,10 @@ def test_the_doctor_and_the_dry_run_say_it(tiny_model: Path, tmp_path: Path) -> 
     assert finding([*sound, *changed], max_doubtful_share=1)["D_meta"][0] == "warn"
     assert finding([good(i) for i in range(1, 60, 2)])["verdicts"][0] == "fail"
     shown = io.StringIO()
-    preview(configured(tmp_path, [*sound, *changed], tiny_model), Console(file=shown, width=500))
+    with pytest.raises(DataError, match="D_meta: 9 of 36 rows are doubtful"):
+        preview(configured(tmp_path, [*sound, *changed], tiny_model), Console(file=shown, width=500))
+    assert "estimate" in shown.getvalue(), "all is shown before"
     assert "doubtful: 9 qualified, but the refinement changes the response" in shown.getvalue()
-    assert "D_meta: 9 of 36 rows are doubtful" in shown.getvalue()
 
 
 def test_an_annotator_of_your_own_is_checked_as_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_records_cannot_be_changed_or_extended(record: type) -> None:
         ({"prompt": "p", "response": "r"}, None),
         ({"prompt": "p"}, "column 'response' is missing; the row has 'prompt'"),
         ({}, "column 'prompt' is missing; the row has no columns"),
-        ({"prompt": "p", "response": None}, "column 'response' is missing"),
+        ({"prompt": "p", "response": None}, "column 'response' is empty"),
         ({"prompt": "p", "response": 7}, "column 'response' holds int, not text"),
         ({"prompt": ["p"], "response": "r"}, "column 'prompt' holds list, not text"),
         ({"prompt": " \n", "response": "r"}, "column 'prompt' is empty"),

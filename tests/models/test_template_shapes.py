@@ -117,6 +117,12 @@ def test_preferences_are_learnt_behind_the_prompt_too(tokenizer: Any) -> None:
         }
 
 
+@pytest.mark.parametrize("text", ["<think>Hm.</think>yes", "[THINK]Hm.[/THINK]yes", "<thinking>Hm.</thinking>yes"])
+def test_thinking_that_the_prompt_opened_is_closed_with_the_same_tag(tokenizer: Any, text: str) -> None:
+    chat = chat_of(tokenizer, shapes.DEEPSEEK_R1)
+    assert chat.text(chat.answer(text)[:-1]) == "<think>\nHm.</think>yes"
+
+
 @pytest.mark.parametrize("end", shapes.ENDLESS)
 def test_a_turn_that_ends_in_ordinary_text_is_refused_or_ends_with_eos(tokenizer: Any, end: str) -> None:
     template = shapes.ENDLESS[end]

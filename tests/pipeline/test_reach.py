@@ -268,6 +268,33 @@ def test_rows_of_a_gate_and_of_decontaminate_are_counted_too(tmp_path: Path) -> 
     assert splits.notes[-1].startswith("not asked: the assistant's turn at the end of 3 rows of ")
 
 
+def test_questions_of_the_evaluation_under_another_system_prompt_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two prompts, so no overlap; but who measures on them should know."""
+    questions = [{"prompt": f"{i}+{i}", "answer": str(2 * i)} for i in range(20, 24)]
+    evaluation = {"task": {"name": "exact", "path": lines(tmp_path / "eval.jsonl", questions)}}
+    pool = lines(tmp_path / "pool.jsonl", [{"prompt": "20+20", "system": OWN}, {"prompt": "1+1", "system": OWN}])
+    more = {"gate": None, "audit": None, "evaluation": evaluation, "prompts": {"path": pool}}
+    config = configuration(tmp_path, **more)
+    splits = draw_splits(config)
+    said = "1 of 4 questions of the evaluation are in the pool or in D_meta, under another system prompt; remove"
+    assert [note.startswith(said) for note in splits.notes] == [True]
+    run_loop(config, Silent(), ScriptedEngine(reply), ScriptedTrainer())
+    assert said in " ".join(capsys.readouterr().err.split())
+    lines(tmp_path / "pool.jsonl", [{"prompt": "1+1", "system": OWN}])
+    assert draw_splits(configuration(tmp_path, **{**more, "output": str(tmp_path / "other")})).notes == []
+
+
+def test_more_labels_than_there_are_prompts_are_an_error(tmp_path: Path) -> None:
+    prompts = lines(tmp_path / "to-annotate.jsonl", [{"prompt": f"seed {i}"} for i in range(6)])
+    corpus = {"prompts": prompts, "annotator": {"model": "m", "base_url": "http://localhost:1/v1"}}
+    assert len(draw_splits(configuration(tmp_path, corpus=corpus)).unlabelled) == 6
+    assert len(draw_splits(configuration(tmp_path, corpus={**corpus, "labels": 4})).unlabelled) == 4
+    with pytest.raises(DataError, match=r"corpus\.labels is 7, and .*to-annotate\.jsonl has 6 prompts; lower it"):
+        draw_splits(configuration(tmp_path, corpus={**corpus, "labels": 7}))
+
+
 def test_the_key_of_the_template_is_the_key_of_the_configuration(tmp_path: Path) -> None:
     text = TEMPLATE.read_text(encoding="utf-8").replace("# system:", "system:")
     (tmp_path / "run.yaml").write_text(text)

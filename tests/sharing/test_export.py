@@ -79,6 +79,21 @@ def test_trl_reads_each_form(finished: RunConfig, tmp_path: Path, tiny_model: Pa
         assert "<|im_start|>assistant" in "".join(texts.values())
 
 
+def test_what_a_reasoning_model_was_trained_on_is_exported_with_its_thinking() -> None:
+    """Past turns are asked without it."""
+    thought, again = "<think>Hm.</think>\n\n3", "<think>Ah.</think>\n\n4"
+    row = Judged("id", "p", thought, "f", again, "v")
+    chosen = {"role": "assistant", "content": again}
+    found = {form: _as(form, row, ENGLISH) for form in ("sft", "preference", "trajectories")}  # type: ignore[arg-type]
+    assert found["sft"] == {"messages": [{"role": "user", "content": "p"}, chosen]}
+    assert found["preference"] is not None
+    assert found["preference"]["chosen"] == [chosen]
+    assert found["preference"]["rejected"] == [{"role": "assistant", "content": thought}]
+    assert found["trajectories"] is not None
+    assert [turn["content"] for turn in found["trajectories"]["messages"]] == ["p", "3", CRITIQUE, "f", REFINE, again]
+    assert _as("preference", Judged("id", "p", thought, "f", "<think>So.</think>3", "v"), ENGLISH) is None
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 

@@ -161,8 +161,8 @@ def test_logits_that_change_leave_nothing_behind(
         ),
         (lambda folder: (folder / "adapter_config.json").unlink(), "is no adapter; give a folder with"),
         (lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json cannot be read"),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "does not fit"),
-        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x00" * 50), "does not fit"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "cannot load the adapter"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x00" * 50), "cannot load the adapter"),
     ],
 )
 def test_a_damaged_adapter_is_one_line(adapter: Path, tmp_path: Path, damage: Any, said: str) -> None:
@@ -171,6 +171,17 @@ def test_a_damaged_adapter_is_one_line(adapter: Path, tmp_path: Path, damage: An
         merge_adapter(str(adapter), tmp_path / "merged", Silent())
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_an_adapter_of_a_deeper_model_is_refused(adapter: Path, tmp_path: Path) -> None:
+    """PEFT passes over the layers that the base has not."""
+    path = adapter / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file(
+        {**weights, **{name.replace("layers.1", "layers.7"): weight.clone() for name, weight in weights.items()}}, path
+    )
+    with pytest.raises(DataError, match=r"has other layers than .*layers\.7"):
+        merge_adapter(str(adapter), tmp_path / "merged", Silent())
 
 
 def test_weights_that_are_no_numbers_are_refused(adapter: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from selfevo.config.training import LoraSettings, Optimizer, Scheduler, Tracker,
 from selfevo.errors import ConfigError, MissingExtraError, TrainingError
 from selfevo.method.records import content_id
 from selfevo.models.chat_template import Chat
+from selfevo.models.logits import distances
 from selfevo.trainers.packages import check_settings
-from selfevo.trainers.saving import check_same
+from selfevo.trainers.saving import check_loaded, check_same
 from selfevo.trainers.sft import packed, tokenise
 from trainings import EXAMPLES, config, state, train
 
@@ -186,11 +187,35 @@ def test_a_shared_embedding_is_not_torn_from_the_output(tiny_model: Path, tmp_pa
 
 def test_other_logits_after_saving_end_the_training() -> None:
     logits = torch.randn(20, 50)
-    check_same(logits, logits + 1e-5, torch.float32, "")
+    check_loaded(logits, logits + 1e-5, torch.float32)
+    check_same(logits, logits + 0.1 * torch.randn(20, 50), torch.bfloat16, "merged,")
     with pytest.raises(TrainingError, match="the model gives other logits than it was trained to"):
-        check_same(logits, logits + torch.randn(20, 50), torch.bfloat16, "loaded again,")
-    with pytest.raises(TrainingError, match="the model gives other logits"):
-        check_same(logits, logits * torch.nan, torch.float32, "loaded again,")
+        check_same(logits, logits + torch.randn(20, 50), torch.bfloat16, "merged,")
+    for apart, precision in (
+        (0.01, torch.float32),
+        (0.1, torch.bfloat16),
+        (0.1, torch.float16),
+        (torch.nan, torch.float32),
+    ):
+        with pytest.raises(TrainingError, match="the model gives other logits"):
+            check_loaded(logits, logits + apart * torch.randn(20, 50), precision)
+
+
+@pytest.mark.parametrize("lora", [None, {}, {"merge": False}, {"modules_to_save": ["lm_head"]}])
+@pytest.mark.parametrize(("stored", "trained"), [("float32", "bfloat16"), ("bfloat16", "bfloat16"), ("bfloat16", None)])
+def test_a_model_that_was_saved_in_half_precision_is_the_same_to_the_bit(
+    tiny_model: Path, tmp_path: Path, lora: Any, stored: str, trained: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding to what is stored happened before, and both compute alike: so the check can be strict."""
+    base = tmp_path / "base"
+    AutoModelForCausalLM.from_pretrained(tiny_model, dtype=getattr(torch, stored)).save_pretrained(base)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(base)
+    apart: list[float] = []
+    monkeypatch.setattr(
+        "selfevo.trainers._trl.check_loaded", lambda a, b, precision: apart.append(float(distances(a, b).max()))
+    )
+    train(base, tmp_path, lora=lora, dtype=trained or "float32")
+    assert apart == [0]
 
 
 def test_of_several_processes_the_first_one_reports() -> None:

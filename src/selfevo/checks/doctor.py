@@ -64,6 +64,8 @@ def _checks(config: RunConfig, engine: Engine | None) -> Iterator[Check]:
     parameters = count_parameters(model)
     yield disk(config, folder, parameters)
     yield rows(splits)
+    if splits.asked_otherwise:
+        yield _check("evaluation", "warn", splits.asked_otherwise)
     if config.corpus:
         yield from corpus(config, splits)
     if own := make_own_parts(config, splits):
@@ -141,9 +143,10 @@ def memory(config: RunConfig, folder: Path, batch: Batch) -> Check:
 
 def rows(splits: Splits) -> Check:
     """The rows of files that cannot be used, and what is left off of others."""
+    notes = [note for note in splits.notes if note != splits.asked_otherwise]
     if not splits.set_aside:
-        return Check("rows", "pass", "; ".join(["every row of every file can be used", *splits.notes]))
-    return Check("rows", "warn", "; ".join(splits.notes), "mend these rows, or go on without them")
+        return Check("rows", "pass", "; ".join(["every row of every file can be used", *notes]))
+    return Check("rows", "warn", "; ".join(notes), "mend these rows, or go on without them")
 
 
 def corpus(config: RunConfig, splits: Splits) -> list[Check]:
@@ -153,21 +156,21 @@ def corpus(config: RunConfig, splits: Splits) -> list[Check]:
         return [Check(name, "pass", "written during the run") for name in ("verdicts", "D_meta")]
     finding, remedy = listed(counts.verdicts), "add rows with the other verdict to D_meta"
     if (fault := imbalance(counts, config.corpus)) is not None:
-        verdicts = _failed("verdicts", fault)
+        verdicts = _check("verdicts", "fail", fault)
     elif len(counts.verdicts) == 1 and counts.rows > 1:
         verdicts = Check("verdicts", "warn", f"all of D_meta: {finding}", remedy)
     else:
         verdicts = Check("verdicts", "pass", finding)
     if (fault := doubt(counts, config.corpus)) is not None:
-        return [verdicts, _failed("D_meta", fault)]
+        return [verdicts, _check("D_meta", "fail", fault)]
     if counts.doubtful or counts.quarantined:
         return [verdicts, Check("D_meta", "warn", str(counts), "correct these rows, or go on with them")]
     return [verdicts, Check("D_meta", "pass", f"verdict and refinement agree in all of {counts.rows} rows")]
 
 
-def _failed(name: str, fault: str) -> Check:
+def _check(name: str, status: Literal["warn", "fail"], fault: str) -> Check:
     finding, _, remedy = fault.partition("; ")
-    return Check(name, "fail", finding, remedy)
+    return Check(name, status, finding, remedy)
 
 
 def lengths(config: RunConfig, sizes: Sequence[int]) -> Check:

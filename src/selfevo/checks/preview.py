@@ -17,7 +17,7 @@ from selfevo.config.run_config import RunConfig
 from selfevo.config.sources import TaskCorpus
 from selfevo.config.training import TrainerConfig
 from selfevo.inputs.annotation import to_be_annotated
-from selfevo.inputs.corpus_check import count, doubt, imbalance
+from selfevo.inputs.corpus_check import check_sound, count
 from selfevo.inputs.splits import Splits, draw_splits
 from selfevo.method.names import META, SFT, round_name
 from selfevo.method.prompts import Wording
@@ -44,7 +44,10 @@ _TRAINING_SHARE, _GENERATION_SHARE = 0.15, 0.10
 
 
 def preview(config: RunConfig, console: Console) -> None:
-    """Prints three samples per kind of sequence with the loss mask, token counts, and estimated time."""
+    """Prints three samples per kind of sequence with the loss mask, token counts, and estimated time.
+
+    Raises DataError at its end if a run would refuse D_meta.
+    """
     folder = base_of(config)
     chat = Chat(load_tokenizer(folder))
     splits = draw_splits(config)
@@ -54,13 +57,11 @@ def preview(config: RunConfig, console: Console) -> None:
         console.print(f"your own parts can be made: {', '.join(own)}\n")
     for note in splits.notes:
         console.print(f"{note}\n", style="yellow")
+    counts = count(splits.d_meta, config.wording, splits.corpus_reasons)
     if isinstance(config.corpus, TaskCorpus):
         console.print("D_meta is written during the run; here the response is the gold answer.\n", style="yellow")
     elif splits.d_meta:
-        counts = count(d_meta, config.wording, splits.corpus_reasons)
         console.print(f"D_meta: {counts}\n", style="yellow" if counts.doubtful else "")
-        for fault in filter(None, (doubt(counts, config.corpus), imbalance(counts, config.corpus))):
-            console.print(f"{fault}\n", style="red")
     elif config.corpus is None:
         console.print(
             "No corpus: the model has to have the skills already, and only its own r^ is learnt. Its texts are not "
@@ -88,6 +89,7 @@ def preview(config: RunConfig, console: Console) -> None:
         )
     found = estimate(config, count_parameters(skeleton(folder)), chat, splits, d_meta)
     print_estimate(config, found, len(d_meta), len(splits.pool), console)
+    check_sound(counts, config.corpus)
 
 
 def preview_annotation(config: RunConfig, console: Console) -> None:

@@ -27,7 +27,7 @@ from selfevo.config.run_config import RunConfig
 from selfevo.errors import EXIT_CODES, ConfigError, RunError
 from selfevo.inputs.sources import check_sources
 from selfevo.models.threads import share_processors
-from selfevo.report.terminal import WarningLines, complain, console
+from selfevo.report.terminal import WarningLines, console
 from selfevo.rundir.atomic_files import write_atomic
 
 app = typer.Typer(
@@ -219,15 +219,14 @@ def annotate(
         return
     from selfevo.evaluation.alarms import of_annotation
     from selfevo.inputs.annotation import unannotated
-    from selfevo.inputs.corpus_check import count, doubt, imbalance
+    from selfevo.inputs.corpus_check import check_sound, count
     from selfevo.pipeline.run import build_d_meta
     from selfevo.rundir.layout import Layout
 
     path, rows = build_d_meta(settings, progress(quiet))
     counts = count(rows, settings.wording)
     console.print(f"{path}: {len(rows)} rows, responses judged: {counts}", soft_wrap=True)
-    for fault in filter(None, (doubt(counts, settings.corpus), imbalance(counts, settings.corpus))):
-        complain(fault)
+    check_sound(counts, settings.corpus)
     finish(of_annotation(*unannotated(Layout(settings.output), settings.corpus)))
 
 

@@ -151,7 +151,7 @@ class PromptsCorpus(_Corpus):
     annotator: AnnotatorConfig = Field(description="a model that annotates")
     column: str = Field("prompt", description="the column of the prompts")
     max_bad_share: Share = Field(MAX_BAD_SHARE, description="the run stops if a larger share of rows is unusable")
-    labels: Positive = Field(240, description="number of annotated prompts")
+    labels: Positive = Field(240, description="number of annotated prompts; default: 240, or all of a smaller file")
     temperature: float = Field(0.8, ge=0, description="sampling temperature of the criticised responses")
 
 

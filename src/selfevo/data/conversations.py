@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from selfevo.method.normal_form import without_unseen
 from selfevo.method.records import Prompt, Turns, check_fields
 
 PROMPT = "prompt"  # the column of prompts, if no other is named
@@ -37,7 +38,8 @@ class Conversation:
     """What a row was read as.
 
     `layout` names the form of the prompt, `columns` are those it was read from. `answer` is the assistant's turn at the
-    end of a finished chat, `further` the number of user turns behind the first of `turns`. Both are left off.
+    end of a finished chat, `further` the number of user turns behind the first of `turns`, `beside` a column with
+    another conversation than the prompt. These are left off.
     """
 
     prompt: Prompt
@@ -45,13 +47,16 @@ class Conversation:
     columns: tuple[str, ...]
     answer: str = ""
     further: int = 0
+    beside: str = ""
 
     @property
     def left_off(self) -> str:
         """What of the row is not asked; "" if nothing is left off."""
         if self.answer:
             return "the assistant's turn at the end"
-        return "the turns after the first" if self.further else ""
+        if self.further:
+            return "the turns after the first"
+        return f"column {self.beside!r} (it differs from {self.columns[0]!r})" if self.beside else ""
 
 
 class _UnreadableError(Exception):
@@ -85,6 +90,8 @@ def text_fault(text: str) -> str | None:
         return "is empty"
     if "\0" in text:
         return "holds a NUL character"
+    if not without_unseen(text).strip():
+        return "holds nothing that can be seen"
     if any("\ud800" <= character <= "\udfff" for character in text):
         return "holds half a surrogate pair, which cannot be written as UTF-8"
     return None
@@ -132,7 +139,8 @@ def _read(values: Mapping[str, Any], column: str, default: str) -> Conversation:
             raise _UnreadableError(f"column {used[-1]!r} and the messages have two system prompts; keep one of them")
         system = own
     prompt = Prompt.of(asked, system=system or default, history=history)
-    return Conversation(prompt, layout, tuple(used), answer, further)
+    beside = _another(values, place, prompt) if column == PROMPT else ""  # else the user has chosen
+    return Conversation(prompt, layout, tuple(used), answer, further, beside)
 
 
 def _place(values: Mapping[str, Any], column: str) -> str | None:
@@ -149,12 +157,34 @@ def _column(values: Mapping[str, Any], names: Sequence[str]) -> str | None:
 
 
 def _beside(values: Mapping[str, Any], names: Sequence[str], used: list[str]) -> str:
-    """The text of the first column of `names`; "" if there is none or it is empty."""
-    name = _column(values, names)
-    if name is None or (isinstance(values[name], str) and not values[name].strip()):
-        return ""
-    used.append(name)
-    return _text(values[name], f"column {name!r}")
+    """The text of the one column of `names` that has any; "" if none has."""
+    there = {name.lower(): name for name, value in values.items() if not _is_blank(value)}
+    found = {there[name]: _text(values[there[name]], f"column {there[name]!r}") for name in names if name in there}
+    used += list(found)[:1]
+    if len(set(found.values())) > 1:
+        raise _UnreadableError(f"columns {' and '.join(map(repr, found))} differ; keep one of them")
+    return next(iter(found.values()), "")
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _another(values: Mapping[str, Any], place: str, prompt: Prompt) -> str:
+    """The column of messages that hold another conversation than the prompt read from `place`; "" if there is none."""
+    for name, value in values.items():
+        if name == place or name.lower() not in _LISTS:
+            continue
+        try:
+            found = _listed(value)
+            if not isinstance(found, list | tuple) or not found:
+                continue
+            system, turns, _ = _conversation(found)
+        except _UnreadableError:
+            return name
+        if system not in ("", prompt.system) or (*prompt.history, prompt.prompt) != tuple(turns):
+            return name
+    return ""
 
 
 def _listed(value: Any) -> Any:

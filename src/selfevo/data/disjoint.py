@@ -30,6 +30,13 @@ def check_disjoint(*, allow_empty: Collection[str] = (), **sets: Iterable[Prompt
             )
 
 
+def asked_otherwise(questions: Iterable[Prompt], rows: Iterable[Prompt]) -> int:
+    """How many of `questions` are in `rows` under another system prompt. For check_disjoint these are two prompts."""
+    found = {_content(question)[1:] for question in questions}
+    there = found & {_content(row)[1:] for row in rows}
+    return len(there)
+
+
 def _content(prompt: Prompt) -> tuple[str, ...]:
     """System prompt and turns as they are seen, NFKC, case folded, white space collapsed: what makes two the same."""
     return tuple(map(_seen, prompt.conversation))

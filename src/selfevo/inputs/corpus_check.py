@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfevo.config.sources import CorpusConfig
+from selfevo.errors import DataError
 from selfevo.method.prompts import Wording
 from selfevo.method.records import Refined, Turns
+from selfevo.method.thinking import spoken
 from selfevo.method.verdicts import Verdict
 
 ENOUGH = 20  # rows; of a smaller D_meta a share says little
@@ -67,7 +69,7 @@ def count(rows: Sequence[Refined], wording: Wording, quarantined: Iterable[str] 
         verdict = wording.parse(row.feedback)
         verdicts[verdict.value] += 1
         whole = (*row.conversation, row.response, row.feedback, row.refinement)
-        is_same = row.response.split() == row.refinement.split()
+        is_same = spoken(row.response).split() == spoken(row.refinement).split()  # who refines sees no thinking
         reasons = {
             CHANGED: verdict is Verdict.QUALIFIED and not is_same,
             UNCHANGED: verdict is Verdict.NOT_QUALIFIED and is_same,
@@ -80,6 +82,12 @@ def count(rows: Sequence[Refined], wording: Wording, quarantined: Iterable[str] 
         doubtful.update(found)
         rows_in_doubt += bool(found)
     return CorpusCounts(verdicts, doubtful, rows_in_doubt, Counter(quarantined))
+
+
+def check_sound(counts: CorpusCounts, corpus: CorpusConfig | None) -> None:
+    """Raises DataError where D_meta has too many doubtful rows, or verdicts that are too much the same."""
+    if faults := [fault for check in (doubt, imbalance) if (fault := check(counts, corpus))]:
+        raise DataError("; ".join(faults))
 
 
 def doubt(counts: CorpusCounts, corpus: CorpusConfig | None) -> str | None:

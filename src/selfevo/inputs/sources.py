@@ -9,7 +9,18 @@ from pydantic import BaseModel
 from selfevo.config.sources import FileCorpus, FilePrompts, PromptsCorpus, PromptsGate, source_in
 from selfevo.config.task import TaskConfig
 from selfevo.data.tables import locate
+from selfevo.errors import DataError
+from selfevo.method.records import Prompt
 from selfevo.tasks import load_checked_task
+
+
+def first_of(prompts: list[Prompt], count: int | None, setting: str, path: str) -> list[Prompt]:
+    """The first `count` prompts of a file; all without a count. Raises DataError if there are fewer."""
+    if count is not None and len(prompts) < count:
+        raise DataError(
+            f"{setting} is {count}, and {path} has {len(prompts)} prompts; lower it, or leave it out to take all"
+        )
+    return prompts[:count]
 
 
 def check_sources(section: Any) -> None:

@@ -18,7 +18,7 @@ from selfevo.config.sources import (
     TaskPrompts,
     source_in,
 )
-from selfevo.data.disjoint import check_disjoint
+from selfevo.data.disjoint import asked_otherwise, check_disjoint
 from selfevo.data.loading import Loaded, load_corpus, load_prompts
 from selfevo.data.tables import BadRow
 from selfevo.errors import DataError
@@ -26,6 +26,7 @@ from selfevo.inputs.continuing import Course, course_of
 from selfevo.inputs.decontamination import Decontaminator, as_text
 from selfevo.inputs.repeated import Repeated
 from selfevo.inputs.self_instruct import grow
+from selfevo.inputs.sources import first_of
 from selfevo.method.protocols import Model
 from selfevo.method.records import Prompt, Refined, as_row, from_row
 from selfevo.method.rows import Rows
@@ -101,7 +102,15 @@ class Splits:
     def notes(self) -> list[str]:
         """What a user should know of the files, a line for each."""
         left_off = f"not asked: {'; '.join(self.left_off)}" if self.left_off else ""
-        return [line for line in (self.set_aside, left_off) if line]
+        return [line for line in (self.set_aside, left_off, self.asked_otherwise) if line]
+
+    @property
+    def asked_otherwise(self) -> str:
+        """That the evaluation asks what is learnt from, if it does so under another system prompt; "" if not."""
+        asked = [problem.prompt for problem in self.evaluation]
+        count = asked_otherwise(asked, [*self.pool, *self.to_annotate(), *self.d_meta])
+        where = f"{count} of {len(asked)} questions of the evaluation are in the pool or in D_meta, under another"
+        return f"{where} system prompt; remove them from one of the two, or they measure what was learnt" * bool(count)
 
     def everything(self) -> list[tuple[str, Sequence[Any]]]:
         """The rows of each file of data/. A change of the number of rounds leaves earlier files as they are."""
@@ -193,7 +202,10 @@ class _Draws:
         corpus = self.config.corpus
         if not isinstance(corpus, PromptsCorpus):
             return []
-        return self._prompts(corpus, "corpus.column=...")[: corpus.labels]
+        prompts, count = self._prompts(corpus, "corpus.column=..."), corpus.labels
+        if count == PromptsCorpus.model_fields["labels"].default:
+            return prompts[:count]  # at most so many, where nobody has said another number
+        return first_of(prompts, count, "corpus.labels", corpus.prompts)
 
     def d_meta(self) -> list[Refined]:
         corpus = self.config.corpus
@@ -236,13 +248,7 @@ class _Draws:
             return [p.prompt for p in problems]
         if source is None:
             return []  # the model writes its prompts
-        prompts = self._prompts(source, "prompts.column=...")
-        if source.count and len(prompts) < source.count:
-            raise DataError(
-                f"prompts.count is {source.count}, and {source.path} has {len(prompts)} prompts; lower it, or leave it "
-                "out to take all"
-            )
-        return prompts[: source.count]
+        return first_of(self._prompts(source, "prompts.column=..."), source.count, "prompts.count", source.path)
 
     def dev(self) -> list[Problem]:
         gate = self.config.gate

@@ -150,6 +150,8 @@ def check_fields(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """Why `row` cannot become a record with the text fields `names`; None if it can."""
     for name in names:
         value = row.get(name)
+        if value is None and name in row:
+            return f"column {name!r} is empty"
         if value is None:
             return f"column {name!r} is missing; the row has {', '.join(map(repr, row)) or 'no columns'}"
         if not isinstance(value, str):

@@ -134,7 +134,8 @@ class Chat:
             opened, thought, closed, said = parts
             ids = [] if self.opening else self._framed(opened)
             ids += self._written(thought.removeprefix(self.opening.removeprefix(opened)))
-            ids += self._framed(closed) + self._written(said.rstrip())
+            # What the prompt opened is closed with the same tag, whatever the annotator's model writes.
+            ids += self._framed(closing(self.opening) or closed) + self._written(said.rstrip())
         else:  # thinking that the prompt opened is closed first
             ids = self._framed(self.skipped) + self.words(text)
         return [*ids, self.stop_id]

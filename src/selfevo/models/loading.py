@@ -34,14 +34,19 @@ def load_model(path: Path, dtype: torch.dtype, **settings: Any) -> Any:
     return _load(path, dtype, settings)
 
 
-def load_adapted(path: Path, dtype: torch.dtype, *, trainable: bool = False, **settings: Any) -> Any:
-    """The adapter in `path` on its base, not merged. Raises DataError as load_model does."""
-    base = _load(weights_folder(path), dtype, settings)
+def load_adapted(
+    path: Path, dtype: torch.dtype, *, base: Path | None = None, trainable: bool = False, **settings: Any
+) -> Any:
+    """The adapter in `path` on its base, not merged. `base`: the folder of the base; default: what the adapter names.
+
+    Raises DataError as load_model does.
+    """
+    place = base or weights_folder(path)
+    plain = _load(place, dtype, settings)
     if (path / "generation_config.json").is_file():  # the adapter may end its turns with another token
-        base.generation_config = GenerationConfig.from_pretrained(path)
-    place = weights_folder(path)
+        plain.generation_config = _generation_config(path)
     try:
-        model = PeftModel.from_pretrained(base, path, is_trainable=trainable)
+        model = PeftModel.from_pretrained(plain, path, is_trainable=trainable)
         with safe_open(path / "adapter_model.safetensors", "pt") as file:
             stored = {key for key in file.keys() if "lora_" in key}  # noqa: SIM118  (it is no dictionary)
     except torch.OutOfMemoryError:
@@ -58,6 +63,14 @@ def load_adapted(path: Path, dtype: torch.dtype, *, trainable: bool = False, **s
             "trained on"
         )
     return model
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        place = folder / "generation_config.json"
+        raise DataError(f"{place} cannot be read ({type(error).__name__}); correct it, or delete it") from None
 
 
 def _load(path: Path, dtype: torch.dtype, settings: dict[str, Any]) -> Any:

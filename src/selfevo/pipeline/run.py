@@ -23,10 +23,9 @@ from selfevo.config.own_parts import part_files
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import EndpointConfig, EvaluationConfig, MonitorsConfig
 from selfevo.config.sources import PromptsCorpus, TaskCorpus, TaskGate
-from selfevo.errors import DataError
 from selfevo.inputs.annotation import STAGE, altered, annotate, gold_examples, taken, to_be_annotated
 from selfevo.inputs.continuing import amendment
-from selfevo.inputs.corpus_check import count, doubt, imbalance
+from selfevo.inputs.corpus_check import check_sound, count
 from selfevo.inputs.splits import Splits, draw_splits, prompt_sources
 from selfevo.method.evolution import evolve
 from selfevo.method.names import BASE, SFT
@@ -209,8 +208,8 @@ def open_run(
         if splits.set_aside:
             several = "*" * bool(course.past)
             complain(f"{splits.set_aside}; each is in {workspace.layout.data(f'quarantined{several}')}")
-        if splits.left_off:
-            complain(splits.notes[-1])
+        for note in splits.notes[bool(splits.set_aside) :]:
+            complain(note)
         for name, rows in splits.everything():
             workspace.save_rows(name, rows)
         try:
@@ -258,8 +257,7 @@ def check_corpus(config: RunConfig, workspace: Workspace, splits: Splits, d_meta
     quarantined = [row["reason"] for row in rows if row["status"] == "quarantined"]
     counts = count(d_meta, config.wording, quarantined or splits.corpus_reasons)
     note(workspace.layout.manifest, d_meta=counts.as_json())
-    if faults := [fault for check in (doubt, imbalance) if (fault := check(counts, config.corpus))]:
-        raise DataError("; ".join(faults))
+    check_sound(counts, config.corpus)
 
 
 def note(manifest: Path, **facts: Any) -> None:

@@ -15,6 +15,7 @@ from selfevo.method.names import round_name, round_number
 from selfevo.method.prompts import Wording
 from selfevo.method.records import Judged, from_row
 from selfevo.method.skills import RESPOND, SKILLS
+from selfevo.method.thinking import spoken
 from selfevo.models.chat_template import messages
 from selfevo.report.wording import FINISHES
 from selfevo.rundir.atomic_files import file_fault, read_counts, read_marker, read_rows, write_atomic
@@ -70,7 +71,8 @@ def export_rows(run: Path, form: Format, path: Path, *, rounds: Sequence[int] = 
                 named = {"id": row.id, "round": number, "kept": reason is None}
                 yield json.dumps({**named, **found}, ensure_ascii=False).encode() + b"\n"
         if not written:
-            raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; take other rounds, or all rows")
+            remedy = "take other rounds, or all rows" if rows == "kept" else "take other rounds"
+            raise DataError(f"{run}: no row can be written as {form}: {said(left_out)}; {remedy}")
 
     write_atomic(path, lines())
     return Exported(path, tuple(numbers), entered, written, dict(left_out.most_common()))
@@ -113,13 +115,17 @@ def _judged(layout: Layout, name: str) -> Iterator[tuple[Judged, str | None]]:
 
 def _as(form: Format, row: Judged, wording: Wording) -> dict[str, Any] | None:
     """A row in a format. None if it has no such form."""
-    asked = prompts.respond(row)
+    asked, answer = prompts.respond(row), _said(row.refinement)
     if form == "sft":
-        return {"messages": messages((*asked, row.refinement), row.system)}
+        return {"messages": [*messages(asked, row.system), answer]}
     if form == "preference":
-        if row.refinement.strip() == row.response.strip():
+        if spoken(row.refinement).strip() == spoken(row.response).strip():
             return None
-        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (row.refinement, row.response))
-        return {"prompt": messages(asked, row.system), "chosen": chosen, "rejected": rejected}
-    whole = (*prompts.refine(row, row.response, row.feedback, wording), row.refinement)
-    return {"messages": messages(whole, row.system), "judgement": row.judgement}
+        return {"prompt": messages(asked, row.system), "chosen": [answer], "rejected": [_said(row.response)]}
+    whole = prompts.refine(row, row.response, row.feedback, wording)
+    return {"messages": [*messages(whole, row.system), answer], "judgement": row.judgement}
+
+
+def _said(text: str) -> dict[str, str]:
+    """A turn that is learnt, with its thinking if it has any. Turns before it come without."""
+    return {"role": "assistant", "content": text}

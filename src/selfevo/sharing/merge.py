@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCard
-from peft import PeftModel
-from transformers import GenerationConfig
 
-from selfevo.errors import ConfigError, DataError, TrainingError
+from selfevo.errors import ConfigError, TrainingError
 from selfevo.method.protocols import Progress
 from selfevo.models.device import load_tokenizer, quiet
-from selfevo.models.loading import check_trainable, load_model, stored_dtype
+from selfevo.models.loading import check_trainable, load_adapted, load_model, stored_dtype
+from selfevo.models.logits import distances, probe, round_weights
 from selfevo.models.resolve import resolve_model
 from selfevo.report.model_card import ADAPTER, WHOLE, literal
 from selfevo.rundir.adapter_folder import ADAPTER_CONFIG, base_folder, base_reference
@@ -31,17 +29,12 @@ from selfevo.rundir.atomic_files import (
 )
 from selfevo.rundir.inspect import best_model, is_run, wording_of
 
-PROBES = (
-    "Sort these numbers: 12 45 23 67 89 31",
-    "What is the capital of France, and why is it worth a visit?",
-    "def average(values):\n    return sum(values) / len(values)\n",
-)
-TOLERANCE = 1e-4  # the largest difference of a logit that is allowed, as a share of the largest logit; in float32
+TOLERANCE = 1e-4  # the largest difference that is allowed between logits at a token, as a share of how much they vary
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The new model. `merging` and `saving` are the largest differences of a logit, as shares of the largest logit.
+    """The new model. `merging` and `saving` are the largest differences at a token, as shares of how much logits vary.
 
     That of `saving` is what rounding to the base's precision costs.
     """
@@ -67,23 +60,20 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
     quiet()
     progress.start("merge", 4, unit="steps")
     tokenizer = load_tokenizer(folder if (folder / "tokenizer_config.json").is_file() else base_path)
-    probes = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROBES]
     model = _with_adapter(base_path, folder)
-    before = _logits(model, probes)
+    before = probe(model, tokenizer)
     progress.advance(1, "loaded")
     merged = model.merge_and_unload()
-    merging = _difference(before, _logits(merged, probes))
+    merging = _difference(before, probe(merged, tokenizer))
     if not merging <= TOLERANCE:
         raise TrainingError(
-            f"{folder}: merging changes logits by {merging:.1%} of the largest; load the adapter with PEFT instead"
+            f"{folder}: merging changes logits by {merging:.1%} of their spread; load the adapter with PEFT instead"
         )
     progress.advance(1, "merged")
     dtype = stored_dtype(base_path)
-    for weight in merged.parameters():  # the weights alone: buffers are not stored, and are made anew in full precision
-        weight.data = weight.data.to(dtype).float()
-    rounded = _logits(merged, probes)
+    round_weights(merged, dtype)
+    rounded = probe(merged, tokenizer)
     saving = _difference(before, rounded)
-    merged.generation_config = _generation_config(folder) or merged.generation_config
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -92,11 +82,11 @@ def merge_adapter(adapter: str, output: Path, progress: Progress, base: str | No
             tokenizer.save_pretrained(temporary)
         del model, merged
         progress.advance(1, "saved")
-        loaded = _difference(rounded, _logits(load_model(temporary, torch.float32), probes))
+        loaded = _difference(rounded, probe(load_model(temporary, torch.float32), tokenizer))
         if not loaded <= TOLERANCE:
             raise TrainingError(
                 f"{folder}: the model that was saved gives other logits when it is loaded again, by {loaded:.1%} of "
-                "the largest; load the adapter with PEFT instead"
+                "their spread; load the adapter with PEFT instead"
             )
         write_atomic(temporary / CARD, _card(folder, base_path))
         seal(temporary, {"name": output.name, "wording": wording_of(folder).learnt})
@@ -121,40 +111,16 @@ def adapter_folder(name: str) -> Path:
 
 
 def _with_adapter(base: Path, folder: Path) -> Any:
-    model = load_model(base, torch.float32)
     check_trainable(base)
-    try:
-        adapted = PeftModel.from_pretrained(model, folder).eval()
-    except Exception as error:  # ValueError, RuntimeError, KeyError, SafetensorError, ...
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"the adapter {folder} does not fit {base}: {reason}; give its base with --base") from error
+    adapted = load_adapted(folder, torch.float32, base=base)
     if not hasattr(adapted, "merge_and_unload"):
         kind = adapted.peft_config["default"].peft_type
         raise ConfigError(f"{folder} is an adapter of the kind {kind}, which no weights can hold; load it with PEFT")
     return adapted
 
 
-def _generation_config(folder: Path) -> GenerationConfig | None:
-    """The adapter's own, with the tokens that it has learnt to end with."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return None
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}); correct it, or delete it") from None
-
-
-@torch.inference_mode()
-def _logits(model: Any, probes: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    model.eval()
-    return [model(input_ids=torch.tensor([list(ids)])).logits.float() for ids in probes]
-
-
-def _difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float:
-    """The largest difference of a logit, as a share of the largest logit. Not a number if a logit is none."""
-    largest = max(float(each.abs().max()) for each in before)
-    return max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True)) / max(largest, 1e-9)
+def _difference(before: torch.Tensor, after: torch.Tensor) -> float:
+    return float(distances(before, after).max())
 
 
 def _card(folder: Path, base: Path) -> str:

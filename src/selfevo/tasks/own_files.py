@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,12 +27,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A row of the file. `solution` is that of the file; "" if it has none."""
+    """A row of the file. `solution` is that of the file; "" if it has none. `left_off` is what of it is not asked."""
 
     problem: Problem
     gold: Gold
     solution: str
     place: str
+    left_off: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class OwnFile:
         items, again = self._file
         if again:
             logger.warning("%s asks %d questions more than once; each counts once", self.path, again)
+        for what, rows in Counter(item.left_off for item in items.values() if item.left_off).items():
+            logger.warning("%s: not asked: %s of %d of %d problems", self.path, what, rows, len(items))
         if isinstance(self.rule, FunctionRule):  # now, so that a mistake in it costs no training
             self.rule.try_out(next(iter(items.values())).gold)
         return sampled(self.path, self._problems, count, seed, exclude)
@@ -164,7 +168,8 @@ class OwnFile:
         if gold.text and (fault := text_fault(gold.text)):
             raise ValueError(f"the answer {fault}")
         kind, difficulty, solution = (stored(cells[name]) for name in ("kind", "difficulty", "solution"))
-        return _Item(Problem(gold.prompt, gold.text, kind or self.name, difficulty), gold, solution, place)
+        left_off = "" if read.answer else read.left_off  # an answer at the end is the right one
+        return _Item(Problem(gold.prompt, gold.text, kind or self.name, difficulty), gold, solution, place, left_off)
 
 
 def _conversation(values: Mapping[str, Any], column: str) -> Conversation:

@@ -26,15 +26,16 @@ from selfevo.method.records import Example, content_id
 from selfevo.models.chat_template import Chat
 from selfevo.models.device import load_tokenizer, pick_device, pick_dtype, quiet
 from selfevo.models.loading import check_trainable, load_adapted, load_model, stored_dtype
+from selfevo.models.logits import probe, round_weights
 from selfevo.rundir.adapter_folder import is_adapter
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
 from selfevo.trainers.adapters import check_same_settings
 from selfevo.trainers.packages import check_settings
 from selfevo.trainers.saving import (
     check_finite,
+    check_loaded,
     check_same,
     emptied,
-    probe,
     write_adapter,
     write_curve,
     write_model,
@@ -217,11 +218,10 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
     check_finite(model)
     check_there(output)
     write_curve(trainer.state.log_history, output)
-    before, dtype, device = probe(model, tokenizer), model.dtype, model.device
-    precision = min(dtype, stored, key=_bits)
+    before, device = probe(model, tokenizer), model.device
     if sharded:
         half = pick_dtype(config.dtype, pick_device(config.device))
-        check_same(trained, before, min(half, dtype, key=_bits), "put together from its shards,")
+        check_same(trained, before, min(half, model.dtype, key=_bits), "put together from its shards,")
     if isinstance(model, PeftModel) and (keeps_adapter(config) or config.load_in_4bit):
         adapter = output if keeps_adapter(config) else output.with_name(f"{output.name}.adapter")
         write_adapter(model, base, adapter)
@@ -232,17 +232,18 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
     if isinstance(model, PeftModel) and not keeps_adapter(config):
         model = model.merge_and_unload()
         check_finite(model)
-        check_same(before, probe(model, tokenizer), precision, "after its adapters were merged,")
+        check_same(before, probe(model, tokenizer), model.dtype, "after its adapters were merged,")
+    # The same arithmetic as that of the model which is loaded.
+    dtype, options = model.dtype, {"attn_implementation": model.config._attn_implementation}
     if not isinstance(model, PeftModel):
+        round_weights(model, stored)  # which is no fault
+        before = probe(model, tokenizer)
         write_model(model.to(stored), output)
-        before = probe(model, tokenizer)  # rounding to what is stored is no fault
     tokenizer.save_pretrained(output)
     if not (isinstance(model, PeftModel) and config.load_in_4bit):  # there, the base that is loaded is another one
-        options = {"attn_implementation": model.config._attn_implementation}  # the same arithmetic
+        load_saved = load_adapted if isinstance(model, PeftModel) else load_model
         emptied(trainer, model)
-        adapted = isinstance(model, PeftModel)
-        loaded = load_adapted(output, dtype) if adapted else load_model(output, stored, **options)
-        check_same(before, probe(loaded.to(device), tokenizer), precision, "loaded again from the disk,")
+        check_loaded(before, probe(load_saved(output, dtype, **options).to(device), tokenizer), dtype)
 
 
 def _bits(dtype: torch.dtype) -> int:

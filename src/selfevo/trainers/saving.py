@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from selfevo.errors import TrainingError
+from selfevo.models.logits import distances
 from selfevo.rundir.adapter_folder import weights_folder, write_adapter_config
 from selfevo.rundir.atomic_files import CURVE, write_atomic
 
 LARGEST_FILE = "5GB"  # of weights; what the hub and slow disks take well
 LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss")  # of every step, kept in the run directory
-_PROBE = "How many apples are two and three? Write a short sentence about the sea, and say what is wrong with it."
-# The most that logits may differ, as a share of how much they vary; the median over the tokens of the probe. Merging
-# in float32 only reorders sums. In half precision each weight is rounded once to 8 (bf16) or 11 bits: 0.12 was measured
-# for SmolLM2-135M, of 30 layers. Merging with a wrong scale or into wrong weights is off by the order of one.
-_MOST_FLOAT32, _MOST_HALF = 1e-3, 0.5
+# The most that logits may differ, as a share of how much they vary; the median over the tokens of the probe. Merging in
+# float32 only reorders sums. In half precision it rounds each weight to 8 (bf16) or 11 bits: 0.12 was measured for
+# SmolLM2-135M, of 30 layers. Merging with a wrong scale or into wrong weights is off by the order of one. A model that
+# is loaded again has the same weights and the same arithmetic, but for kernels such as Liger's.
+_FLOAT32, _HALF, _HALF_LOADED = 1e-3, 0.5, 0.05
 
 
 def write_curve(history: Sequence[Mapping[str, Any]], output: Path) -> None:
@@ -54,29 +55,23 @@ def write_adapter(model: Any, base: Path, output: Path) -> None:
     model.get_base_model().generation_config.save_pretrained(output)
 
 
-@torch.no_grad()
-def probe(model: Any, tokenizer: Any) -> torch.Tensor:
-    """Logits (tokens, vocabulary) for a fixed text, in float32 on the CPU."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    ids = [token % rows for token in tokenizer(_PROBE, add_special_tokens=False)["input_ids"]]
-    model.eval()
-    logits: torch.Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0]
-    return logits.float().cpu()
-
-
-def check_same(before: torch.Tensor, after: torch.Tensor, precision: torch.dtype, what: str) -> None:
+def check_same(
+    before: torch.Tensor, after: torch.Tensor, precision: torch.dtype, what: str, half: float = _HALF
+) -> None:
     """Raises TrainingError if logits differ by more than rounding to `precision` explains."""
-    most = _MOST_FLOAT32 if torch.finfo(precision).bits >= 32 else _MOST_HALF
-    apart = float("inf")
-    if before.shape == after.shape:
-        spread = (before - before.mean(-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
-        # The median: in a mixture of experts rounding alone may send single tokens to another expert.
-        apart = float(((after - before).norm(dim=-1) / spread).median())
+    most = _FLOAT32 if torch.finfo(precision).bits >= 32 else half
+    # The median: in a mixture of experts rounding alone may send single tokens to another expert.
+    apart = float(distances(before, after).median())
     if not apart <= most:
         raise TrainingError(
             f"{what} the model gives other logits than it was trained to (apart by {apart:.2g} of their spread, "
             f"{most:g} is rounding); train it without trainer.lora.modules_to_save, or all its weights (without lora)"
         )
+
+
+def check_loaded(before: torch.Tensor, after: torch.Tensor, precision: torch.dtype) -> None:
+    """As check_same, for a model that computes in `precision` before it was saved and after it was loaded again."""
+    check_same(before, after, precision, "loaded again from the disk,", _HALF_LOADED)
 
 
 def emptied(trainer: Any, model: Any) -> None:
