@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,20 @@ def test_scratch_space_survives_a_kill_so_that_training_can_go_on(root: Path, ba
     open_run(root, scripted(), Checkpointing()).train("meta", base, EXAMPLES)
     assert found == ["half way"]
     assert not (root / "models/.meta.work").exists()
+
+
+def test_the_time_of_a_training_that_a_signal_stopped_counts(root: Path, base: Model) -> None:
+    def stop(path: Path, examples: Sequence[Example]) -> None:
+        time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_run(root, scripted(), ScriptedTrainer(before=stop)).train("meta", base, EXAMPLES)
+    workspace = open_run(root, scripted(), ScriptedTrainer())
+    before = workspace.seconds("meta")
+    assert before >= 0.02
+    workspace.train("meta", base, EXAMPLES)
+    assert workspace.seconds("meta") >= before
 
 
 @pytest.mark.parametrize("change", ["examples", "start", "seed"])

@@ -126,8 +126,13 @@ class Workspace:
                     "figures": figures,
                 }
                 seal(temporary, sealed)
-        except SelfevoError:
-            shutil.rmtree(temporary, ignore_errors=True)  # frees its space
+        except BaseException as error:
+            if isinstance(error, SelfevoError):
+                shutil.rmtree(temporary, ignore_errors=True)  # frees its space
+            elif not isinstance(
+                error, Exception
+            ):  # a signal: the steps so far stay in a checkpoint, and their time here
+                self.event("train", stage=name, seconds=time.monotonic() - started)
             raise
         move(temporary, final)
         shutil.rmtree(work, ignore_errors=True)
