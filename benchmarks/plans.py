@@ -31,6 +31,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("one-gpu-4bit", "70b", "B200", {}),
     ("eight-gpus", "1.5b", "8 x H100 80GB", {"lora": None}),
     ("eight-gpus", "7b", "8 x H100 80GB", {}),
+    ("two-nodes", "70b", "2 nodes x 8 x H100 80GB", {}),
 ]
 
 

@@ -12,7 +12,7 @@ from selfevo.checks.machine import Machine
 from selfevo.checks.throughput import measured, modelled
 from selfevo.checks.workload import KEPT, Stage, Workload, stages_of, workload_of
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import SFTObjective, VLLMSettings
+from selfevo.config.sections import SFTObjective
 from selfevo.config.training import LoraSettings, TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import draw_splits
@@ -111,7 +111,9 @@ def _notes(
         remedy = f": trainer.processes: {machine.per_node}" if training == 1 else ""
         yield f"training uses {training} of {machine.devices} devices{remedy}"
     if generating < machine.devices:
-        yield f"generation uses {generating} of {machine.devices} devices"
+        workers = machine.devices // max(1, generating) if generating < 2 else 0
+        remedy = f": engine.workers: {workers}" if workers else ""
+        yield f"generation uses {generating} of {machine.devices} devices{remedy}"
     yield f"a round keeps {KEPT:.0%} of its rows; all devices are paid for all the time; starts and saves do not count"
     if not work.exact:
         yield "the model's folder has no tokenizer, so four characters count as a token"
@@ -157,9 +159,10 @@ def _fault(
     """Why it does not fit, and the first change that fits: those that leave the result as it is come first."""
     room, card = _room(machine), f"{machine.card.name} has {gib(_room(machine))} to use"
     if not generation.rows:
-        wider = "tensor_parallel_size" in VLLMSettings.model_fields and machine.devices > 1
-        remedy = "raise engine.tensor_parallel_size of engine.kind: vllm, or " * wider + "take a card with more memory"
-        return f"generation needs {gib(generation.total)} on a device, and {card}; {remedy}"
+        whole = generation.total * generation.devices
+        wide = [size for size in (2, 4, 8, 16) if size <= machine.per_node and whole / size <= room]
+        change = f"set engine: {{kind: vllm, tensor_parallel_size: {wide[0]}}}, or " if wide else ""
+        return f"generation needs {gib(generation.total)} on a device, and {card}; {change}take a card with more memory"
     if memory.total <= room:
         return ""
     needs = f"training needs {gib(memory.total)} on a device, and {card}"

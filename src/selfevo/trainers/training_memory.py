@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -174,7 +175,9 @@ def with_adapters(model: Any, trainer: TrainerConfig) -> Any:
     if trainer.lora is None:
         return model
     try:
-        return get_peft_model(model, LoraConfig(**trainer.lora.peft(), task_type="CAUSAL_LM"))
+        with warnings.catch_warnings():  # the training gives them
+            warnings.simplefilter("ignore")
+            return get_peft_model(model, LoraConfig(**trainer.lora.peft(), task_type="CAUSAL_LM"))
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"trainer.lora: PEFT takes no such adapters on this model ({reason}); correct it") from None
