@@ -52,6 +52,7 @@ def generation(given: Assumptions, lost_at: float | None = None) -> tuple[float,
     """Seconds of the four skills, and the rows that are written twice because a node was lost at `lost_at`."""
     dice, now, again = random.Random(given.seed), given.load, 0
     gone = set(range(given.per_node)) if lost_at is not None else set()
+    back: dict[int, float] = {}  # when the workers of the lost node are there again
     for written in given.written:
         sizes = [given.slice_rows] * (given.rows // given.slice_rows)
         sizes += [given.rows % given.slice_rows] * bool(given.rows % given.slice_rows)
@@ -60,7 +61,7 @@ def generation(given: Assumptions, lost_at: float | None = None) -> tuple[float,
              * (given.slower if dice.random() < given.stragglers else 1))
             for size in sizes
         ]  # fmt: skip
-        workers = [(now, worker) for worker in range(given.devices)]
+        workers = [(max(now, back.get(worker, 0.0)), worker) for worker in range(given.devices)]
         heapq.heapify(workers)
         ends = [now]
         while queue:
@@ -71,7 +72,8 @@ def generation(given: Assumptions, lost_at: float | None = None) -> tuple[float,
                     again += size
                 queue.insert(0, (size, seconds))
                 gone.discard(worker)
-                heapq.heappush(workers, (max(start, lost_at + HOUR + given.load), worker))
+                back[worker] = lost_at + HOUR + given.load
+                heapq.heappush(workers, (max(start, back[worker]), worker))
                 continue
             ends.append(start + seconds)
             heapq.heappush(workers, (start + seconds, worker))

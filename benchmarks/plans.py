@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = make_plan(config, FOLDER / "shapes" / shape, parse_machine(described), work, given.price)
         first = next(stage for stage in plan.stages if stage.name == "round-1")
         how = "4 bit, LoRA" if config.trainer.load_in_4bit else "LoRA" if config.trainer.lora else "all weights"
-        costs = f"{first.generate_hours + first.train_hours:.1f} | {first.dollars:,.0f}"
+        costs = f"{first.generate_hours + first.train_hours:.2f} | {first.dollars:,.2f}"
         print(
             f"| {shape.upper()} | {plan.machine} | {name} | {how} | {plan.training.total / 2**30:.1f} | "
             f"{plan.generation.total / 2**30:.1f} | {plan.generation.rows} | {'– | –' if plan.fault else costs} | "

@@ -54,14 +54,14 @@ def make_plan(
     trainer, engine = config.trainer, config.engine
     per_engine = int(getattr(engine, "tensor_parallel_size", None) or 1)
     engines = int(getattr(engine, "workers", None) or 1)
-    devices = _devices(trainer, machine)
+    devices = trainer.processes
     for setting, count, most in (
-        ("trainer.processes", trainer.processes, machine.per_node),
+        ("trainer.processes", devices, machine.devices if trainer.launcher else machine.per_node),
         ("engine.workers x engine.tensor_parallel_size", engines * per_engine, machine.devices),
     ):
         if count > most:
             raise ConfigError(f"{setting} is {count}, and {machine} has {most} devices for it; lower it")
-    memory = _memory(folder, trainer, work.batch, devices)
+    memory = _memory(folder, trainer, work.batch)
     generation = _generation(config, memory.parameters, state_bytes(folder), machine, work, per_engine)
     rows = max(1, generation.rows)
     speed = measured(run, folder) if run else modelled(config, folder, machine.card, work, rows, per_engine)
@@ -123,18 +123,13 @@ def _notes(
         yield "activations are not counted, because this model's code cannot be followed without its weights"
 
 
-def _devices(trainer: TrainerConfig, machine: Machine) -> int:
-    """The devices that train: `trainer.processes` are those of each node."""
-    return trainer.processes * machine.nodes if trainer.processes > 1 else 1
-
-
 def _room(machine: Machine) -> float:
     return USABLE * machine.card.gib * 2**30
 
 
-def _memory(folder: Path, trainer: TrainerConfig, batch: Batch, devices: int) -> TrainingMemory:
+def _memory(folder: Path, trainer: TrainerConfig, batch: Batch) -> TrainingMemory:
     half = getattr(torch, "bfloat16" if trainer.dtype == "auto" else trainer.dtype)
-    shards = devices if getattr(trainer, "sharding", "none") == "fsdp2" else 1
+    shards = trainer.processes if getattr(trainer, "sharding", "none") == "fsdp2" else 1
     return training_memory(folder, trainer, batch, "cuda", half, shards)
 
 
@@ -168,7 +163,7 @@ def _fault(
     needs = f"training needs {gib(memory.total)} on a device, and {card}"
     least = memory.total
     for change, changed, smaller in _changes(trainer, batch, machine):
-        found = _memory(folder, changed, smaller, _devices(changed, machine)).total
+        found = _memory(folder, changed, smaller).total
         if found <= room:
             return f"{needs}; set {change}, which needs {gib(found)}"
         least = min(least, found)
@@ -189,17 +184,16 @@ def _changes(trainer: TrainerConfig, batch: Batch, machine: Machine) -> Iterator
         shorter.append((words, smaller, one))
         shorter.append((f"gradient_checkpointing: true, {words}", {**checkpointing, **smaller}, one))
     larger: list[tuple[str, dict[str, Any]]] = [("", {})]
-    sharded = {"sharding": "fsdp2", "processes": machine.per_node}
-    shards = machine.devices > 1 and "sharding" in TrainerConfig.model_fields
+    processes = machine.devices if trainer.launcher else machine.per_node
+    sharded = {"sharding": "fsdp2", "processes": processes}
+    shards = processes > 1 and "sharding" in TrainerConfig.model_fields and not trainer.load_in_4bit
     if shards:
-        larger.append((f"sharding: fsdp2, processes: {machine.per_node}", sharded))
+        larger.append((f"sharding: fsdp2, processes: {processes}", sharded))
     if trainer.lora is None:
         larger.append(("lora: {}", {"lora": LoraSettings()}))
         if shards:
-            larger.append(
-                (f"lora: {{}}, sharding: fsdp2, processes: {machine.per_node}", {"lora": LoraSettings(), **sharded})
-            )
-    if not trainer.load_in_4bit:
+            larger.append((f"lora: {{}}, sharding: fsdp2, processes: {processes}", {"lora": LoraSettings(), **sharded}))
+    if not trainer.load_in_4bit and getattr(trainer, "sharding", "none") == "none":
         lora = {} if trainer.lora else {"lora": LoraSettings()}
         larger.append((", ".join(["lora: {}"] * bool(lora) + ["load_in_4bit: true"]), {**lora, "load_in_4bit": True}))
     for more, settings in larger:
