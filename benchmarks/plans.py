@@ -31,6 +31,9 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("one-gpu-4bit", "70b", "B200", {}),
     ("eight-gpus", "1.5b", "8 x H100 80GB", {"lora": None}),
     ("eight-gpus", "7b", "8 x H100 80GB", {}),
+    ("eight-gpus-fsdp2", "7b", "8 x H100 80GB", {}),
+    ("eight-gpus-fsdp2", "32b", "8 x H100 80GB", {"per_device_train_batch_size": 2}),
+    ("eight-gpus-fsdp2", "32b", "8 x H200", {"per_device_train_batch_size": 2}),
     ("two-nodes", "70b", "2 nodes x 8 x H100 80GB", {}),
 ]
 

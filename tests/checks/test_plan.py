@@ -27,6 +27,7 @@ MACHINES = {
     "one-gpu": "H100 80GB",
     "one-gpu-4bit": "H100 80GB",
     "eight-gpus": "8 x H100 80GB",
+    "eight-gpus-fsdp2": "8 x H100 80GB",
     "two-nodes": "2 nodes x 8 x H100 80GB",
 }
 WORK = Workload(d_meta=100, trajectory=900, pair=400, pool=1000, written=800, measured=50, batch=Batch(4, 2048, 4096))
@@ -90,6 +91,8 @@ def test_eight_devices_take_an_eighth_of_the_time() -> None:
         ("one-gpu", "70b", "H200", {}, " on a device, and H200 has 126.9 GiB to use; take a card with more memory"),
         ("one-gpu", "70b", "2 x H100 80GB", {}, "set engine: {kind: vllm, tensor_parallel_size: 2}, or take"),
         ("one-gpu", "32b", "A10G", {}, "on a device, and A10G has 21.6 GiB to use; take a card with more memory"),
+        ("eight-gpus", "7b", "8 x H100 80GB", {"lora": None}, "set trainer: {sharding: fsdp2, processes: 8}, which"),
+        ("eight-gpus-fsdp2", "32b", "8 x H100 80GB", {}, "set trainer: {lora: {}}, which"),
         ("one-gpu", "7b", "L4", {"lora": None}, "set trainer: {lora: {}"),
     ],
 )

@@ -13,7 +13,7 @@ from selfevo.checks.throughput import measured, modelled
 from selfevo.checks.workload import KEPT, Stage, Workload, stages_of, workload_of
 from selfevo.config.run_config import RunConfig
 from selfevo.config.sections import SFTObjective
-from selfevo.config.training import LoraSettings, TrainerConfig
+from selfevo.config.training import SHARDED_OPTIMIZERS, LoraSettings, TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import draw_splits
 from selfevo.models.resolve import resolve_model
@@ -129,7 +129,7 @@ def _room(machine: Machine) -> float:
 
 def _memory(folder: Path, trainer: TrainerConfig, batch: Batch) -> TrainingMemory:
     half = getattr(torch, "bfloat16" if trainer.dtype == "auto" else trainer.dtype)
-    shards = trainer.processes if getattr(trainer, "sharding", "none") == "fsdp2" else 1
+    shards = trainer.processes if trainer.sharding == "fsdp2" else 1
     return training_memory(folder, trainer, batch, "cuda", half, shards)
 
 
@@ -186,14 +186,15 @@ def _changes(trainer: TrainerConfig, batch: Batch, machine: Machine) -> Iterator
     larger: list[tuple[str, dict[str, Any]]] = [("", {})]
     processes = machine.devices if trainer.launcher else machine.per_node
     sharded = {"sharding": "fsdp2", "processes": processes}
-    shards = processes > 1 and "sharding" in TrainerConfig.model_fields and not trainer.load_in_4bit
+    can = trainer.optim in SHARDED_OPTIMIZERS and not trainer.load_in_4bit
+    shards = can and processes > 1 and trainer.sharding == "none"
     if shards:
         larger.append((f"sharding: fsdp2, processes: {processes}", sharded))
     if trainer.lora is None:
         larger.append(("lora: {}", {"lora": LoraSettings()}))
         if shards:
             larger.append((f"lora: {{}}, sharding: fsdp2, processes: {processes}", {"lora": LoraSettings(), **sharded}))
-    if not trainer.load_in_4bit and getattr(trainer, "sharding", "none") == "none":
+    if not trainer.load_in_4bit and trainer.sharding == "none":
         lora = {} if trainer.lora else {"lora": LoraSettings()}
         larger.append((", ".join(["lora: {}"] * bool(lora) + ["load_in_4bit: true"]), {**lora, "load_in_4bit": True}))
     for more, settings in larger:
