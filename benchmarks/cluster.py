@@ -16,15 +16,13 @@ import heapq
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HOUR = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Assumptions:
+class Assumptions(NamedTuple):
     """Times are in seconds, speeds in tokens a second of one device."""
 
     nodes: int = 8
@@ -52,6 +50,7 @@ def generation(given: Assumptions, lost_at: float | None = None) -> tuple[float,
     """Seconds of the four skills, and the rows that are written twice because a node was lost at `lost_at`."""
     dice, now, again = random.Random(given.seed), given.load, 0
     gone = set(range(given.per_node)) if lost_at is not None else set()
+    back: dict[int, float] = {}  # when the workers of the lost node are there again
     for written in given.written:
         sizes = [given.slice_rows] * (given.rows // given.slice_rows)
         sizes += [given.rows % given.slice_rows] * bool(given.rows % given.slice_rows)
@@ -60,7 +59,7 @@ def generation(given: Assumptions, lost_at: float | None = None) -> tuple[float,
              * (given.slower if dice.random() < given.stragglers else 1))
             for size in sizes
         ]  # fmt: skip
-        workers = [(now, worker) for worker in range(given.devices)]
+        workers = [(max(now, back.get(worker, 0.0)), worker) for worker in range(given.devices)]
         heapq.heapify(workers)
         ends = [now]
         while queue:
@@ -71,7 +70,8 @@ def generation(given: Assumptions, lost_at: float | None = None) -> tuple[float,
                     again += size
                 queue.insert(0, (size, seconds))
                 gone.discard(worker)
-                heapq.heappush(workers, (max(start, lost_at + HOUR + given.load), worker))
+                back[worker] = lost_at + HOUR + given.load
+                heapq.heappush(workers, (max(start, back[worker]), worker))
                 continue
             ends.append(start + seconds)
             heapq.heappush(workers, (start + seconds, worker))
@@ -101,21 +101,21 @@ def simulated(given: Assumptions) -> dict[str, float]:
 
 
 def cases(base: Assumptions) -> list[tuple[str, Assumptions]]:
-    real = replace(base, varies=0.15, stragglers=0.05)
+    real = base._replace(varies=0.15, stragglers=0.05)
     return [
         ("slices that all take as long", base),
-        ("their lengths vary by 15 %", replace(base, varies=0.15)),
+        ("their lengths vary by 15 %", base._replace(varies=0.15)),
         ("and 5 % of the slices take 3 times as long", real),
-        ("and a node is lost for an hour in generation", replace(real, lost_in="generation")),
-        ("or a node is lost for an hour in training", replace(real, lost_in="training")),
-        ("slices of 64 rows, with stragglers", replace(real, slice_rows=64)),
-        ("slices of 1,024 rows, with stragglers", replace(real, slice_rows=1024)),
+        ("and a node is lost for an hour in generation", real._replace(lost_in="generation")),
+        ("or a node is lost for an hour in training", real._replace(lost_in="training")),
+        ("slices of 64 rows, with stragglers", real._replace(slice_rows=64)),
+        ("slices of 1,024 rows, with stragglers", real._replace(slice_rows=1024)),
     ]
 
 
 def results(base: Assumptions) -> dict[str, Any]:
     found = [{"case": name, **simulated(given)} for name, given in cases(base)]
-    return {"assumptions": asdict(base), "cases": found}
+    return {"assumptions": base._asdict(), "cases": found}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -150,7 +150,7 @@ def planned() -> Assumptions:
     work = work_of(config.trainer.per_device_train_batch_size)
     card = parse_machine("H100 80GB").card
     speed = modelled(config, FOLDER / "shapes" / "7b", card, work, base.slice_rows, 1)
-    return replace(base, generate_speed=round(speed.generate), train_speed=round(speed.train))
+    return base._replace(generate_speed=round(speed.generate), train_speed=round(speed.train))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("one-gpu-4bit", "70b", "B200", {}),
     ("eight-gpus", "1.5b", "8 x H100 80GB", {"lora": None}),
     ("eight-gpus", "7b", "8 x H100 80GB", {}),
+    ("eight-gpus-fsdp2", "7b", "8 x H100 80GB", {}),
+    ("eight-gpus-fsdp2", "32b", "8 x H100 80GB", {"per_device_train_batch_size": 2}),
+    ("eight-gpus-fsdp2", "32b", "8 x H200", {"per_device_train_batch_size": 2}),
+    ("two-nodes", "70b", "2 nodes x 8 x H100 80GB", {}),
 ]
 
 
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = make_plan(config, FOLDER / "shapes" / shape, parse_machine(described), work, given.price)
         first = next(stage for stage in plan.stages if stage.name == "round-1")
         how = "4 bit, LoRA" if config.trainer.load_in_4bit else "LoRA" if config.trainer.lora else "all weights"
-        costs = f"{first.generate_hours + first.train_hours:.1f} | {first.dollars:,.0f}"
+        costs = f"{first.generate_hours + first.train_hours:.2f} | {first.dollars:,.2f}"
         print(
             f"| {shape.upper()} | {plan.machine} | {name} | {how} | {plan.training.total / 2**30:.1f} | "
             f"{plan.generation.total / 2**30:.1f} | {plan.generation.rows} | {'– | –' if plan.fault else costs} | "

@@ -27,6 +27,7 @@ DOCUMENTS: dict[str, type[Stored]] = {
     "show": documents.ShowDocument,
     "verify": documents.VerifyDocument,
     "doctor": documents.DoctorDocument,
+    "plan": documents.PlanDocument,
 }
 DOCUMENTS_HEADER = """# JSON on the command line
 
@@ -44,6 +45,7 @@ selfevo runs runs --json | jq -r '.runs[].status'
 selfevo show runs/my-run --json | jq '.stages[].lost'
 selfevo report runs/my-run --json | jq '.accuracies["round-2"].refined.accuracy, .results.alarms'
 selfevo doctor my-run.yaml --json | jq -r '.checks[].remedy'
+selfevo doctor my-run.yaml --plan "8 x H100 80GB" --json | jq '.training.total'
 ```
 
 `selfevo answer --json` is another thing: it prints one object a line, one for each prompt, with the
@@ -86,7 +88,11 @@ def render() -> str:
 def render_documents() -> str:
     """The page about --json. What the page about files describes, it does not describe again."""
     links = ",\n".join(f"[{name}.schema.json]({name}.schema.json)" for name in DOCUMENTS)
-    titles = {"report": "selfevo report and eval", "eval-harness": "selfevo eval --harness"}
+    titles = {
+        "report": "selfevo report and eval",
+        "eval-harness": "selfevo eval --harness",
+        "plan": "selfevo doctor --plan",
+    }
     described = {kind for whole in FILES.values() for kind in nested(whole)}
     named = {titles.get(name, f"selfevo {name}"): kind for name, kind in DOCUMENTS.items()}
     return DOCUMENTS_HEADER.replace("{schemas}", links) + sections(named, described, "results.md")

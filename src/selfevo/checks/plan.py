@@ -12,7 +12,7 @@ from selfevo.checks.machine import Machine
 from selfevo.checks.throughput import measured, modelled
 from selfevo.checks.workload import KEPT, Stage, Workload, stages_of, workload_of
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import SFTObjective, VLLMSettings
+from selfevo.config.sections import SFTObjective
 from selfevo.config.training import SHARDED_OPTIMIZERS, LoraSettings, TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.inputs.splits import draw_splits
@@ -54,14 +54,14 @@ def make_plan(
     trainer, engine = config.trainer, config.engine
     per_engine = int(getattr(engine, "tensor_parallel_size", None) or 1)
     engines = int(getattr(engine, "workers", None) or 1)
-    devices = _devices(trainer, machine)
+    devices = trainer.processes
     for setting, count, most in (
-        ("trainer.processes", trainer.processes, machine.per_node),
+        ("trainer.processes", devices, machine.devices if trainer.launcher else machine.per_node),
         ("engine.workers x engine.tensor_parallel_size", engines * per_engine, machine.devices),
     ):
         if count > most:
             raise ConfigError(f"{setting} is {count}, and {machine} has {most} devices for it; lower it")
-    memory = _memory(folder, trainer, work.batch, devices)
+    memory = _memory(folder, trainer, work.batch)
     generation = _generation(config, memory.parameters, state_bytes(folder), machine, work, per_engine)
     rows = max(1, generation.rows)
     speed = measured(run, folder) if run else modelled(config, folder, machine.card, work, rows, per_engine)
@@ -111,7 +111,9 @@ def _notes(
         remedy = f": trainer.processes: {machine.per_node}" if training == 1 else ""
         yield f"training uses {training} of {machine.devices} devices{remedy}"
     if generating < machine.devices:
-        yield f"generation uses {generating} of {machine.devices} devices"
+        workers = machine.devices // max(1, generating) if generating < 2 else 0
+        remedy = f": engine.workers: {workers}" if workers else ""
+        yield f"generation uses {generating} of {machine.devices} devices{remedy}"
     yield f"a round keeps {KEPT:.0%} of its rows; all devices are paid for all the time; starts and saves do not count"
     if not work.exact:
         yield "the model's folder has no tokenizer, so four characters count as a token"
@@ -121,18 +123,13 @@ def _notes(
         yield "activations are not counted, because this model's code cannot be followed without its weights"
 
 
-def _devices(trainer: TrainerConfig, machine: Machine) -> int:
-    """The devices that train: `trainer.processes` are those of each node."""
-    return trainer.processes * machine.nodes if trainer.processes > 1 else 1
-
-
 def _room(machine: Machine) -> float:
     return USABLE * machine.card.gib * 2**30
 
 
-def _memory(folder: Path, trainer: TrainerConfig, batch: Batch, devices: int) -> TrainingMemory:
+def _memory(folder: Path, trainer: TrainerConfig, batch: Batch) -> TrainingMemory:
     half = getattr(torch, "bfloat16" if trainer.dtype == "auto" else trainer.dtype)
-    shards = devices if trainer.sharding == "fsdp2" else 1
+    shards = trainer.processes if trainer.sharding == "fsdp2" else 1
     return training_memory(folder, trainer, batch, "cuda", half, shards)
 
 
@@ -157,15 +154,16 @@ def _fault(
     """Why it does not fit, and the first change that fits: those that leave the result as it is come first."""
     room, card = _room(machine), f"{machine.card.name} has {gib(_room(machine))} to use"
     if not generation.rows:
-        wider = "tensor_parallel_size" in VLLMSettings.model_fields and machine.devices > 1
-        remedy = "raise engine.tensor_parallel_size of engine.kind: vllm, or " * wider + "take a card with more memory"
-        return f"generation needs {gib(generation.total)} on a device, and {card}; {remedy}"
+        whole = generation.total * generation.devices
+        wide = [size for size in (2, 4, 8, 16) if size <= machine.per_node and whole / size <= room]
+        change = f"set engine: {{kind: vllm, tensor_parallel_size: {wide[0]}}}, or " if wide else ""
+        return f"generation needs {gib(generation.total)} on a device, and {card}; {change}take a card with more memory"
     if memory.total <= room:
         return ""
     needs = f"training needs {gib(memory.total)} on a device, and {card}"
     least = memory.total
     for change, changed, smaller in _changes(trainer, batch, machine):
-        found = _memory(folder, changed, smaller, _devices(changed, machine)).total
+        found = _memory(folder, changed, smaller).total
         if found <= room:
             return f"{needs}; set {change}, which needs {gib(found)}"
         least = min(least, found)
@@ -186,16 +184,16 @@ def _changes(trainer: TrainerConfig, batch: Batch, machine: Machine) -> Iterator
         shorter.append((words, smaller, one))
         shorter.append((f"gradient_checkpointing: true, {words}", {**checkpointing, **smaller}, one))
     larger: list[tuple[str, dict[str, Any]]] = [("", {})]
-    sharded = {"sharding": "fsdp2", "processes": machine.per_node}
-    shards = machine.per_node > 1 and trainer.optim in SHARDED_OPTIMIZERS and not trainer.load_in_4bit
+    processes = machine.devices if trainer.launcher else machine.per_node
+    sharded = {"sharding": "fsdp2", "processes": processes}
+    can = trainer.optim in SHARDED_OPTIMIZERS and not trainer.load_in_4bit
+    shards = can and processes > 1 and trainer.sharding == "none"
     if shards:
-        larger.append((f"sharding: fsdp2, processes: {machine.per_node}", sharded))
+        larger.append((f"sharding: fsdp2, processes: {processes}", sharded))
     if trainer.lora is None:
         larger.append(("lora: {}", {"lora": LoraSettings()}))
         if shards:
-            larger.append(
-                (f"lora: {{}}, sharding: fsdp2, processes: {machine.per_node}", {"lora": LoraSettings(), **sharded})
-            )
+            larger.append((f"lora: {{}}, sharding: fsdp2, processes: {processes}", {"lora": LoraSettings(), **sharded}))
     if not trainer.load_in_4bit and trainer.sharding == "none":
         lora = {} if trainer.lora else {"lora": LoraSettings()}
         larger.append((", ".join(["lora: {}"] * bool(lora) + ["load_in_4bit: true"]), {**lora, "load_in_4bit": True}))

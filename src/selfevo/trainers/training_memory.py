@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,10 +96,11 @@ def training_memory(
     weights, trained = _grown(config, layers, lambda part: _sizes(part, trainer, half))
     step = _step(config, layers, trainer, batch, device, half)
     held, work = step or (0.0, 0.0)
-    if shards > 1:  # a block is whole while it is computed, and the next one while it is fetched; so are its gradients
+    if shards > 1:  # whole in half precision: what is in no layer, a layer that computes, and the next one
         block = max((sum(map(torch.Size.numel, each.values())) for each in _layers(bare).values()), default=0)
-        held -= 0 if trainer.lora else min(held, half.itemsize * trained)  # cast copies live as long as their block
-        work += 2 * weights / count_parameters(bare) * block + 4 * block * (trainer.lora is None)
+        rest = count_parameters(bare) - block * len(_layers(bare))
+        held -= 0 if trainer.lora else min(held, half.itemsize * trained)  # autocast has nothing to copy
+        work += half.itemsize * (rest + 2 * block) + 4 * (rest + block) * (trainer.lora is None)  # and gradients
     copies = 2 if trainer.processes > 1 and shards == 1 else 1  # DDP sends gradients from buckets of its own
     heap = _HEAP if device == "cpu" else 1.0
     return TrainingMemory(
@@ -174,7 +176,9 @@ def with_adapters(model: Any, trainer: TrainerConfig) -> Any:
     if trainer.lora is None:
         return model
     try:
-        return get_peft_model(model, LoraConfig(**trainer.lora.peft(), task_type="CAUSAL_LM"))
+        with warnings.catch_warnings():  # the training gives them
+            warnings.simplefilter("ignore")
+            return get_peft_model(model, LoraConfig(**trainer.lora.peft(), task_type="CAUSAL_LM"))
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"trainer.lora: PEFT takes no such adapters on this model ({reason}); correct it") from None
