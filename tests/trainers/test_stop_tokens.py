@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,27 @@ def test_a_model_that_knows_its_stop_token_is_saved_as_it_was(tiny_model: Path, 
     output = trained("sft", tiny_model, tmp_path)
     before, after = (json.loads((folder / "generation_config.json").read_text()) for folder in (tiny_model, output))
     assert before["eos_token_id"] == after["eos_token_id"]
+
+
+@pytest.mark.parametrize("kind", [*TRAINERS, "kept"])
+def test_settings_of_generation_without_effect_are_saved_as_they_were(
+    tiny_model: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers refuses to save a temperature without do_sample beside an eos_token_id that is new: in checkpoints
+    and at the end, after all steps."""
+    monkeypatch.setitem(TRAINERS, "kept", TRLTrainer)
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    given = {"temperature": 0.6, "top_p": 0.9, "do_sample": False, "length_penalty": 2.0, "eos_token_id": 0}
+    (base / "generation_config.json").write_text(json.dumps(given))
+    lora = {"lora": {"r": 2, "merge": False}} if kind == "kept" else {}
+    saved = json.loads(
+        (trained(kind, base, tmp_path, save_minutes=1e-9, **lora) / "generation_config.json").read_text()
+    )
+    stop = AutoTokenizer.from_pretrained(tiny_model).eos_token_id
+    assert {name: saved[name] for name in given if name in saved} | {"do_sample": False} == {
+        **given, "eos_token_id": [0, stop]
+    }  # fmt: skip
 
 
 def test_a_plain_pipeline_stops_where_the_model_learnt_to(tiny_model: Path, tmp_path: Path) -> None:

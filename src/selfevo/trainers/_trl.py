@@ -36,6 +36,7 @@ from selfevo.trainers.saving import (
     check_loaded,
     check_same,
     emptied,
+    keep_settings,
     write_adapter,
     write_curve,
     write_model,
@@ -218,6 +219,7 @@ def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: Trainer
     check_finite(model)
     check_there(output)
     write_curve(trainer.state.log_history, output)
+    keep_settings(model)
     before, device = probe(model, tokenizer), model.device
     if sharded:
         half = pick_dtype(config.dtype, pick_device(config.device))
@@ -294,6 +296,7 @@ class Watched(TrainerCallback):  # type: ignore[misc]
         self.whole, self.stopping = whole, Stopping()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        keep_settings(kwargs["model"])  # which is saved in checkpoints too
         self.progress.start("train", state.max_steps, state.global_step, unit="steps")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:

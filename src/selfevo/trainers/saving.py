@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from transformers import GenerationConfig
 
 from selfevo.errors import TrainingError
 from selfevo.models.logits import distances
@@ -40,6 +43,19 @@ def check_finite(model: Any) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TrainingError(f"after training, {name} holds non-finite values; lower learning_rate")
+
+
+def keep_settings(model: Any) -> None:
+    """Lets the generation_config of `model` be saved with settings that have no effect, such as a temperature without
+    do_sample. transformers saves these only as they were loaded, and a training changes the tokens beside them.
+    """
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "generation_config.json").write_text(model.generation_config.to_json_string())
+            model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def write_model(model: Any, output: Path, largest: str = LARGEST_FILE) -> None:
