@@ -84,7 +84,8 @@ def test_what_a_reasoning_model_was_trained_on_is_exported_with_its_thinking() -
     thought, again = "<think>Hm.</think>\n\n3", "<think>Ah.</think>\n\n4"
     row = Judged("id", "p", thought, "f", again, "v")
     chosen = {"role": "assistant", "content": again}
-    found = {form: _as(form, row, ENGLISH) for form in ("sft", "preference", "trajectories")}  # type: ignore[arg-type]
+    forms: tuple[Any, ...] = ("sft", "preference", "trajectories")
+    found = {form: _as(form, row, ENGLISH) for form in forms}
     assert found["sft"] == {"messages": [{"role": "user", "content": "p"}, chosen]}
     assert found["preference"] is not None
     assert found["preference"]["chosen"] == [chosen]

@@ -219,7 +219,10 @@ def test_a_question_that_is_asked_twice_is_one_problem_or_an_error(
 
 def test_what_is_not_asked_of_a_problem_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "b?"}]
-    rows = [{"turns": ["a?", "and c?"], "answer": "1"}, {"prompt": "b?", "messages": talk, "answer": "2"}]
+    rows: list[dict[str, Any]] = [
+        {"turns": ["a?", "and c?"], "answer": "1"},
+        {"prompt": "b?", "messages": talk, "answer": "2"},
+    ]
     with caplog.at_level(logging.WARNING):
         assert len(load(tmp_path, "exact", *rows).problems(2, 0, NONE)) == 2
     assert "not asked: the turns after the first of 1 of 2 problems" in caplog.text

@@ -31,7 +31,8 @@ def distances(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     if before.shape != after.shape:
         return torch.full(before.shape[:1], torch.inf)
     spread = (before - before.mean(-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
-    return (after - before).norm(dim=-1) / spread
+    apart: torch.Tensor = (after - before).norm(dim=-1) / spread
+    return apart
 
 
 def round_weights(model: Any, dtype: torch.dtype) -> None:
