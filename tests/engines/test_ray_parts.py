@@ -34,22 +34,23 @@ def rows(part: Part | None) -> list[tuple[int, int]]:
     return part.rows
 
 
-def test_without_states_a_part_is_a_slice() -> None:
+def test_without_states_a_part_is_a_slice_and_the_longest_comes_first() -> None:
     parts = Parts.of(SLICES, 3, lambda request: None)
-    assert [rows(parts.take(worker)) for worker in (1, 2, 1, 3)] == [[(p, i) for i in range(3)] for p in range(4)]
+    assert [rows(parts.take(worker)) for worker in (1, 2, 1, 3)] == [[(p, i) for i in range(3)] for p in (3, 2, 1, 0)]
     assert not parts and parts.take(1) is None
 
 
 def test_a_worker_gets_what_it_holds_first_then_what_is_free_then_the_last_of_the_longest() -> None:
     parts = Parts.of(SLICES, 2, lambda request: {0: 1, 2: 2}.get(request.seed % 3))
-    assert rows(parts.take(1)) == [(0, 0), (1, 0)]
-    assert rows(parts.take(1)) == [(2, 0), (3, 0)]
-    assert [rows(parts.take(1)) for _ in range(4)] == [[(place, 1)] for place in range(4)], "free ones"
+    assert len(parts) == 8
+    assert rows(parts.take(1)) == [(3, 0), (2, 0)]
+    assert rows(parts.take(1)) == [(1, 0), (0, 0)]
+    assert [rows(parts.take(1)) for _ in range(4)] == [[(place, 1)] for place in (3, 2, 1, 0)], "free ones"
     assert parts.take(1) is None, "the others soon do these themselves"
     parts = Parts.of(SLICES, 1, lambda request: 2)
-    assert rows(parts.take(1)) == [(3, 2)]
+    assert rows(parts.take(1)) == [(0, 2)]
     parts.lose(2)
-    assert rows(parts.take(1)) == [(0, 0)]
+    assert rows(parts.take(1)) == [(3, 0)]
     lost = [Part([(0, 0)]), Part([(0, 1)])]
     parts.give_back(lost)
     assert [parts.take(3), parts.take(3)] == lost, "in their order, before all others"

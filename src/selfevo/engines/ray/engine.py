@@ -70,8 +70,8 @@ class RayEngine:
         try:
             while parts or crew.busy:
                 crew.fill()
-                for member in crew.ready if fault is None else ():
-                    while len(member.tasks) < AHEAD and (part := parts.take(member.number)):
+                for member in _waiting(crew.ready, parts) if fault is None else ():
+                    if part := parts.take(member.number):
                         asked = [slices[place][i] for place, i in part.rows]
                         crew.give(member, part, folder, crew.source, asked, sampling)
                 if fault is not None and not crew.busy:
@@ -147,6 +147,14 @@ class RayEngine:
         parts.lose(member.number)
         parts.give_back(had)
         self._holders = {name: owner for name, owner in self._holders.items() if owner != member.number}
+
+
+def _waiting(ready: list[Member], parts: Parts) -> Iterator[Member]:
+    """The workers that can be given a part, those without any first. Near the end nobody gets a further one."""
+    for held in range(AHEAD):
+        for member in ready:
+            if len(member.tasks) == held and (held == 0 or len(parts) > len(ready)):
+                yield member
 
 
 def _failure(failed: list[tuple[Part, str]]) -> RowsError:

@@ -24,7 +24,8 @@ class Part:
 class Parts:
     """The parts that are owed: those whose states a worker holds, and those that are free to go anywhere.
 
-    A free part is a slice, so it is what one process would have asked together.
+    A free part is a slice, so it is what one process would have asked together. The last come first:
+    they are the longest, and a worker that began with one at the end would keep the others waiting.
     """
 
     free: deque[Part]
@@ -34,7 +35,7 @@ class Parts:
     def of(slices: Sequence[Sequence[Request]], size: int, holder: Callable[[Request], int | None]) -> Parts:
         """`holder` is the number of the worker that holds the states of a conversation, if there is one."""
         free, held = deque[Part](), defaultdict[int, list[Place]](list)
-        for place, requests in enumerate(slices):
+        for place, requests in reversed(list(enumerate(slices))):
             rows: list[Place] = []
             for i, request in enumerate(requests):
                 owner = holder(request)
@@ -49,8 +50,8 @@ class Parts:
             },
         )
 
-    def __bool__(self) -> bool:
-        return bool(self.free) or any(self.held.values())
+    def __len__(self) -> int:
+        return len(self.free) + sum(map(len, self.held.values()))
 
     def take(self, worker: int) -> Part | None:
         """The next part for a worker: its own, else a free one, else the last of whoever has most left to do."""
