@@ -61,7 +61,8 @@ class Crew:
     _started: int = 0
     _failed: list[str] = field(default_factory=list)  # starts in a row
     _versions: dict[str, str] = field(default_factory=dict)
-    _since: float = 0  # when the crew began to wait for a worker
+    _some_missing: float = 0  # since when
+    _all_missing: float = 0
     _told: bool = False
 
     def __post_init__(self) -> None:
@@ -83,33 +84,30 @@ class Crew:
     def begin(self) -> None:
         """Workers whose start failed before are tried again."""
         self._failed.clear()
-        self._since = 0
+        self._some_missing = self._all_missing = time.monotonic()
 
     def fill(self) -> None:
         """Asks for the workers that are missing. Raises EngineError if none has come in time."""
         while len(self.members) < self.wanted and len(self._failed) < MOST_FAILED_STARTS:
             self._start()
-        now = time.monotonic()
+        now, patience = time.monotonic(), self.config.timeout_seconds
         if len(self.ready) == self.wanted:
-            self._since = 0
-            return
-        self._since = self._since or now
+            self._some_missing = now
+        if self.ready:
+            self._all_missing = now
         if not self.members:
             raise EngineError(
                 f"no worker can be started on the cluster at {self.config.address} ({self._failed[-1]}); see that "
                 "every machine has this Python and this version of selfevo, or set cluster.py_executable"
             )
-        if now - self._since < self.config.timeout_seconds:
-            return
-        if not self.ready:
-            raise EngineError(f"no worker came within {self.config.timeout_seconds:g} seconds: {self._room()}")
-        if self._told:
-            return
-        self._told = True
-        logger.warning(
-            "%d of %d workers came within %g seconds, and do the work: %s",
-            len(self.ready), self.wanted, self.config.timeout_seconds, self._room(),
-        )  # fmt: skip
+        if now - self._all_missing >= patience:
+            raise EngineError(f"no worker came within {patience:g} seconds: {self._room()}")
+        if now - self._some_missing >= patience and not self._told:
+            self._told = True
+            logger.warning(
+                "%d of %d workers came within %g seconds, and do the work: %s",
+                len(self.ready), self.wanted, patience, self._room(),
+            )  # fmt: skip
 
     def give(self, member: Member, part: Part, *arguments: Any) -> None:
         member.tasks[member.actor.generate.remote(*arguments)] = part
