@@ -24,7 +24,7 @@ def test_the_simulation_gives_what_its_file_says() -> None:
 
 def test_no_row_of_the_simulation_is_lost_and_each_fault_costs_time() -> None:
     cluster = script("benchmarks/cluster.py")
-    base = cluster.Assumptions()._replace(rows=20_000, trained=1e6, load=0.0)
+    base = cluster.Assumptions()._replace(rows=64_000, slice_rows=50, trained=1e6, load=0.0)
     ideal = base.rows * sum(base.written) / (base.generate_speed * base.devices)
     plain, again = cluster.generation(base)
     assert ideal <= plain and again == 0
