@@ -161,7 +161,13 @@ def write_run(root: Path) -> None:
                 "name": name,
                 "start": "base",
                 "examples": terms,
-                "figures": {"tokens": 51234.0, "loss_first": 2.5, "loss_last": 0.125, "tokens_per_second": 900.4},
+                "figures": {
+                    "tokens": 51234.0,
+                    "loss_first": 2.5,
+                    "loss_last": 0.125,
+                    "tokens_per_second": 900.4,
+                    "peak_memory_gib": 3.25,
+                },
                 "seconds": 61.0,
             },
         )

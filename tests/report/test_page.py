@@ -70,7 +70,7 @@ def test_tables_show_the_numbers_of_the_run(run: Path) -> None:
     assert "round-2 against meta refined +26.3" in shown
     assert "sort-numbers 300 10.0 10.0" in shown.replace(" %", "")
     assert "2 steps 300 10.0 10.0" in shown.replace(" %", "")
-    assert "meta base 120 0 240 51 234 2.500 → 0.125 900 1 min 01 s" in shown
+    assert "meta base 120 0 240 51 234 2.500 → 0.125 900 3.25 1 min 01 s" in shown
     assert "2 h 15 min" in shown
     assert "transformers: 4.57.0" in shown
     assert "filter: - kind: verdict - kind: distinct" in shown

@@ -137,7 +137,7 @@ class TrainerConfig(Strict):
     gradient_checkpointing: bool = False
     use_liger_kernel: bool = unless_default(False, description="faster kernels on a GPU; needs liger-kernel")
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
-        unless_default(None, description="default: eager on a CPU, else sdpa")
+        unless_default(None, description="default: sdpa, but eager on a CPU for batches of up to 256 columns")
     )
     load_in_4bit: bool = unless_default(
         False, description="load the base in 4 bits (NF4) to train adapters on it (QLoRA); needs bitsandbytes and CUDA"

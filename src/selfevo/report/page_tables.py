@@ -216,8 +216,10 @@ def trainings(made: Sequence[Mapping[str, Any]]) -> Table:
         losses = f"{number(figures.get('loss_first'), 3)} → {number(figures.get('loss_last'), 3)}"
         counts = [number(model["examples"].get(term, 0)) for term in terms]
         tokens, speed = number(figures.get("tokens")), number(figures.get("tokens_per_second"))
-        rows.append([model["name"], str(model["start"]), *counts, tokens, losses, speed, duration(model["seconds"])])
-    columns = ("Model", "Trained from", *terms, "Tokens", "Loss, first → last", "Tokens/s", "Time")
+        memory = number(figures.get("peak_memory_gib"), 2)
+        time = duration(model["seconds"])
+        rows.append([model["name"], str(model["start"]), *counts, tokens, losses, speed, memory, time])
+    columns = ("Model", "Trained from", *terms, "Tokens", "Loss, first → last", "Tokens/s", "Memory, GiB", "Time")
     return _table(columns, rows)
 
 

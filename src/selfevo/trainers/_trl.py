@@ -30,6 +30,7 @@ from selfevo.models.logits import probe, round_weights
 from selfevo.rundir.adapter_folder import is_adapter
 from selfevo.rundir.atomic_files import MODEL_MARKER, added_files, check_there, folder_faults, read_marker, seal
 from selfevo.trainers.adapters import check_same_settings
+from selfevo.trainers.memory import PeakMemory
 from selfevo.trainers.packages import check_settings
 from selfevo.trainers.saving import (
     check_finite,
@@ -175,8 +176,8 @@ def epochs(trainer: Any, config: TrainerConfig) -> float:
     return config.num_train_epochs if config.max_steps is None else float(trainer.state.epoch)
 
 
-def run(trainer: Any, work: Path, config: TrainerConfig, training: Training) -> tuple[float, list[float]]:
-    """Trains, from the last checkpoint if there is one. Returns seconds and the loss of each step.
+def run(trainer: Any, work: Path, config: TrainerConfig, training: Training) -> tuple[float, list[float], int]:
+    """Trains, from the last checkpoint if there is one. Returns seconds, the loss of each step, and the most memory.
 
     A signal to stop takes effect when the step in hand has a checkpoint. Raises TrainingError if the
     device runs out of memory.
@@ -186,7 +187,7 @@ def run(trainer: Any, work: Path, config: TrainerConfig, training: Training) -> 
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    started = time.monotonic()
+    started, peak = time.monotonic(), PeakMemory(trainer.args.device)
     try:
         with stopping, reported(trainer, config.report_to, training):
             trainer.train(resume_from_checkpoint=from_first(lambda: last_checkpoint(work)))
@@ -197,7 +198,7 @@ def run(trainer: Any, work: Path, config: TrainerConfig, training: Training) -> 
         ) from error
     stopping.again()
     seconds = time.monotonic() - started
-    return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], peak.bytes()
 
 
 def save(trainer: Any, tokenizer: Any, base: Path, output: Path, config: TrainerConfig) -> None:
@@ -259,12 +260,13 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def figures(losses: list[float]) -> dict[str, float]:
+def figures(losses: list[float], memory: int) -> dict[str, float]:
     tail = losses[-max(1, len(losses) // 10) :]
     return {
         "steps": float(len(losses)),
         "loss_first": round(losses[0], 4) if losses else math.nan,
         "loss_last": round(sum(tail) / len(tail), 4) if tail else math.nan,
+        "peak_memory_gib": round(memory / 2**30, 2),
     }
 
 

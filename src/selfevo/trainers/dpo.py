@@ -75,7 +75,7 @@ class PreferenceTrainer:
             callbacks=[Watched(progress, config.save_minutes)],
             peft_config=lora(config, model),
         )
-        seconds, losses = run(trainer, work, config, self.training)
+        seconds, losses, memory = run(trainer, work, config, self.training)
         save(trainer, tokenizer, base, output, config)
         tokens = sum(map(_length, rows)) * epochs(trainer, config)
         del trainer, model
@@ -85,7 +85,7 @@ class PreferenceTrainer:
             "dropped_overlong": float(dropped + too_long),
             **({"held_out": float(len(unseen))} if held else {}),
             "tokens": float(tokens),
-            **figures(losses),
+            **figures(losses, memory),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
         }
 

@@ -107,7 +107,7 @@ class VerdictRewardTrainer:
             callbacks=[Watched(progress, config.save_minutes, whole=steps)],
             peft_config=lora(config, model),
         )
-        seconds, losses = run(trainer, work, config, self.training)
+        seconds, losses, memory = run(trainer, work, config, self.training)
         judge.release()
         save(trainer, tokenizer, base, output, config)
         tokens = float(trainer.state.num_input_tokens_seen or 0)
@@ -119,7 +119,7 @@ class VerdictRewardTrainer:
             "tokens": tokens,
             "reward_first": round(sum(rewards[:tenth]) / tenth, 4),
             "reward_last": round(sum(rewards[-tenth:]) / tenth, 4),
-            **figures(losses),
+            **figures(losses, memory),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
         }
 

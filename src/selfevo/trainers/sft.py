@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from peft.helpers import disable_input_dtype_casting
 from trl import SFTConfig, SFTTrainer
 
 from selfevo.config.training import TrainerConfig
@@ -34,7 +35,10 @@ from selfevo.trainers._trl import (
     settings,
 )
 from selfevo.trainers.adapters import lora
+from selfevo.trainers.attention import FusedWhereLong, fused_where_long
+from selfevo.trainers.gates import lean_gates
 from selfevo.trainers.loss import give_loss, labelled_loss, short_way_is_right
+from selfevo.trainers.memory import fitting, halved, take
 from selfevo.trainers.order import InOrder
 from selfevo.trainers.sharding import Sharded
 from selfevo.trainers.tracking import UNNAMED, Training
@@ -60,6 +64,27 @@ class TRLTrainer:
         self, base: Path, examples: Sequence[Example], output: Path, *, work: Path, seed: int, progress: Progress
     ) -> dict[str, float]:
         config = self.config
+        while True:
+            try:
+                return self._train(config, base, examples, output, work, seed, progress)
+            except TrainingError as error:
+                smaller = halved(config) if isinstance(error.__cause__, torch.OutOfMemoryError) else None
+                if smaller is None or config.processes > 1:
+                    raise
+            config = smaller  # outside of the except clause, whose error keeps the model alive
+            free_memory()
+            take(config, work, "the device ran out of memory for a micro-batch")
+
+    def _train(
+        self,
+        config: TrainerConfig,
+        base: Path,
+        examples: Sequence[Example],
+        output: Path,
+        work: Path,
+        seed: int,
+        progress: Progress,
+    ) -> dict[str, float]:
         model, tokenizer, half = load(base, config, seed)
         kept, held = held_out(examples, config)
         chat = Chat(tokenizer)
@@ -71,6 +96,7 @@ class TRLTrainer:
         if config.packing:
             check_packing(base, model, rows[0]["input_ids"])
         data = packed(rows, config.max_length) if config.packing else rows
+        config = fitting(base, config, model, data, half, work)
         fillers = -len(data) % (config.per_device_train_batch_size * config.processes) if config.processes > 1 else 0
         arguments = SFTConfig(
             **settings(config, work, seed, half),
@@ -94,7 +120,11 @@ class TRLTrainer:
         trainer.short = short_way_is_right(trainer.model, rows[0]["input_ids"])
         if trainer.args.world_size > 1:
             give_loss(trainer.model, trainer.short)
-        seconds, losses = run(trainer, work, config, self.training)
+        if config.attn_implementation in (None, "sdpa"):
+            trainer.fused = fused_where_long(trainer.model, data)
+        cast = casts_inputs(config, half)
+        with disable_input_dtype_casting(trainer.model, not cast), lean_gates(trainer.model, trainer.fused is not None):
+            seconds, losses, memory = run(trainer, work, config, self.training)
         save(trainer, tokenizer, base, output, config)
         times = epochs(trainer, config)
         tokens = sum(row["length"] for row in rows) * times
@@ -108,9 +138,17 @@ class TRLTrainer:
             "tokens": float(tokens),
             "padding_share": round(collator.padding / max(1, collator.padding + collator.tokens), 4),
             "labelled_tokens": float(labelled),
-            **figures(losses),
+            **figures(losses, memory),
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
         }
+
+
+def casts_inputs(config: TrainerConfig, half: torch.dtype) -> bool:
+    """Whether each adapter gets its inputs in float32.
+
+    Where it only multiplies them, autocast takes them back to half precision at once, and keeps that copy too.
+    """
+    return half is torch.float32 or config.lora is None or bool(config.lora.lora_dropout or config.lora.use_dora)
 
 
 def tokenise(chat: Chat, examples: Sequence[Example], max_length: int) -> tuple[list[dict[str, Any]], int]:
@@ -130,6 +168,7 @@ class _WeightedTrainer(Sharded, InOrder, SFTTrainer):  # type: ignore[misc]
 
     batch: tuple[str, ...] = ()  # ids of the rows of the last micro-batch
     short = False  # the way of labelled_loss
+    fused: FusedWhereLong | None = None
     control: Any
 
     def compute_loss(
@@ -141,6 +180,8 @@ class _WeightedTrainer(Sharded, InOrder, SFTTrainer):  # type: ignore[misc]
         if any(self.batch) and not bool(labelled.any()):
             raise TrainingError(f"no token of a batch has a weight above 0; remove {self._rows()}")
         ids, mask, positions = inputs["input_ids"], inputs["attention_mask"], inputs.get("position_ids")
+        if self.fused:
+            mask = self.fused.mask(mask)
         if self.args.world_size > 1:  # what wraps the model must see the forward pass
             loss = model(input_ids=ids, attention_mask=mask, weights=weights, position_ids=positions)
         else:

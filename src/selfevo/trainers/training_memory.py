@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from selfevo.config.training import TrainerConfig
 from selfevo.errors import ConfigError
 from selfevo.rundir.adapter_folder import weights_folder
+from selfevo.trainers.attention import attention_for
 from selfevo.trainers.loss import loss_in_pieces, weighted_loss
 
 # A CPU's heap keeps pieces that were freed, so a process grows beyond what lives in it: by 0.2 to 0.8 of what comes and
@@ -269,13 +270,13 @@ def _traced(
     config: Any, trainer: TrainerConfig, batch: Batch, device: str, half: torch.dtype
 ) -> tuple[float, float, float]:
     """A training step on tensors without content: bytes after the forward pass, of gradients, and at the peak."""
-    attention = trainer.attn_implementation if trainer.attn_implementation in ("eager", "sdpa") else None
+    attention = attention_for(trainer.attn_implementation, device, batch.columns)
     routed = hasattr(config.get_text_config(), "num_experts_per_tok")  # torch multiplies groups in bfloat16 only
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config,
             dtype=half if trainer.lora else torch.bfloat16 if routed else torch.float32,
-            attn_implementation=attention or ("eager" if device == "cpu" else "sdpa"),
+            attn_implementation=attention if attention in ("eager", "sdpa") else "sdpa",
         )
     model = with_adapters(model, trainer).train()
     with FakeTensorMode(), torch.device("cpu"):
