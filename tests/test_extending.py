@@ -17,7 +17,7 @@ from selfevo.checks.preview import preview_annotation
 from selfevo.config.base import OwnPart
 from selfevo.config.loading import load_config
 from selfevo.config.run_config import RunConfig
-from selfevo.config.sections import MeasureConfig
+from selfevo.config.sections import MeasureConfig, OwnEngine
 from selfevo.config.task import TaskConfig
 from selfevo.errors import ConfigError, RunError
 from selfevo.pipeline.evaluate_model import evaluate_model
@@ -192,7 +192,7 @@ def test_an_evaluation_takes_them_too_and_is_not_resumed_with_others(folder: Pat
     config = MeasureConfig(
         task=TaskConfig(name="my_package.grading:Trivia", options={"path": "trivia.jsonl"}),
         count=5,
-        engine=OwnPart(kind="my_package.engines:Echo"),
+        engine=OwnEngine(kind="my_package.engines:Echo"),
     )
     measured = evaluate_model("my-model", config, output=Path("measured"), progress=Silent())
     assert measured.task == "my_package.grading:Trivia"

@@ -259,7 +259,7 @@ def test_an_engine_that_answers_too_few_is_caught(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="3 answers to 4 requests"):
         open_run(tmp_path, Forgetful(9)).runner("round-1", MODEL).generate(RESPOND, PROMPTS)
     # Nobody knows which answer is missing, so none of them may be on disk as the answer to its row.
-    assert not (tmp_path / "stages/round-1/respond.partial.jsonl").exists()
+    assert list(read_rows(tmp_path / "stages/round-1/respond.partial.jsonl")) == []
 
 
 def test_a_rejected_row_stays_on_disk_with_its_reason(tmp_path: Path) -> None:

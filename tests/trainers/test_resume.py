@@ -61,7 +61,9 @@ def trained(kind: str, base: Path, folder: Path, progress: Any = None) -> dict[s
     return state(folder / "out")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "sft" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_killed_at_every_step_of_three_epochs(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
