@@ -280,6 +280,7 @@ def test_a_label_whose_responses_were_all_cut_off_is_still_spent(config: RunConf
     def cut(model: Path, turns: Turns) -> str | Generation:
         return Generation("and", "length", 3, 32) if model.name == "warm-up" else ordinary(model, turns)
 
+    assert config.corpus is not None
     one_sided = config.corpus.model_copy(update={"max_one_verdict": 1.0})  # as all of it is the written solutions
     run(config.model_copy(update={"corpus": one_sided}), ScriptedEngine(cut))
     rows = list(read_rows(config.output / "data/d_meta.jsonl"))

@@ -59,6 +59,7 @@ def test_stages_come_in_the_order_of_the_work(finished: RunConfig) -> None:
 
 def test_stages_without_rows_stand_where_they_were_due(tmp_path: Path) -> None:
     config = small_demo(tmp_path, tmp_path / "run")
+    assert config.corpus is not None
     config = config.model_copy(update={"corpus": config.corpus.model_copy(update={"max_one_verdict": 1.0})})
     cut = ScriptedEngine(lambda model, turns: Generation("and so on", "length", 9, 9))
     run_loop(config, Silent(), cut, ScriptedTrainer())
