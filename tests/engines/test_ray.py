@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import selfevo
 from selfevo.config.cluster import ClusterConfig
 from selfevo.config.sections import VLLMSettings
 from selfevo.errors import EngineError, RowsError
@@ -247,7 +248,8 @@ def test_vllm_runs_in_an_environment_of_its_own_and_may_die_there(
 ) -> None:
     venv.create(tmp_path / "venv", symlinks=True)
     [packages] = (tmp_path / "venv/lib").glob("python*/site-packages")
-    (packages / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    others = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "others.pth").write_text("\n".join([*others, str(Path(selfevo.__file__).parents[1])]))
     (packages / "vllm").mkdir()
     (packages / "vllm/__init__.py").write_text(FAKE_VLLM)
     (packages / "vllm/platforms.py").write_text(
