@@ -20,11 +20,11 @@ docs: install
 
 # What takes minutes: a run of a tiny model from end to end, and the wheel in an environment of its own
 slow: install
-	$(BIN)/pytest -m 'slow and not (gpu or cluster or browser)' $(ARGS)
+	$(BIN)/pytest -m 'slow and not (gpu or cluster or browser)' -n 2 --dist worksteal $(ARGS)
 
 # Training by several processes, generation on a Ray cluster
 cluster: install
-	$(BIN)/pytest -m cluster $(ARGS)
+	$(BIN)/pytest -m cluster -n 2 --dist loadfile $(ARGS)
 
 # The report in headless Chromium, at the widths of a phone, a tablet and a desk; needs Chromium or Chrome
 browser: install
