@@ -188,7 +188,7 @@ def context(config: RunConfig, folder: Path, chat: Chat, d_meta: Sequence[Refine
     """Whether every conversation of D_meta, plus max_new_tokens, fits into the model's context."""
     settings = AutoConfig.from_pretrained(weights_folder(folder), trust_remote_code=False).get_text_config()
     limit = getattr(settings, "max_position_embeddings", None)
-    if limit is None:
+    if limit is None or limit < 0:
         return Check("context", "pass", "the model states no limit")
     over = 0
     for row in d_meta:

@@ -72,7 +72,8 @@ class TransformersEngine:
 
     def generate(self, model: Path, requests: Sequence[Request], sampling: Sampling) -> list[Generation]:
         chat = self._load(model)
-        room = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
+        positions = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", 0) or 0)
+        room = positions if positions > 0 else 2**31  # XLNet says -1: no limit
         prompts = [chat.prompt(request.turns, request.system, room) for request in requests]
         check_ids(model, self._model, prompts)
         results = [Generation("", "overlong", len(ids), 0) for ids in prompts]
